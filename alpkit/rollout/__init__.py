@@ -1,0 +1,116 @@
+"""The behaviour policy mu: what a sampler takes and returns, whichever engine it is.
+
+A sampler owns its own weights. It returns the tokens that it sampled and their log-probs under the
+distribution that it sampled from, and nothing is re-tokenised on the way to the trainer.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FinishReason = Literal["stop", "length"]
+
+
+class Request(NamedTuple):
+    """One response to sample: prompt ids, and the seed of its own stream of draws."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+class Response(NamedTuple):
+    """One sampled response; `logp` in nats, one per token, the end token included where it was sampled."""
+
+    token_ids: tuple[int, ...]
+    logp: tuple[float, ...]
+    finish: FinishReason
+
+
+class Sampler(Protocol):
+    """An engine with its own weights.
+
+    `temperature` 0 means greedy (evaluation only; its log-probs are those of temperature 1).
+    `sync` replaces the weights by `(name, tensor)` pairs of the trainer's model, names as in
+    `model.named_parameters()`, and returns when the next `generate` will use them.
+    `score` returns log-probs (nats) of given responses under the current weights at the sampling
+    temperature: what the weight-sync probe compares with the trainer.
+    """
+
+    def generate(
+        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+    ) -> list[Response]: ...
+
+    def score(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]: ...
+
+    def sync(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A step's sampled batch, padded: prompts on the left, responses on the right.
+
+    `tokens` are all ids, `attention` marks the real ones, `response` marks the sampled ones and is the
+    loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and 0 outside `response`.
+    """
+
+    tokens: Int[Tensor, "batch len"]
+    attention: Bool[Tensor, "batch len"]
+    response: Bool[Tensor, "batch len"]
+    logp_rollout: Float[Tensor, "batch len"]
+    prompt: Int[Tensor, " batch"]
+    policy_version: int
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def rows(self, index: slice | Int[Tensor, " rows"]) -> "Rollout":
+        """The given rows, with columns that are padding in all of them cut away."""
+        attention = self.attention[index]
+        used = attention.any(dim=0).nonzero()
+        span = slice(int(used[0]), int(used[-1]) + 1)
+        return Rollout(
+            tokens=self.tokens[index][:, span],
+            attention=attention[:, span],
+            response=self.response[index][:, span],
+            logp_rollout=self.logp_rollout[index][:, span],
+            prompt=self.prompt[index],
+            policy_version=self.policy_version,
+        )
+
+
+def collate(
+    requests: Sequence[Request],
+    responses: Sequence[Response],
+    *,
+    prompt: Sequence[int],
+    pad_id: int,
+    policy_version: int,
+) -> Rollout:
+    """Pad requests and responses to one `Rollout`; `prompt[i]` is the prompt index of response i."""
+    left = max(len(request.prompt_ids) for request in requests)
+    right = max(len(response.token_ids) for response in responses)
+    shape = (len(requests), left + right)
+    tokens = torch.full(shape, pad_id, dtype=torch.long)
+    attention = torch.zeros(shape, dtype=torch.bool)
+    response_mask = torch.zeros(shape, dtype=torch.bool)
+    logp = torch.zeros(shape, dtype=torch.float32)
+    for row, (request, response) in enumerate(zip(requests, responses, strict=True)):
+        start, stop = left - len(request.prompt_ids), left + len(response.token_ids)
+        tokens[row, start:stop] = torch.tensor(request.prompt_ids + response.token_ids)
+        attention[row, start:stop] = True
+        response_mask[row, left:stop] = True
+        logp[row, left:stop] = torch.tensor(response.logp, dtype=torch.float32)
+    return Rollout(
+        tokens=tokens,
+        attention=attention,
+        response=response_mask,
+        logp_rollout=logp,
+        prompt=torch.tensor(prompt),
+        policy_version=policy_version,
+    )
