@@ -1,4 +1,4 @@
-"""The one list of metric keys: what a run may log, in which unit, how it is computed, how to read it.
+"""The one list of metric keys: what a run may log, in which unit, how it is computed and read.
 
 A key is `area/quantity[/stat]`. The list is closed: `check_keys` refuses anything else, so that two
 definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`) and where they go
