@@ -1,0 +1,10 @@
+"""Reads runs, never makes them: frames, scores over seeds, tails, figures and one report.
+
+import analysis
+frame = analysis.load("latest")
+analysis.analyze("latest").folder
+"""
+
+from analysis.frames import GridFrame, load
+
+__all__ = ["GridFrame", "load"]

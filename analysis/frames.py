@@ -1,0 +1,264 @@
+"""A grid on disk as pandas frames: one row per cell, one row per step, token records on demand.
+
+Reads the run folder alone (no tracking server), tolerates what a killed run leaves behind, and says
+what it could not read. Not here: scores (`analysis.scores`), tails (`analysis.tails`).
+
+    frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from alpkit.errors import TrackingError
+from analysis.records import RecordedCell, Records
+from analysis.scores import add_scores
+
+FINISHED = "finished"
+
+
+class Missing(NamedTuple):
+    """Something that a reader would expect and that could not be read."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class GridInfo:
+    """The manifest's own facts."""
+
+    name: str
+    grid_id: str
+    folder: Path
+    question: str = ""
+    created: str = ""
+    experiment_id: str = ""
+    parent_run_id: str = ""
+    controls: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GridFrame:
+    """What one grid (or one of its cells) left behind.
+
+    `cells`: a row per cell, scores only where the cell finished; `steps`: a row per cell and step, metric
+    keys as columns (step 0 is the evaluation before training); `records`: per-token rows, read when asked.
+    """
+
+    cells: pd.DataFrame
+    steps: pd.DataFrame
+    records: Records
+    grid: GridInfo
+    missing: tuple[Missing, ...] = ()
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms in the grid file's order."""
+        return list(dict.fromkeys(self.cells["arm"]))
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The cells whose numbers may be compared."""
+        return self.cells[self.cells["state"] == FINISHED]
+
+
+def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool = True) -> GridFrame:
+    """Read a grid by folder, run id, `latest`, name or prefix.
+
+    `strict=True` raises a `TrackingError` at the first unreadable file; `strict=False` reads what there is
+    and lists the rest in `.missing`. A cell that has not finished is not an error: its state says so.
+    """
+    folder, only = _locate(run_id, Path(root))
+    info, listed = _read_manifest(folder)
+    missing: list[Missing] = []
+    rows, parts = [], []
+    for entry in listed:
+        if only is not None and entry["cell_id"] != only:
+            continue
+        row, steps = _read_cell(folder, entry, missing)
+        rows.append(row)
+        parts.append(steps)
+    cells = pd.DataFrame(rows, columns=None if rows else [*_CELL_COLUMNS, *_headline({})])
+    records = Records(
+        [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
+    )
+    missing += [
+        Missing(f"{row['cell_id']}/records", "no token records; tails leave this cell out")
+        for row in rows
+        if row["state"] == FINISHED and not records.steps(row["cell_id"])
+    ]
+    missing += [
+        Missing(place, f"not readable as Parquet ({why})")
+        for place, why in records.unreadable().items()
+    ]
+    if strict and missing:
+        raise TrackingError(
+            missing[0].what,
+            where=missing[0].where,
+            why=f"{len(missing)} thing(s) of this grid cannot be read as written",
+            fix="pass strict=False to read what there is and look at .missing",
+        )
+    steps = _join(parts)
+    return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing))
+
+
+_CELL_COLUMNS = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")
+
+
+def _read_manifest(folder: Path) -> tuple[GridInfo, list[dict[str, Any]]]:
+    path = folder / "grid.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        cells = list(data["cells"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrackingError(
+            "the grid's manifest cannot be read",
+            where=str(path),
+            why=str(error),
+            fix="point at a folder that `alpkit run` wrote: runs/<grid>",
+        ) from error
+    info = GridInfo(
+        name=str(data.get("grid", folder.name)),
+        grid_id=str(data.get("grid_id", "")),
+        folder=folder,
+        question=str(data.get("question") or ""),
+        created=str(data.get("created") or ""),
+        experiment_id=str(data.get("experiment_id") or ""),
+        parent_run_id=str(data.get("parent_run_id") or ""),
+        controls={str(k): str(v) for k, v in (data.get("controls") or {}).items()},
+        notes=tuple(str(note) for note in data.get("notes") or ()),
+    )
+    return info, cells
+
+
+def _read_cell(
+    folder: Path, entry: dict[str, Any], missing: list[Missing]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    cell = str(entry["cell_id"])
+    place = folder / cell
+    own: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    # The manifest may lag behind: a worker writes its own cell.json, the parent writes grid.json.
+    if place.is_dir():
+        own = _read_mapping(place / "cell.json", json.loads, missing)
+        config = _read_mapping(place / "config.yaml", yaml.safe_load, missing)
+    state = str(own.get("state") or entry.get("state") or "pending")
+    row = {
+        "cell_id": cell,
+        "arm": str(entry["arm"]),
+        "seed": int(entry["seed"]),
+        "state": state,
+        "steps_done": int(own.get("steps_done") or 0),
+        "run_id": str(own.get("run_id") or entry.get("run_id") or ""),
+        "error": str(own.get("error") or ""),
+        "axes": dict(entry.get("axes") or {}),
+        **_headline(config),
+    }
+    lines: list[dict[str, Any]] = []
+    if (place / "metrics.jsonl").is_file():
+        lines = _read_jsonl(place / "metrics.jsonl", missing)
+    elif state != "pending":
+        missing.append(Missing(f"{cell}/metrics.jsonl", f"no metrics, though the cell is {state}"))
+    steps = pd.DataFrame(lines)
+    if not steps.empty:
+        steps = steps.drop_duplicates("step", keep="last").sort_values("step")
+        identity = pd.DataFrame(
+            {"cell_id": cell, "arm": row["arm"], "seed": row["seed"]}, index=steps.index
+        )
+        values = steps.drop(columns="step").apply(pd.to_numeric, errors="coerce").astype(float)
+        steps = pd.concat([identity, steps["step"].astype(int), values], axis=1)
+    return row, steps
+
+
+def _read_mapping(path: Path, parse: Any, missing: list[Missing]) -> dict[str, Any]:
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        missing.append(
+            Missing(f"{path.parent.name}/{path.name}", f"cannot be read ({_short(error)})")
+        )
+        return {}
+    if not isinstance(value, dict):
+        missing.append(Missing(f"{path.parent.name}/{path.name}", "holds no mapping"))
+        return {}
+    return value
+
+
+def _read_jsonl(path: Path, missing: list[Missing]) -> list[dict[str, Any]]:
+    lines = []
+    # A killed worker leaves half a line, possibly half a character.
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            lines.append({**value, "step": int(value["step"])})
+        except (ValueError, KeyError, TypeError):
+            missing.append(
+                Missing(
+                    f"{path.parent.name}/{path.name}:{number}", "not a whole line of JSON; left out"
+                )
+            )
+    return lines
+
+
+def _headline(config: dict[str, Any]) -> dict[str, Any]:
+    """The config fields that a table or a legend wants, read leniently: an old run stays readable."""
+    section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
+    rollout, train = section.get("rollout", {}), section.get("train", {})
+    objective, noise = section.get("objective", {}), section.get("perturbation", {})
+    ratio, weight = objective.get("ratio") or {}, objective.get("weight") or {}
+    return {
+        "model": config.get("model"),
+        "task": section.get("task", {}).get("name"),
+        "engine": rollout.get("engine"),
+        "precision": rollout.get("weights") or rollout.get("kv_cache_dtype"),
+        "steps_planned": train.get("steps"),
+        "updates_per_rollout": train.get("updates_per_rollout"),
+        "lr": train.get("lr"),
+        "denominator": ratio.get("denominator"),
+        "level": ratio.get("level"),
+        "weight_action": weight.get("action"),
+        "weight_upper": weight.get("upper"),
+        "site": noise.get("site"),
+        "layers": str(noise["layers"]) if "layers" in noise else None,
+        "sigma": (noise.get("sigma") or {}).get("init"),
+    }
+
+
+def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    full = [part for part in parts if not part.empty]
+    if not full:
+        return pd.DataFrame(columns=["cell_id", "arm", "seed", "step"])
+    return pd.concat(full, ignore_index=True)
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _locate(run_id: str, root: Path) -> tuple[Path, str | None]:
+    """Folder of the grid, and the one cell asked for (None: all)."""
+    path = Path(run_id)
+    for folder in (path, root / path, root / "runs" / path):
+        if (folder / "grid.json").is_file():
+            return folder, None
+        if (folder / "cell.json").is_file():
+            return folder.parent, folder.name
+    grids = sorted((root / "runs").glob("*/grid.json"), key=lambda p: p.stat().st_mtime)
+    if run_id == "latest" and grids:
+        return grids[-1].parent, None
+    raise TrackingError(
+        f"no run {run_id!r}", where=str(root / "runs"), fix="run `alpkit run FILE` first"
+    )

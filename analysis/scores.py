@@ -1,0 +1,98 @@
+"""One number per cell and quantity: an average over a stated window, never the last point.
+
+A cell that did not finish gets no score (its window would be another one than its neighbours').
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+WINDOW: Final = 10
+"""Steps that a score averages over."""
+EVALUATIONS: Final = 3
+"""Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
+
+
+class Score(NamedTuple):
+    """A column of `GridFrame.cells`: which metric, over which steps, and how to print it."""
+
+    key: str
+    label: str
+    how: Callable[[pd.Series, int], float]
+    unit: str = ""
+    digits: int = 3
+
+
+def last_steps(values: pd.Series, last: int) -> float:
+    """Mean over the last `WINDOW` steps of the run."""
+    return _mean(values[values.index > max(last - WINDOW, 0)])
+
+
+def last_evaluations(values: pd.Series, last: int) -> float:
+    """Mean over the evaluations in the last `WINDOW` steps, or over the last `EVALUATIONS` if those are more."""
+    values = values[values.index > 0].dropna()
+    recent = values[values.index > last - WINDOW]
+    return _mean(recent if len(recent) >= EVALUATIONS else values.tail(EVALUATIONS))
+
+
+def change(values: pd.Series, last: int) -> float:
+    """`last_evaluations` minus the evaluation before training."""
+    start = values.get(0)
+    return np.nan if start is None else last_evaluations(values, last) - float(start)
+
+
+def all_steps(values: pd.Series, last: int) -> float:
+    """Mean over every step of training."""
+    return _mean(values[values.index > 0])
+
+
+def largest(values: pd.Series, last: int) -> float:
+    """Largest value of the run."""
+    values = values[values.index > 0]
+    return float(values.max()) if values.notna().any() else np.nan
+
+
+SCORES: Final[dict[str, Score]] = {
+    "final_reward": Score("reward/mean", "final reward", last_steps),
+    "eval_greedy": Score("eval/greedy", "eval greedy", last_evaluations),
+    "eval_greedy_change": Score("eval/greedy", "eval greedy, change", change),
+    "eval_avg_at_k": Score("eval/avg_at_k", "eval avg@k", last_evaluations),
+    "eval_avg_at_k_change": Score("eval/avg_at_k", "eval avg@k, change", change),
+    "k1_mean": Score("kl/k1", "K1 mean", all_steps, "nats", 4),
+    "k1_max": Score("kl/k1", "K1 max", largest, "nats", 4),
+    "k3_mean": Score("kl/k3", "K3 mean", all_steps, "nats", 4),
+    "k3_max": Score("kl/k3", "K3 max", largest, "nats", 4),
+    "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps, "nats", 3),
+    "width_product": Score("", "P98 − P2, product", all_steps, "nats", 3),
+    "ess": Score("ratio/raw/token/ess", "ESS, token", all_steps),
+    "ess_product": Score("ratio/raw/product/ess", "ESS, product", all_steps),
+    "grad_norm": Score("train/grad_norm", "grad norm", all_steps),
+}
+
+
+def add_scores(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """`cells` with one column per entry of `SCORES`; NaN where the cell has not finished or lacks the metric."""
+    columns: dict[str, list[float]] = {name: [] for name in SCORES}
+    by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
+    for cell, state in zip(cells["cell_id"], cells["state"]):
+        own = by_cell.get(str(cell)) if state == "finished" else None
+        for name, score in SCORES.items():
+            values = None if own is None else _series(own, name, score.key)
+            columns[name].append(
+                np.nan if own is None or values is None else score.how(values, int(own.index.max()))
+            )
+    return cells.assign(**{name: np.asarray(values, float) for name, values in columns.items()})
+
+
+def _series(own: pd.DataFrame, name: str, key: str) -> pd.Series | None:
+    if name == "width_product":
+        edges = [f"ratio/raw/product/{edge}" for edge in ("p98", "p02")]
+        return own[edges[0]] - own[edges[1]] if set(edges) <= set(own.columns) else None
+    return own[key] if key in own.columns else None
+
+
+def _mean(values: pd.Series) -> float:
+    values = values.dropna()
+    return float(values.mean()) if len(values) else np.nan

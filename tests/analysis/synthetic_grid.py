@@ -1,0 +1,172 @@
+"""Writes a grid's files as a run leaves them, with planted truths and no training.
+
+Planted: `seq-bypass` has a heavy ratio tail (shape 0.8, the others 0.2); `seq-alp` ends 0.1 above its control
+in reward and greedy accuracy; `token-tis` equals its control `grpo` but for noise; `seq-mis` masks nothing.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from alpkit.config import PRESETS, RunConfig
+
+ARMS = ("grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp")
+CONTROLS = {"token-tis": "grpo", "seq-alp": "seq-bypass"}
+HEAVY, LIGHT = 0.8, 0.2
+EFFECT = 0.1
+PROMPTS, GROUP, LENGTH = 24, 4, 5
+
+
+def write_grid(
+    root: Path, *, name="synthetic", arms=ARMS, seeds=(0, 1, 2), steps=40, controls=CONTROLS
+) -> Path:
+    folder = root / "runs" / name
+    cells = []
+    for arm in arms:
+        for seed in seeds:
+            cell = f"{arms.index(arm):02d}{seed:02d}abcdef"
+            write_cell(folder / cell, arm, seed, steps)
+            cells.append(
+                {
+                    "cell_id": cell,
+                    "arm": arm,
+                    "seed": seed,
+                    "axes": {},
+                    "run_id": f"run-{cell}",
+                    "state": "finished",
+                }
+            )
+    manifest = {
+        "grid": name,
+        "grid_id": "0123456789abcdef",
+        "question": "Does the planted arm differ?",
+        "created": "2026-01-02T03:04:05+00:00",
+        "tracking_uri": "sqlite:///mlflow.db",
+        "experiment_id": "1",
+        "parent_run_id": "parent",
+        "controls": {a: c for a, c in controls.items() if a in arms and c in arms},
+        "notes": ["seq-bypass is seq-alp's sigma = 0 twin"],
+        "cells": cells,
+    }
+    (folder / "grid.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
+    folder.mkdir(parents=True)
+    config = RunConfig.model_validate(
+        {
+            **PRESETS[arm].settings,
+            "seed": seed,
+            "train": {"steps": steps},
+            "rollout": {"prompts": 64},
+        }
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    state = {
+        "cell_id": folder.name,
+        "arm": arm,
+        "seed": seed,
+        "run_id": f"run-{folder.name}",
+        "state": "finished",
+        "steps_done": steps,
+        "started": "2026-01-02T03:04:05+00:00",
+        "ended": "2026-01-02T03:14:05+00:00",
+        "error": None,
+    }
+    (folder / "cell.json").write_text(json.dumps(state))
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.writelines(json.dumps(line) + "\n" for line in metric_lines(arm, seed, steps))
+    recorded = sorted({1, steps, *range(10, steps + 1, 10)})
+    (folder / "records").mkdir()
+    for step in recorded:
+        tokens = token_rows(arm, seed, step)
+        tokens.to_parquet(folder / "records" / f"tokens-{step:06d}.parquet", index=False)
+        sequences = tokens.groupby("sample", as_index=False)[["step", "prompt", "reward"]].first()
+        sequences.to_parquet(folder / "records" / f"sequences-{step:06d}.parquet", index=False)
+
+
+def metric_lines(arm: str, seed: int, steps: int):
+    # Seeds shift all arms alike, as shared prompts do; what is left is the arm's own noise.
+    shared = np.random.default_rng([seed, 99])
+    own = np.random.default_rng([seed, ARMS.index(arm)])
+    offset = 0.02 * shared.standard_normal()
+    gain = 0.3 + (EFFECT if arm == "seq-alp" else 0.0)
+    spread = {"seq-bypass": 0.8}.get(arm, 0.3)
+    yield {
+        "step": 0,
+        "eval/greedy": 0.5 + offset,
+        "eval/avg_at_k": 0.4 + offset,
+        "eval/pass_at_k": 0.6,
+    }
+    for step in range(1, steps + 1):
+        level = 0.4 + offset + gain * step / steps
+        k3 = spread**2 / 20 * np.exp(0.3 * own.standard_normal())
+        line = {
+            "step": step,
+            "reward/mean": level + 0.01 * own.standard_normal(),
+            "train/grad_norm": float(np.exp(0.2 * own.standard_normal())),
+            "kl/k1": k3 * 0.9,
+            "kl/k3": k3,
+            "kl/k3_max": 2 * k3,
+            "kl/spike": None if step < 17 else 0.0,
+            "ratio/raw/token/p02": -spread,
+            "ratio/raw/token/p98": spread,
+            "ratio/raw/token/width": 2 * spread + 0.01 * own.standard_normal(),
+            "ratio/raw/token/ess": 0.9,
+            "ratio/raw/product/p02": -2 * spread,
+            "ratio/raw/product/p98": 2 * spread,
+            "ratio/raw/product/ess": 0.7,
+            "receipt/clipped_low": 0.01,
+            "receipt/clipped_high": 0.02,
+            "receipt/truncated": 0.005 if arm == "token-tis" else 0.0,
+            "receipt/masked": 0.0,
+            "receipt/weight_removed": 0.004 if arm == "token-tis" else 0.0,
+            "receipt/surviving": 0.6,
+        }
+        if step % 10 == 0:
+            for key, lead in (
+                ("eval/greedy", 0.1),
+                ("eval/avg_at_k", 0.0),
+                ("eval/pass_at_k", 0.2),
+            ):
+                line[key] = level + lead + 0.005 * own.standard_normal()
+        yield line
+
+
+def token_rows(arm: str, seed: int, step: int) -> pd.DataFrame:
+    rng = np.random.default_rng([seed, step, ARMS.index(arm)])
+    n = PROMPTS * GROUP * LENGTH
+    sample = np.repeat(np.arange(PROMPTS * GROUP), LENGTH)
+    logp_rollout = -rng.exponential(0.7, n) * rng.integers(0, 2, n) - 1e-4
+    shape = HEAVY if arm == "seq-bypass" else LIGHT
+    # An exponential log ratio of mean xi is a Pareto ratio of tail shape xi.
+    log_ratio = 0.9 * rng.laplace(0.0, shape, n)
+    logp_train = logp_rollout + log_ratio
+    frame = pd.DataFrame(
+        {
+            "step": np.int32(step),
+            "update": (sample // 6).astype(np.int16),
+            "sample": sample.astype(np.int32),
+            "prompt": (sample // GROUP).astype(np.int32),
+            "position": np.tile(np.arange(LENGTH), PROMPTS * GROUP).astype(np.int16),
+            "turn": np.int16(0),
+            "token": rng.integers(0, 12, n).astype(np.int32),
+            "logp_rollout": logp_rollout,
+            "logp_old": logp_rollout + 0.5 * log_ratio,
+            "logp_train": logp_train,
+            "logp_perturbed": logp_train + 0.1 * rng.standard_normal(n)
+            if arm == "seq-alp"
+            else np.nan,
+            "entropy": rng.exponential(0.3, n),
+            "keep": True,
+            "advantage": rng.standard_normal(n),
+            "reward": rng.integers(0, 2, n).astype(float),
+            "policy_version": np.int32(step - 1),
+        }
+    )
+    floats = frame.select_dtypes("float64").columns
+    return frame.astype({name: np.float32 for name in floats})
