@@ -1,0 +1,235 @@
+"""The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
+
+The parent creates all of them before any worker starts (a cold SQLite store raced by workers dies
+in its migrations), never through MLflow's global active run. mlflow is imported at first use.
+"""
+
+import getpass
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from alpkit import __version__
+from alpkit.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI: Final = "sqlite:///mlflow.db"
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+_PARAM_LENGTH: Final = 500
+
+
+def resolve_uri(tracking_uri: str | None = None) -> str:
+    """Give the store's address: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def absolute_uri(uri: str) -> str:
+    """Anchor a relative SQLite path: MLflow caches stores by text, whatever the folder."""
+    prefix, path = "sqlite:///", uri.removeprefix("sqlite:///")
+    return uri if path == uri else f"{prefix}{Path(path).resolve()}"
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """Import mlflow (seconds), quietly and without telemetry, and give a client of `uri`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with store_errors(uri):
+        return MlflowClient(tracking_uri=absolute_uri(uri))
+
+
+def prepare_store(tracking_uri: str | None = None) -> "Store":
+    """Open the store, creating a local database with its tables where there is none (8 s once)."""
+    uri = absolute_uri(resolve_uri(tracking_uri))
+    client = open_client(uri)
+    with store_errors(uri):
+        client.search_experiments(max_results=1)
+    return Store(uri, client)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracking store, as the parent process uses it."""
+
+    uri: str
+    client: "MlflowClient"
+
+    def experiment(self, name: str, *, note: str = "") -> str:
+        """Get or create the experiment `name`; give its id."""
+        with store_errors(self.uri):
+            found = self.client.get_experiment_by_name(name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+            if found is None:
+                # Without the kind, MLflow 3 opens the experiment in its GenAI view: empty traces.
+                tags = {"mlflow.experimentKind": "custom_model_development"}
+                identity = self.client.create_experiment(name, self._artifacts(name), tags)
+            else:
+                identity = found.experiment_id
+                self._refuse_a_moved_store(str(found.artifact_location))
+                self.client.set_experiment_tag(
+                    identity, "mlflow.experimentKind", "custom_model_development"
+                )
+            if note:
+                self.client.set_experiment_tag(identity, "mlflow.note.content", note)
+        return str(identity)
+
+    def open_parent(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+        """Give the grid's parent run, reopened if the store has one, with `tags` set anew."""
+        with store_errors(self.uri):
+            found = self.client.search_runs(
+                [experiment],
+                "tags.`alpkit.kind` = 'grid'",
+                max_results=1,
+                order_by=["start_time ASC"],
+            )
+            if not found:
+                run = self.client.create_run(
+                    experiment, run_name=name, tags=_common_tags({**tags, "alpkit.kind": "grid"})
+                )
+                return str(run.info.run_id)
+            run_id = str(found[0].info.run_id)
+            self.set_tags(run_id, {**tags, "alpkit.version": __version__})
+            self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def create_child(
+        self,
+        experiment: str,
+        parent: str,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        params: Mapping[str, object],
+    ) -> str:
+        """Create one cell's run under `parent`, scheduled to start, with its parameters."""
+        from mlflow.entities import Param
+
+        with store_errors(self.uri):
+            all_tags = _common_tags({**tags, "alpkit.kind": "cell", "mlflow.parentRunId": parent})
+            run_id = str(
+                self.client.create_run(experiment, run_name=name, tags=all_tags).info.run_id
+            )
+            self.client.log_batch(
+                run_id, params=[Param(k, str(v)[:_PARAM_LENGTH]) for k, v in params.items()]
+            )
+            self.client.update_run(run_id, status="SCHEDULED")
+        return run_id
+
+    def holds(self, run_id: str) -> bool:
+        """Whether the store has this run, not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return False
+        try:
+            return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise _store_error(self.uri, error) from error
+
+    def discard(self, run_id: str) -> None:
+        """Delete a run (softly: MLflow keeps it until `mlflow gc`)."""
+        with store_errors(self.uri):
+            self.client.delete_run(run_id)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        with store_errors(self.uri):
+            for key, value in tags.items():
+                self.client.set_tag(run_id, key, value)
+
+    def set_status(self, run_id: str, status: RunStatus) -> None:
+        """Say that a run goes on, or end it."""
+        with store_errors(self.uri):
+            if status == "RUNNING":
+                self.client.update_run(run_id, status=status)
+            else:
+                self.client.set_terminated(run_id, status)
+
+    def log_files(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Log a file, or the content of a folder, as artifacts of a run."""
+        with store_errors(self.uri):
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), folder)
+            else:
+                self.client.log_artifact(run_id, str(path), folder)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        with store_errors(self.uri):
+            self.client.log_text(run_id, text, name)
+
+    def _artifacts(self, name: str) -> str | None:
+        # Beside the database, absolute: `mlflow ui` started there or anywhere else finds the files.
+        # A server decides for itself where its artifacts go.
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+        return (database.parent / "mlartifacts" / name).as_uri()
+
+    def _refuse_a_moved_store(self, location: str) -> None:
+        """MLflow shows no artifacts and no error when its absolute paths point elsewhere."""
+        if not self.uri.startswith("sqlite:///") or not location.startswith("file:"):
+            return
+        folder = Path(location.removeprefix("file://")).parent
+        here = Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+        if folder.name == "mlartifacts" and folder != here and not folder.exists():
+            raise TrackingError(
+                "the tracking store has been moved",
+                where=self.uri,
+                why=f"its artifacts are recorded under {folder}, which is gone",
+                fix="move the folder back, or start a new store: --tracking-uri sqlite:///new.db",
+            )
+
+
+def log_report(
+    run_id: str, files: Sequence[Path], *, tracking_uri: str | None = None, folder: str = "report"
+) -> None:
+    """Log files and folders as artifacts of `run_id`, replacing those of the same name."""
+    store = prepare_store(tracking_uri)
+    for path in files:
+        store.log_files(run_id, path, f"{folder}/{path.name}" if path.is_dir() else folder)
+
+
+def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        user = str(os.getuid())
+    return {
+        "alpkit.version": __version__,
+        "mlflow.user": user,
+        "mlflow.source.name": "alpkit",
+        "mlflow.source.type": "LOCAL",
+        **tags,
+    }
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn whatever a store raises (MLflow, SQLAlchemy, HTTP, files) into one readable error."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise _store_error(uri, error) from error
+
+
+def _store_error(uri: str, error: Exception) -> TrackingError:
+    lines = str(error).strip().splitlines()
+    return TrackingError(
+        "the tracking store refused",
+        where=uri,
+        why=lines[0][:300] if lines else type(error).__name__,
+        fix=f"check --tracking-uri and MLFLOW_TRACKING_URI; without either, {DEFAULT_URI} is used",
+    )

@@ -1,0 +1,260 @@
+"""Tracking: the JSONL floor, MLflow without holes, and the store that a plain `mlflow ui` opens."""
+
+import json
+import math
+
+import pytest
+
+from alpkit.errors import TrackingError
+from alpkit.tracking import (
+    CellTracker,
+    MlflowSink,
+    backfill,
+    log_report,
+    prepare_store,
+    read_steps,
+    resolve_uri,
+)
+from alpkit.tracking import log as log_module
+
+
+@pytest.fixture
+def store(workplace):
+    return prepare_store()
+
+
+def new_run(store, name="cell"):
+    experiment = store.experiment("grid")
+    parent = store.open_parent(experiment, "grid", {"alpkit.grid_id": "g1"})
+    return store.create_child(
+        experiment,
+        parent,
+        name,
+        tags={"alpkit.arm": "grpo", "alpkit.cell_id": "c1"},
+        params={"train.lr": 1e-4, "text": "x" * 9000},
+    )
+
+
+def history(store, run_id, key):
+    return [(m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_argument_wins_over_the_environment_over_the_default(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri() == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert resolve_uri() == "http://server"
+    assert resolve_uri("sqlite:///other.db") == "sqlite:///other.db"
+
+
+def test_jsonl_has_one_line_per_step_and_null_for_what_is_not_finite(tmp_path):
+    seen = []
+    tracker = CellTracker(tmp_path, on_step=lambda step, values: seen.append((step, dict(values))))
+    tracker.log(0, {"eval/greedy": 0.5})
+    tracker.log(1, {"reward/mean": 0.25, "kl/k3": math.nan, "kl/k2": math.inf})
+    assert lines(tmp_path) == [
+        {"step": 0, "eval/greedy": 0.5},
+        {"step": 1, "reward/mean": 0.25, "kl/k3": None, "kl/k2": None},
+    ]
+    assert seen == [(0, {"eval/greedy": 0.5}), (1, {"reward/mean": 0.25})]
+
+
+def test_an_unknown_key_or_a_step_out_of_order_is_refused_and_leaves_no_line(tmp_path):
+    tracker = CellTracker(tmp_path)
+    tracker.log(1, {"reward/mean": 0.0})
+    with pytest.raises(TrackingError, match="reward/meen"):
+        tracker.log(2, {"reward/meen": 0.0})
+    with pytest.raises(TrackingError, match="step 1 was logged after step 1"):
+        tracker.log(1, {"reward/mean": 0.0})
+    assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.0}]
+
+
+def test_rewind_drops_later_steps_and_half_a_line(tmp_path):
+    tracker = CellTracker(tmp_path)
+    for step in range(4):
+        tracker.log(step, {"reward/mean": step / 10})
+    with (tmp_path / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 4, "rewa')
+    resumed = CellTracker(tmp_path)
+    resumed.rewind(2)
+    resumed.log(3, {"reward/mean": 9.0})
+    assert [(s["step"], s["reward/mean"]) for s in lines(tmp_path)] == [
+        (0, 0.0),
+        (1, 0.1),
+        (2, 0.2),
+        (3, 9.0),
+    ]
+    resumed.rewind(-1)
+    assert lines(tmp_path) == []
+
+
+def test_damage_in_the_middle_of_the_file_is_an_error_with_its_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+    with pytest.raises(TrackingError) as caught:
+        read_steps(tmp_path / "metrics.jsonl")
+    assert caught.value.where.endswith("metrics.jsonl:2")
+
+
+def test_mlflow_receives_every_finite_value_in_batches(store, tmp_path, monkeypatch):
+    run_id = new_run(store)
+    sizes = []
+    real = store.client.log_batch
+    monkeypatch.setattr(
+        store.client,
+        "log_batch",
+        lambda run, rows, **kw: sizes.append(len(rows)) or real(run, rows, **kw),
+    )
+    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    for step in range(30):
+        tracker.log(step, {"reward/mean": step / 64, "kl/k3": math.inf if step == 3 else 0.5})
+    assert sizes == [25 * 2 - 1]
+    tracker.close()
+    assert sizes == [49, 10]
+    assert history(store, run_id, "reward/mean") == [(s, s / 64) for s in range(30)]
+    assert [s for s, _ in history(store, run_id, "kl/k3")] == [s for s in range(30) if s != 3]
+    assert store.client.get_run(run_id).data.tags["alpkit.step"] == "29"
+
+
+def test_ten_seconds_flush_what_25_steps_have_not(store, tmp_path, monkeypatch):
+    run_id = new_run(store)
+    monkeypatch.setattr(log_module, "_FLUSH_SECONDS", 0.0)
+    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    tracker.log(0, {"reward/mean": 0.5})
+    assert history(store, run_id, "reward/mean") == [(0, 0.5)]
+
+
+def test_a_batch_never_exceeds_mlflows_limit(store, monkeypatch):
+    run_id = new_run(store)
+    monkeypatch.setattr(log_module, "_BATCH", 5)
+    sink = MlflowSink(store.client, store.uri, run_id)
+    for step in range(7):
+        sink.add(step, {"reward/mean": 1.0, "kl/k3": 2.0})
+    sink.flush()
+    assert [s for s, _ in history(store, run_id, "kl/k3")] == list(range(7))
+
+
+def test_a_store_that_fails_keeps_the_buffer_and_close_raises(store, tmp_path, monkeypatch):
+    run_id = new_run(store)
+    real = store.client.log_batch
+    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+
+    def refuse(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store.client, "log_batch", refuse)
+    monkeypatch.setattr(log_module.time, "sleep", lambda _seconds: None)
+    for step in range(26):
+        tracker.log(step, {"reward/mean": 0.5})
+    with pytest.raises(TrackingError, match="refused") as caught:
+        tracker.close()
+    assert caught.value.why == "disk full"
+    monkeypatch.setattr(store.client, "log_batch", real)
+    tracker.close()
+    assert [s for s, _ in history(store, run_id, "reward/mean")] == list(range(26))
+
+
+def test_resuming_sends_what_was_lost_and_nothing_twice(store, tmp_path):
+    run_id = new_run(store)
+    first = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    for step in range(28):  # 0-24 are sent, 25-27 die with the process
+        first.log(step, {"reward/mean": step / 64})
+    assert len(history(store, run_id, "reward/mean")) == 25
+    second = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    second.rewind(20)
+    for step in range(21, 32):
+        second.log(step, {"reward/mean": step / 64})
+    second.close()
+    assert history(store, run_id, "reward/mean") == [(s, s / 64) for s in range(32)]
+
+
+def test_backfill_rebuilds_a_run_from_its_folder(store, tmp_path):
+    tracker = CellTracker(tmp_path)
+    tracker.log(0, {"reward/mean": 0.5})
+    tracker.log(1, {"reward/mean": math.nan, "kl/k3": 0.25})
+    run_id = new_run(store)
+    backfill(tmp_path, MlflowSink(store.client, store.uri, run_id))
+    assert history(store, run_id, "reward/mean") == [(0, 0.5)]
+    assert history(store, run_id, "kl/k3") == [(1, 0.25)]
+
+
+def test_the_store_is_the_one_that_a_plain_mlflow_ui_opens(store, workplace):
+    run_id = new_run(store)
+    run = store.client.get_run(run_id)
+    experiment = store.client.get_experiment_by_name("grid")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert experiment.artifact_location == (workplace / "mlartifacts" / "grid").as_uri()
+    parent = store.client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["alpkit.kind"] == "grid"
+    assert run.data.tags["alpkit.kind"] == "cell"
+    assert run.data.params["train.lr"] == "0.0001"
+    assert len(run.data.params["text"]) == 500
+    store.log_text(run_id, "seed: 0\n", "config.yaml")
+    (artifact,) = (workplace / "mlartifacts").rglob("config.yaml")
+    assert artifact.read_text() == "seed: 0\n"
+    assert run_id in str(artifact)
+    assert not (workplace / "mlruns").exists()
+
+
+def test_the_parent_run_is_reopened_and_experiments_come_back_from_the_bin(store):
+    experiment = store.experiment("grid")
+    first = store.open_parent(experiment, "grid", {"alpkit.grid_id": "g1"})
+    store.set_status(first, "FAILED")
+    assert store.open_parent(experiment, "grid", {"alpkit.grid_id": "g2"}) == first
+    run = store.client.get_run(first)
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["alpkit.grid_id"] == "g2"
+    store.client.delete_experiment(experiment)
+    assert store.experiment("grid") == experiment
+
+
+def test_statuses_and_existence(store):
+    run_id = new_run(store)
+    assert store.client.get_run(run_id).info.status == "SCHEDULED"
+    for status in ("RUNNING", "KILLED", "FINISHED"):
+        store.set_status(run_id, status)
+        assert store.client.get_run(run_id).info.status == status
+    assert store.holds(run_id)
+    store.discard(run_id)
+    assert not store.holds(run_id)
+    assert not store.holds("0" * 32)
+    assert not store.holds("")
+
+
+def test_a_report_is_logged_with_its_folders(store, tmp_path):
+    run_id = new_run(store)
+    report = tmp_path / "reports"
+    (report / "figures").mkdir(parents=True)
+    (report / "report.html").write_text("<p>")
+    (report / "figures" / "a.csv").write_text("1")
+    log_report(run_id, sorted(report.iterdir()))
+    assert [f.path for f in store.client.list_artifacts(run_id, "report")] == [
+        "report/figures",
+        "report/report.html",
+    ]
+    assert [f.path for f in store.client.list_artifacts(run_id, "report/figures")] == [
+        "report/figures/a.csv"
+    ]
+
+
+def test_a_moved_store_is_refused_before_artifacts_are_lost(
+    store, workplace, tmp_path_factory, monkeypatch
+):
+    store.experiment("grid")
+    moved = tmp_path_factory.mktemp("moved")
+    (workplace / "mlflow.db").rename(moved / "mlflow.db")
+    monkeypatch.chdir(moved)
+    with pytest.raises(TrackingError, match="has been moved") as caught:
+        prepare_store().experiment("grid")
+    assert str(workplace) in caught.value.why
+
+
+def test_a_store_that_mlflow_cannot_open_is_one_readable_error(workplace):
+    with pytest.raises(TrackingError, match="the tracking store refused") as caught:
+        prepare_store(f"sqlite:///{workplace}/mlflow.db/in_a_file.db")
+    assert caught.value.exit_code == 2
+    with pytest.raises(TrackingError, match="refused"):
+        prepare_store("file:./mlruns")
