@@ -1,16 +1,34 @@
-"""What a run is, in pydantic. Imports no torch (a test holds it to that)."""
+"""What a run is, in pydantic. Imports no torch (a test holds it to that).
 
+Usage: `grid = expand(load_ablation("experiments/quickstart.yaml", ["train.steps=5"]))`.
+"""
+
+from alpkit.config.ablation import Ablation, AblationConfig, LaunchConfig, load_ablation
+from alpkit.config.explain import explain
+from alpkit.config.grid import Cell, Grid, expand
 from alpkit.config.objective import ObjectiveConfig, WeightConfig
 from alpkit.config.perturbation import PerturbationConfig, resolve_layers
 from alpkit.config.presets import PRESETS, Preset
 from alpkit.config.run import RunConfig
+from alpkit.config.yaml import Document, dump_yaml, load_yaml
 
 __all__ = [
     "PRESETS",
+    "Ablation",
+    "AblationConfig",
+    "Cell",
+    "Document",
+    "Grid",
+    "LaunchConfig",
     "ObjectiveConfig",
     "PerturbationConfig",
     "Preset",
     "RunConfig",
     "WeightConfig",
+    "dump_yaml",
+    "expand",
+    "explain",
+    "load_ablation",
+    "load_yaml",
     "resolve_layers",
 ]

@@ -1,0 +1,259 @@
+"""The ablation file: its schema, and every check that needs no cell.
+
+Usage: `load_ablation("experiments/quickstart.yaml", ["train.steps=5"])`, then `grid.expand`.
+What a cell's merged config may be is checked in `grid.py`, after merging.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
+
+from alpkit.config.base import Section
+from alpkit.config.explain import check_path, did_you_mean, faults_of
+from alpkit.config.presets import PRESETS
+from alpkit.config.run import RunConfig
+from alpkit.config.yaml import Document, Fault, config_error, load_yaml, parse_yaml
+from alpkit.errors import ConfigError
+
+_ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
+
+
+class LaunchConfig(Section):
+    launcher: Literal["inline", "processes"] = "processes"
+    """inline: one cell after the other in this process; processes: one process per cell."""
+    jobs: int | Literal["auto"] = "auto"
+    """Cells at the same time; auto: the number of GPUs, else 1."""
+
+    @field_validator("jobs", mode="before")
+    @classmethod
+    def _jobs_are_a_count(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, int) and value >= 1 and value is not True):
+            return value
+        raise ValueError(f"wanted a whole number >= 1 or auto, got {value!r}")
+
+
+class AblationConfig(Section):
+    """One ablation file, as written."""
+
+    name: str
+    """Names the grid's folder and its MLflow experiment; decides no cell id."""
+    question: str = ""
+    """What the grid is to answer, in one sentence."""
+    base: dict[str, Any] = Field(default_factory=dict)
+    """Run fields that all arms share."""
+    arms: Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
+    """Preset names, or mappings {preset, name, and any run field to override}."""
+    axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Dotted run fields, each with its values; their product is run."""
+    zip: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Dotted run fields with lists of one length that vary together: one more axis."""
+    include: tuple[dict[str, Any], ...] = ()
+    """Extra combinations {arm, dotted field: value}."""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """Combinations {arm, axis: value} of the product to leave out."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    """One run of every arm for each; the outermost loop."""
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_key_without_content_is_absent(cls, data: object) -> object:
+        if isinstance(data, dict):
+            return {k: v for k, v in data.items() if v is not None or k not in cls.model_fields}
+        return data
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", value):
+            raise ValueError(
+                f"{value!r} cannot name a folder; use a-z, 0-9, '.', '_' and '-', "
+                "and start with a letter or digit"
+            )
+        return value
+
+
+class Override(NamedTuple):
+    """One value of a `--set`, and the option's text for messages."""
+
+    path: tuple[str, ...]
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A checked ablation file, the places of its entries, and what overrides it."""
+
+    config: AblationConfig
+    document: Document
+    overrides: tuple[Override, ...] = ()
+
+
+def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
+    """Read and check an ablation file; `overrides` are `a.b=c` with dotted run fields.
+
+    Raises `ConfigError` that lists every fault with its file:line:column.
+    """
+    document = load_yaml(path)
+    faults = [*_base(document), *_arms(document), *_fields(document), *_seeds(document)]
+    config = None
+    try:
+        config = AblationConfig.model_validate(document.data)
+    except ValidationError as error:
+        faults += faults_of(error, document, model=AblationConfig)
+    parsed: list[Override] = []
+    for text in overrides:
+        values, fault = _override(text)
+        parsed += values
+        faults += [fault] if fault else []
+    if faults or config is None:
+        raise config_error(faults)
+    return Ablation(config, document, tuple(parsed))
+
+
+def arm_name(entry: str | Mapping[str, Any]) -> str:
+    """Return an arm's name: its own, else its preset's."""
+    return entry if isinstance(entry, str) else str(entry.get("name", entry.get("preset")))
+
+
+def _base(document: Document) -> Iterator[Fault]:
+    base = document.data.get("base")
+    if not isinstance(base, dict):
+        return
+    reasons = {
+        "objective": "it is what arms differ in; put it into an arm",
+        "perturbation": "it is what arms differ in; put it into an arm",
+        "seed": "cells take it from seeds",
+    }
+    for key in base.keys() & reasons.keys():
+        yield Fault(
+            document.position(("base", key), key=True),
+            f"{key} is not allowed in base",
+            reasons[key],
+        )
+    try:
+        RunConfig.model_validate({k: v for k, v in base.items() if k not in reasons})
+    except ValidationError as error:
+        # What an arm or an axis may still complete or correct is judged on the cells.
+        later = ("missing", "value_error", "union_tag_not_found")
+        yield from faults_of(error, document, ("base",), model=RunConfig, skip=later)
+
+
+def _arms(document: Document) -> Iterator[Fault]:
+    arms = document.data.get("arms")
+    first: dict[str, str] = {}
+    for i, arm in enumerate(arms if isinstance(arms, list) else ()):
+        here = document.position(("arms", i))
+        if isinstance(arm, dict):
+            yield from _arm_keys(arm, i, document)
+        elif not isinstance(arm, str):
+            continue
+        preset = arm if isinstance(arm, str) else arm.get("preset", "grpo")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            where = here if isinstance(arm, str) else document.position(("arms", i, "preset"))
+            hint = did_you_mean(preset, PRESETS, "presets")
+            yield Fault(where, f"{preset!r} is not a preset", hint)
+        name = arm_name(arm)
+        if name in first:
+            hint = "give one of them a name:"
+            yield Fault(here, f"arm {name!r} is listed twice (first at {first[name]})", hint)
+        first.setdefault(name, here)
+
+
+def _arm_keys(arm: dict[str, Any], i: int, document: Document) -> Iterator[Fault]:
+    if not arm.keys() & {"preset", "name"}:
+        yield Fault(document.position(("arms", i)), "an arm needs a preset: or a name:")
+    name = arm.get("name", "unnamed")
+    if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name:
+        where = document.position(("arms", i, "name"))
+        yield Fault(where, f"an arm's name must be one line of text, got {name!r}")
+    for key in arm.keys() - _ARM_FIELDS:
+        what = f"{key} is not a field of an arm"
+        hint = did_you_mean(key, _ARM_FIELDS, "allowed")
+        if key == "seed":
+            what, hint = "seed is not allowed in an arm", "cells take it from seeds"
+        yield Fault(document.position(("arms", i, key), key=True), what, hint)
+
+
+def _fields(document: Document) -> Iterator[Fault]:
+    """Check the dotted fields of axes, zip, include and exclude."""
+    data = document.data
+    varied = {s: data[s] for s in ("axes", "zip") if isinstance(data.get(s), dict)}
+    for section, axes in varied.items():
+        for key, values in axes.items():
+            where = document.position((section, key), key=True)
+            yield from _field(key, where)
+            if values == []:
+                yield Fault(where, f"{section}.{key} has no values")
+            if section == "zip" and key in varied.get("axes", ()):
+                yield Fault(where, f"{key} is in axes and in zip", "keep one of them")
+    lengths = {k: len(v) for k, v in varied.get("zip", {}).items() if isinstance(v, list)}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key}: {n}" for key, n in lengths.items())
+        where = document.position(("zip",), key=True)
+        yield Fault(where, f"the lists of zip must have one length, got {listed}")
+    names = [arm_name(arm) for arm in data.get("arms") or () if isinstance(arm, (str, dict))]
+    for section in ("include", "exclude"):
+        entries = data.get(section)
+        for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+            for key in entry if isinstance(entry, dict) else ():
+                where = document.position((section, i, key), key=True)
+                if key != "arm" and section == "include":
+                    yield from _field(key, where)
+                elif key != "arm" and not any(key in axes for axes in varied.values()):
+                    known = [axis for axes in varied.values() for axis in axes]
+                    hint = did_you_mean(key, known, "axes")
+                    yield Fault(where, f"exclude: no axis varies {key}", hint)
+            arm = entry.get("arm") if isinstance(entry, dict) else None
+            if section == "include" and isinstance(entry, dict) and "arm" not in entry:
+                yield Fault(document.position((section, i)), "include: an entry needs an arm:")
+            elif arm is not None and arm not in names:
+                where = document.position((section, i, "arm"))
+                hint = did_you_mean(arm, names, "arms")
+                yield Fault(where, f"{section}: there is no arm {arm!r}", hint)
+
+
+def _field(key: str, where: str) -> Iterator[Fault]:
+    fault = check_path(RunConfig, tuple(key.split(".")), where)
+    if key == "seed":
+        fault = Fault(where, "seed cannot be varied here", "cells take it from seeds")
+    if fault:
+        yield fault
+
+
+def _seeds(document: Document) -> Iterator[Fault]:
+    seeds = document.data.get("seeds")
+    for i, seed in enumerate(seeds if isinstance(seeds, list) else ()):
+        where = document.position(("seeds", i))
+        if isinstance(seed, bool):
+            yield Fault(where, f"seeds[{i}]: wanted a whole number, got {str(seed).lower()}")
+        elif seed in seeds[:i]:
+            yield Fault(where, f"seed {seed} is listed twice", "remove one of them")
+
+
+def _override(text: str) -> tuple[list[Override], Fault | None]:
+    where = f"--set {text}"
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted.strip():
+        return [], Fault(where, "wanted field=value", "for example --set train.steps=5")
+    try:
+        parsed = parse_yaml(value, "value").data
+    except ConfigError as error:
+        return [], Fault(where, error.what)
+    faults = list(_field(dotted.strip(), where))
+    path = tuple(dotted.strip().split("."))
+    return list(_flatten(path, parsed, where)), faults[0] if faults else None
+
+
+def _flatten(path: tuple[str, ...], value: Any, where: str) -> Iterator[Override]:
+    """Spread a mapping over its leaves: an override wins against an axis leaf by leaf."""
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from _flatten((*path, key), below, where)
+    else:
+        yield Override(path, value, where)

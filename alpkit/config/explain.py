@@ -1,0 +1,233 @@
+"""pydantic's validation errors and unknown field paths, in the words and places of the user's file.
+
+Usage: `raise explain(error, document, ("base",), model=RunConfig)`. Nothing is validated here.
+"""
+
+import difflib
+import types
+from collections.abc import Collection, Iterable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from alpkit.config.yaml import Document, Fault, KeyPath, config_error, describe
+from alpkit.errors import ConfigError
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "greater_than": "a number > {gt}",
+    "greater_than_equal": "a number >= {ge}",
+    "less_than": "a number < {lt}",
+    "less_than_equal": "a number <= {le}",
+    "too_short": "at least {min_length} item(s)",
+    "too_long": "at most {max_length} item(s)",
+}
+
+
+def explain(
+    error: ValidationError, document: Document, root_path: KeyPath = (), *, model: type[BaseModel]
+) -> ConfigError:
+    """Turn every fault that pydantic found in `model` into one readable error.
+
+    `root_path` is where the model's data begin in `document`; names in messages start there too.
+    """
+    return config_error(faults_of(error, document, root_path, model=model))
+
+
+def faults_of(
+    error: ValidationError,
+    document: Document,
+    root_path: KeyPath = (),
+    *,
+    model: type[BaseModel],
+    skip: Collection[str] = (),
+) -> list[Fault]:
+    """Return the faults behind `explain`, one per field, but for the error types in `skip`."""
+    faults: dict[KeyPath, Fault] = {}
+    wanted: dict[KeyPath, list[str]] = {}
+    for item in error.errors(include_url=False):
+        path, node, tag = _walk(model, item["loc"], item["type"] == "extra_forbidden")
+        kind, context, seen = item["type"], item.get("ctx", {}), item["input"]
+        if kind in skip:
+            continue
+        at = (*root_path, *path)
+        match kind:
+            case "extra_forbidden":
+                faults[path] = _unknown_field(document.position(at, key=True), path, node, tag=tag)
+            case "value_error":
+                # Validators begin with the field they are about, which may lie below the model.
+                text = str(context["error"])
+                named = tuple(text.split()[0].rstrip(":").split("."))
+                if (*at, *named) in document.marks:
+                    faults[*path, text] = Fault(
+                        document.position((*at, *named)), ".".join([*_names(path), text])
+                    )
+                else:
+                    name = f"{dotted(path)}: " if path else ""
+                    faults[*path, text] = Fault(document.position(at), f"{name}{text}")
+            case "missing" | "union_tag_not_found":
+                if kind == "union_tag_not_found":
+                    path = (*path, context["discriminator"].strip("'"))
+                faults[path] = Fault(document.position(at), f"{dotted(path)} is missing")
+            case _:
+                if kind == "union_tag_invalid":
+                    key = context["discriminator"].strip("'")
+                    path, at, seen = (*path, key), (*at, key), context["tag"]
+                    node = [field for branch in node for field in _children(branch, key)]
+                options = choices(node)
+                wants = wanted.setdefault(path, [])
+                wants.append(_want(kind, context, options, item["msg"]))
+                what = f"{dotted(path)}: wanted {' or '.join(wants)}, got {_show(kind, seen)}"
+                faults[path] = Fault(document.position(at), what, did_you_mean(seen, options))
+    return list(faults.values())
+
+
+def check_path(model: type[BaseModel], path: tuple[str, ...], where: str) -> Fault | None:
+    """Return the fault of a dotted path that names no field of `model`, or None."""
+    nodes: list[Any] = [model]
+    for depth, key in enumerate(path):
+        found = [child for node in nodes for child in _children(node, key)]
+        if not found:
+            return _unknown_field(where, path[: depth + 1], nodes, whole=path)
+        nodes = found
+    return None
+
+
+def dotted(path: KeyPath) -> str:
+    """Write a path as `a.b[0].c`."""
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+
+
+def did_you_mean(word: object, options: Iterable[str], label: str = "") -> str:
+    """Hint at the option nearest to `word`, then list all of them."""
+    listed = sorted(options)
+    near = difflib.get_close_matches(str(word), listed, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    everything = f"{label}: {', '.join(listed)}" if label and listed else ""
+    return "  ".join(part for part in (hint, everything) if part)
+
+
+def choices(annotations: Iterable[Any]) -> list[str]:
+    """List the closed set of strings that the annotations allow; empty if they are not closed."""
+    return [
+        str(option)
+        for annotation in annotations
+        for branch in _branches(annotation)
+        if get_origin(branch) is Literal
+        for option in get_args(branch)
+    ]
+
+
+def leaves(model: type[BaseModel]) -> set[str]:
+    """List the dotted paths of every field of `model` that is not itself a section."""
+    found: set[str] = set()
+    for name, info in model.model_fields.items():
+        sections = [b for b in _branches(info.annotation) if _is_model(b)]
+        found |= {f"{name}.{leaf}" for section in sections for leaf in leaves(section)}
+        found |= set() if sections else {name}
+    return found
+
+
+def _unknown_field(
+    where: str, path: KeyPath, nodes: list[Any], *, whole: tuple[str, ...] = (), tag: str = ""
+) -> Fault:
+    models = [b for node in nodes for b in _branches(node) if _is_model(b)]
+    allowed = {name for model in models for name in model.model_fields}
+    owner = dotted(path[:-1]) or ("the run config" if whole or not models else _title(models[0]))
+    hint = did_you_mean(path[-1], allowed, "allowed")
+    if not hint.startswith("did you mean") and models:
+        below = [leaf for leaf in leaves(models[0]) if leaf.split(".")[-1] == (whole or path)[-1]]
+        if len(below) == 1:
+            hint = f"did you mean {dotted((*path[:-1], below[0]))!r}?  {hint}"
+    return Fault(where, f"{dotted(path)} is not a field of {owner}{tag}", hint)
+
+
+def _title(model: type[BaseModel]) -> str:
+    return {"RunConfig": "the run config", "AblationConfig": "an ablation file"}.get(
+        model.__name__, model.__name__
+    )
+
+
+class _Place(NamedTuple):
+    path: KeyPath
+    annotations: list[Any]
+    tag: str
+
+
+def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool) -> _Place:
+    """Follow pydantic's location, leaving out the union tags and branches in it."""
+    path: list[int | str] = []
+    nodes: list[Any] = [model]
+    tag = ""
+    for depth, key in enumerate(loc):
+        if unknown_last and depth == len(loc) - 1:
+            path.append(key)
+        elif found := [child for node in nodes for child in _children(node, key)]:
+            path.append(key)
+            nodes, tag = found, ""
+        elif tagged := [b for n in nodes for b in _branches(n) if _has_tag(b, key)]:
+            nodes, tag = tagged, f" ({key})"
+    return _Place(tuple(path), nodes, tag)
+
+
+def _children(annotation: Any, key: str | int) -> Iterator[Any]:
+    for branch in _branches(annotation):
+        arguments = get_args(branch)
+        if _is_model(branch):
+            if key in branch.model_fields:
+                yield branch.model_fields[str(key)].annotation
+        elif branch is Any:
+            yield Any
+        elif get_origin(branch) is dict and isinstance(key, str):
+            yield arguments[1]
+        elif get_origin(branch) in (list, tuple) and isinstance(key, int):
+            yield arguments[0]
+
+
+def _branches(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _branches(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for branch in get_args(annotation):
+            yield from _branches(branch)
+    else:
+        yield annotation
+
+
+def _is_model(branch: Any) -> bool:
+    return isinstance(branch, type) and issubclass(branch, BaseModel)
+
+
+def _has_tag(branch: Any, tag: str | int) -> bool:
+    return _is_model(branch) and any(
+        tag in choices([info.annotation]) for info in branch.model_fields.values()
+    )
+
+
+def _want(kind: str, context: dict[str, Any], options: list[str], message: str) -> str:
+    if kind in ("literal_error", "union_tag_invalid"):
+        return f"one of {', '.join(options)}" if options else str(context["expected"])
+    for name in (kind, kind.split("_")[0]):
+        if name in _WANTED:
+            return _WANTED[name].format(**context)
+    return message[0].lower() + message[1:]
+
+
+def _show(kind: str, seen: object) -> str:
+    return (
+        str(len(seen))
+        if kind in ("too_short", "too_long") and isinstance(seen, (list, tuple, dict))
+        else describe(seen)
+    )
+
+
+def _names(path: KeyPath) -> list[str]:
+    return [dotted(path)] if path else []
