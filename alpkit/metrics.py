@@ -88,7 +88,7 @@ _PLAIN = (
         "1 when log kl/k3 stands more than 4 robust standard deviations above its trailing window.",
         "Share of ones = spike rate. Absent during the first 16 steps (design §6)."),
     Metric("kl/spike_z", "robust sd",
-        "(log kl/k3 - median) / max(1.4826 MAD, 0.05) over the 50 steps before this one.",
+        "(log kl/k3 - median) / (1.4826 max(MAD, 0.05)) over the 50 steps before this one.",
         "Above 4 is a spike; no look-ahead (corrections §3.2)."),
     Metric("receipt/clipped_low", "share",
         "Valid tokens with ratio below the band and negative advantage / valid tokens.",
@@ -115,8 +115,9 @@ _PLAIN = (
         "Sum over valid tokens of max(weight before - weight after, 0) / sum of the weight before.",
         "How much of the importance mass the correction threw away: its bias."),
     Metric("receipt/surviving", "share",
-        "Valid tokens with a non-zero surrogate gradient / valid tokens.",
-        "The effective batch. Tokens with zero advantage do not survive either."),
+        "Valid tokens that neither the clip, the weight nor the clamp took the gradient from / valid "
+        "tokens; tokens of zero advantage count as surviving.",
+        "The effective step size that the correction leaves; compare arms by it."),
     Metric("sigma/mean", "hidden units",
         "Mean over perturbed layers of the noise scale at the end of the step.",
         "Constant when not learnable; a drift with zero gradient is weight decay on log sigma."),
@@ -224,7 +225,7 @@ RATIO_STATS: Final[dict[str, Metric]] = {
             "Pareto k-hat of the ratio: Zhang-Stephens shape of the excesses of its "
             "ceil(min(0.2 N, 3 sqrt N)) largest values, with PSIS's weak prior.",
             "Above min(1 - 1/log10 N, 0.7): means of ratios cannot be trusted "
-            "(Vehtari et al. 2024, arXiv:1507.02646). Absent when flat or short."),
+            "(Vehtari et al. 2024, arXiv:1507.02646). Absent when flat, short or saturated."),
         ("khat_left", "1",
             "Pareto k-hat of 1/ratio, computed as khat_right.",
             "As khat_right, for ratios near 0."),
