@@ -6,5 +6,6 @@ analysis.analyze("latest").folder
 """
 
 from analysis.frames import GridFrame, load
+from analysis.report import Report, analyze
 
-__all__ = ["GridFrame", "load"]
+__all__ = ["GridFrame", "Report", "analyze", "load"]

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from alpkit.errors import TrackingError
+from alpkit.runs import is_live, resolve
 from analysis.records import RecordedCell, Records
 from analysis.scores import add_scores
 
@@ -51,8 +52,8 @@ class GridInfo:
 class GridFrame:
     """What one grid (or one of its cells) left behind.
 
-    `cells`: a row per cell, scores only where the cell finished; `steps`: a row per cell and step, metric
-    keys as columns (step 0 is the evaluation before training); `records`: per-token rows, read when asked.
+    `cells`: a row per cell, scores only where it finished; `steps`: a row per cell and step, metric
+    keys as columns (step 0 is the evaluation before training); `records`: per-token rows on demand.
     """
 
     cells: pd.DataFrame
@@ -60,6 +61,7 @@ class GridFrame:
     records: Records
     grid: GridInfo
     missing: tuple[Missing, ...] = ()
+    only_cell: str = ""
 
     @property
     def arms(self) -> list[str]:
@@ -75,17 +77,16 @@ class GridFrame:
 def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool = True) -> GridFrame:
     """Read a grid by folder, run id, `latest`, name or prefix.
 
-    `strict=True` raises a `TrackingError` at the first unreadable file; `strict=False` reads what there is
-    and lists the rest in `.missing`. A cell that has not finished is not an error: its state says so.
+    `strict=True` raises a `TrackingError` when anything cannot be read; `strict=False` reads what
+    there is and lists the rest in `.missing`. A cell that has not finished is no error: see its state.
     """
-    folder, only = _locate(run_id, Path(root))
-    info, listed = _read_manifest(folder)
+    folder, only = resolve(run_id, Path(root))
+    info, listed = _read_manifest(folder, only)
+    live = is_live(folder)
     missing: list[Missing] = []
     rows, parts = [], []
     for entry in listed:
-        if only is not None and entry["cell_id"] != only:
-            continue
-        row, steps = _read_cell(folder, entry, missing)
+        row, steps = _read_cell(folder, entry, live, missing)
         rows.append(row)
         parts.append(steps)
     cells = pd.DataFrame(rows, columns=None if rows else [*_CELL_COLUMNS, *_headline({})])
@@ -109,17 +110,19 @@ def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool =
             fix="pass strict=False to read what there is and look at .missing",
         )
     steps = _join(parts)
-    return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing))
+    return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing), only or "")
 
 
 _CELL_COLUMNS = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")
 
 
-def _read_manifest(folder: Path) -> tuple[GridInfo, list[dict[str, Any]]]:
+def _read_manifest(folder: Path, only: str | None) -> tuple[GridInfo, list[dict[str, Any]]]:
     path = folder / "grid.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         cells = list(data["cells"])
+        if only is not None:
+            cells = [c for c in [*cells, *data.get("retired", [])] if c["cell_id"] == only]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrackingError(
             "the grid's manifest cannot be read",
@@ -142,7 +145,7 @@ def _read_manifest(folder: Path) -> tuple[GridInfo, list[dict[str, Any]]]:
 
 
 def _read_cell(
-    folder: Path, entry: dict[str, Any], missing: list[Missing]
+    folder: Path, entry: dict[str, Any], live: bool, missing: list[Missing]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     cell = str(entry["cell_id"])
     place = folder / cell
@@ -153,6 +156,8 @@ def _read_cell(
         own = _read_mapping(place / "cell.json", json.loads, missing)
         config = _read_mapping(place / "config.yaml", yaml.safe_load, missing)
     state = str(own.get("state") or entry.get("state") or "pending")
+    # What a SIGKILL of the whole grid leaves behind: a cell that says so, and nobody running it.
+    state = "killed" if state == "running" and not live else state
     row = {
         "cell_id": cell,
         "arm": str(entry["arm"]),
@@ -214,7 +219,7 @@ def _read_jsonl(path: Path, missing: list[Missing]) -> list[dict[str, Any]]:
 
 
 def _headline(config: dict[str, Any]) -> dict[str, Any]:
-    """The config fields that a table or a legend wants, read leniently: an old run stays readable."""
+    """Config fields that a table or a legend wants, read leniently: old runs stay readable."""
     section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
     rollout, train = section.get("rollout", {}), section.get("train", {})
     objective, noise = section.get("objective", {}), section.get("perturbation", {})
@@ -229,6 +234,7 @@ def _headline(config: dict[str, Any]) -> dict[str, Any]:
         "lr": train.get("lr"),
         "denominator": ratio.get("denominator"),
         "level": ratio.get("level"),
+        "surrogate": (objective.get("surrogate") or {}).get("kind"),
         "weight_action": weight.get("action"),
         "weight_upper": weight.get("upper"),
         "site": noise.get("site"),
@@ -246,19 +252,3 @@ def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _short(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _locate(run_id: str, root: Path) -> tuple[Path, str | None]:
-    """Folder of the grid, and the one cell asked for (None: all)."""
-    path = Path(run_id)
-    for folder in (path, root / path, root / "runs" / path):
-        if (folder / "grid.json").is_file():
-            return folder, None
-        if (folder / "cell.json").is_file():
-            return folder.parent, folder.name
-    grids = sorted((root / "runs").glob("*/grid.json"), key=lambda p: p.stat().st_mtime)
-    if run_id == "latest" and grids:
-        return grids[-1].parent, None
-    raise TrackingError(
-        f"no run {run_id!r}", where=str(root / "runs"), fix="run `alpkit run FILE` first"
-    )

@@ -1,16 +1,15 @@
-"""Per-token records of a grid, read from Parquet only when asked and only the columns asked for."""
+"""Token records of a whole grid, read from Parquet only when asked and only the columns asked for."""
 
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_FILE = re.compile(r"tokens-(\d+)\.parquet")
+from alpkit.records import read_tokens, recorded_steps
+
 IDENTITY: Final = ["cell_id", "arm", "seed"]
 
 
@@ -37,11 +36,7 @@ class Records:
 
     def steps(self, cell_id: str) -> list[int]:
         """Recorded steps of one cell; empty where nothing was recorded."""
-        found = (
-            _FILE.fullmatch(path.name)
-            for path in (self._cells[cell_id].folder / "records").glob("*")
-        )
-        return sorted(int(match[1]) for match in found if match)
+        return recorded_steps(self._cells[cell_id].folder)
 
     def tokens(
         self,
@@ -51,51 +46,44 @@ class Records:
         *,
         cells: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """Response tokens as rows, with `cell_id`, `arm` and `seed` in front of `columns` (default: all).
+        """Response tokens as rows: `cell_id`, `arm`, `seed`, then `columns` (default: all).
 
-        A file that cannot be read is left out: `unreadable()` names it.
+        Steps that a cell did not record and files that cannot be read are left out; `unreadable`
+        names the latter.
         """
-        parts = []
-        for cell in self._cells.values():
-            if (arm is not None and cell.arm != arm) or (
-                cells is not None and cell.cell_id not in cells
-            ):
-                continue
-            parts += [self._label(part, cell) for part in self._read(cell, steps, columns)]
+        parts = list(self._read(arm, steps, columns, cells))
         if not parts:
             return pd.DataFrame(columns=[*IDENTITY, *(columns or [])])
         return pd.concat(parts, ignore_index=True)
 
     def unreadable(self) -> dict[str, str]:
-        """Files that are there and are no Parquet, with the reason (footers are read, rows are not)."""
+        """Files that are no Parquet, with the reason; reads footers, not rows."""
         faults = {}
         for cell in self._cells.values():
-            for step in self.steps(cell.cell_id):
-                path = _path(cell, step)
+            for step in recorded_steps(cell.folder):
+                path = cell.folder / "records" / f"tokens-{step:06d}.parquet"
                 try:
                     pq.read_metadata(path)
                 except (OSError, pa.ArrowInvalid) as error:
-                    faults[f"{cell.cell_id}/records/{path.name}"] = str(error).splitlines()[0]
+                    # The message names the path, which means nothing on the reader's machine.
+                    reason = str(error).splitlines()[0].replace(str(path), path.name)
+                    faults[f"{cell.cell_id}/records/{path.name}"] = reason
         return faults
 
     def _read(
-        self, cell: RecordedCell, steps: Collection[int] | None, columns: Collection[str] | None
+        self,
+        arm: str | None,
+        steps: Collection[int] | None,
+        columns: Collection[str] | None,
+        cells: Collection[str] | None,
     ) -> Iterator[pd.DataFrame]:
-        for step in self.steps(cell.cell_id):
-            if steps is not None and step not in steps:
+        for cell in self._cells.values():
+            if arm not in (None, cell.arm) or (cells is not None and cell.cell_id not in cells):
                 continue
-            try:
-                yield pq.read_table(
-                    _path(cell, step), columns=None if columns is None else list(columns)
-                ).to_pandas()
-            except (OSError, pa.ArrowInvalid):
+            have = [s for s in recorded_steps(cell.folder) if steps is None or s in steps]
+            if not have:
                 continue
-
-    @staticmethod
-    def _label(part: pd.DataFrame, cell: RecordedCell) -> pd.DataFrame:
-        names = {"cell_id": cell.cell_id, "arm": cell.arm, "seed": np.int64(cell.seed)}
-        return pd.concat([pd.DataFrame(names, index=part.index), part], axis=1)
-
-
-def _path(cell: RecordedCell, step: int) -> Path:
-    return cell.folder / "records" / f"tokens-{step:06d}.parquet"
+            names = None if columns is None else list(columns)
+            part = read_tokens(cell.folder, columns=names, steps=have, strict=False).frame
+            owner = {"cell_id": cell.cell_id, "arm": cell.arm, "seed": cell.seed}
+            yield pd.concat([pd.DataFrame(owner, index=part.index), part], axis=1)

@@ -31,7 +31,7 @@ def last_steps(values: pd.Series, last: int) -> float:
 
 
 def last_evaluations(values: pd.Series, last: int) -> float:
-    """Mean over the evaluations in the last `WINDOW` steps, or over the last `EVALUATIONS` if those are more."""
+    """Mean over the evaluations of the last `WINDOW` steps, and over no fewer than `EVALUATIONS`."""
     values = values[values.index > 0].dropna()
     recent = values[values.index > last - WINDOW]
     return _mean(recent if len(recent) >= EVALUATIONS else values.tail(EVALUATIONS))
@@ -68,12 +68,13 @@ SCORES: Final[dict[str, Score]] = {
     "width_product": Score("", "P98 − P2, product", all_steps, "nats", 3),
     "ess": Score("ratio/raw/token/ess", "ESS, token", all_steps),
     "ess_product": Score("ratio/raw/product/ess", "ESS, product", all_steps),
+    "khat_right": Score("ratio/raw/token/khat_right", "k̂ of the token ratio", all_steps),
     "grad_norm": Score("train/grad_norm", "grad norm", all_steps),
 }
 
 
 def add_scores(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """`cells` with one column per entry of `SCORES`; NaN where the cell has not finished or lacks the metric."""
+    """`cells` with a column per entry of `SCORES`; NaN: not finished, or not logged."""
     columns: dict[str, list[float]] = {name: [] for name in SCORES}
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for cell, state in zip(cells["cell_id"], cells["state"]):

@@ -1,5 +1,4 @@
 import pytest
-
 from synthetic_grid import write_grid
 
 

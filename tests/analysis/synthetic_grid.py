@@ -1,7 +1,8 @@
 """Writes a grid's files as a run leaves them, with planted truths and no training.
 
-Planted: `seq-bypass` has a heavy ratio tail (shape 0.8, the others 0.2); `seq-alp` ends 0.1 above its control
-in reward and greedy accuracy; `token-tis` equals its control `grpo` but for noise; `seq-mis` masks nothing.
+Planted: `seq-bypass` has a heavy ratio tail (shape 0.8, the others 0.2); `seq-alp` ends 0.1 above its
+control in reward and greedy accuracy; `token-tis` equals its control `grpo` but for noise; `seq-mis`
+masks nothing.
 """
 
 import json
@@ -12,6 +13,7 @@ import pandas as pd
 import yaml
 
 from alpkit.config import PRESETS, RunConfig
+from alpkit.records import RecordWriter
 
 ARMS = ("grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp")
 CONTROLS = {"token-tis": "grpo", "seq-alp": "seq-bypass"}
@@ -70,6 +72,7 @@ def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
         "cell_id": folder.name,
         "arm": arm,
         "seed": seed,
+        "grid": folder.parent.name,
         "run_id": f"run-{folder.name}",
         "state": "finished",
         "steps_done": steps,
@@ -81,12 +84,18 @@ def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
     with (folder / "metrics.jsonl").open("w") as file:
         file.writelines(json.dumps(line) + "\n" for line in metric_lines(arm, seed, steps))
     recorded = sorted({1, steps, *range(10, steps + 1, 10)})
-    (folder / "records").mkdir()
+    writer = RecordWriter(folder / "records")
     for step in recorded:
         tokens = token_rows(arm, seed, step)
-        tokens.to_parquet(folder / "records" / f"tokens-{step:06d}.parquet", index=False)
-        sequences = tokens.groupby("sample", as_index=False)[["step", "prompt", "reward"]].first()
-        sequences.to_parquet(folder / "records" / f"sequences-{step:06d}.parquet", index=False)
+        first = tokens.groupby("sample", as_index=False)[["prompt", "reward", "advantage"]].first()
+        ids = [[1, 2]] * len(first)
+        sequences = {
+            **{c: first[c].to_numpy() for c in first},
+            "prompt_ids": ids,
+            "response_ids": ids,
+        }
+        sequences["finish"] = ["stop"] * len(first)
+        writer.write(step, {c: tokens[c].to_numpy() for c in tokens}, sequences)
 
 
 def metric_lines(arm: str, seed: int, steps: int):
@@ -116,6 +125,7 @@ def metric_lines(arm: str, seed: int, steps: int):
             "ratio/raw/token/p02": -spread,
             "ratio/raw/token/p98": spread,
             "ratio/raw/token/width": 2 * spread + 0.01 * own.standard_normal(),
+            "ratio/raw/token/khat_right": 0.3 + spread / 2 + 0.02 * own.standard_normal(),
             "ratio/raw/token/ess": 0.9,
             "ratio/raw/product/p02": -2 * spread,
             "ratio/raw/product/p98": 2 * spread,
@@ -144,7 +154,7 @@ def token_rows(arm: str, seed: int, step: int) -> pd.DataFrame:
     logp_rollout = -rng.exponential(0.7, n) * rng.integers(0, 2, n) - 1e-4
     shape = HEAVY if arm == "seq-bypass" else LIGHT
     # An exponential log ratio of mean xi is a Pareto ratio of tail shape xi.
-    log_ratio = 0.9 * rng.laplace(0.0, shape, n)
+    log_ratio = rng.laplace(0.0, shape, n)
     logp_train = logp_rollout + log_ratio
     frame = pd.DataFrame(
         {

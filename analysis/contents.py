@@ -1,0 +1,272 @@
+"""What the report says: its sections, its sentences, and the JSON summary of the same numbers."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis import figures, plotted, style
+from analysis.frames import GridFrame
+from analysis.page import Block, Bullets, Page, Picture, Section, Text
+from analysis.receipt import inactive, receipt_table
+from analysis.scores import SCORES
+from analysis.seeds import ENDPOINTS, MIN_SEEDS, Verdict, over_seeds, paired, verdicts
+from analysis.tables import (
+    Table,
+    cells_table,
+    differences_table,
+    divergence_table,
+    results_table,
+    tails_table,
+)
+from analysis.tails import tail_frame
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Writes every table and figure of a report into its folder, in every format."""
+
+    folder: Path
+
+    def add(self, table: Table) -> Table:
+        """CSV and Markdown of a table."""
+        table.data.to_csv(self.folder / f"{table.name}.csv", index=False)
+        text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
+        (self.folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+        return table
+
+    def draw(self, plan: "Plan", data: pd.DataFrame) -> Block:
+        """PNG, SVG and CSV of a figure; words instead where there is nothing to draw."""
+        if data.empty:
+            return Text(f"{plan.title}: nothing to draw.")
+        data.to_csv(self.folder / f"{plan.name}.csv", index=False)
+        memory = io.BytesIO()
+        with style.context():
+            figure = plan.sheet(data)
+            figure.savefig(memory, format="png")
+            # Without a date the same data gives the same file.
+            figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
+        (self.folder / f"{plan.name}.png").write_bytes(memory.getvalue())
+        return Picture(plan.name, plan.title, plan.alt, plan.caption, memory.getvalue())
+
+
+class Plan(NamedTuple):
+    """A figure before it is drawn."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    sheet: Callable[[pd.DataFrame], Any]
+
+
+class Composed(NamedTuple):
+    """The page and its numbers."""
+
+    page: Page
+    summary: dict[str, Any]
+
+
+def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Composed:
+    """Compute everything, write tables and figures through `draft`, and return page and summary."""
+    tails = tail_frame(frame)
+    found = verdicts(frame.cells, frame.grid.controls)
+    warnings = inactive(frame)
+    ratio: list[Block] = [draft.add(divergence_table(frame)), draft.add(tails_table(tails))]
+    ratio += [_envelope(frame, draft), _ccdf(frame, draft)]
+    receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
+    sections = [
+        Section("What can be said", _verdict_blocks(frame, found, draft)),
+        Section("Results", [draft.add(results_table(frame)), _dynamics(frame, draft)]),
+        Section("The ratio", ratio),
+        Section("Corrections", [*receipt, draft.add(receipt_table(frame))]),
+        Section("Cells and gaps", _cell_blocks(frame, draft)),
+    ]
+    grid = frame.grid
+    page = Page(grid.name, grid.question, _facts(frame, tracking_uri), sections)
+    return Composed(page, _summary(frame, tails, found, warnings))
+
+
+def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
+    cells, grid = frame.cells, frame.grid
+    states = ", ".join(f"{n} {state}" for state, n in cells["state"].value_counts().items())
+    facts = [
+        ("Cells", f"{len(cells)} ({states})" if len(cells) else "none"),
+        ("Arms", ", ".join(frame.arms)),
+        ("Model and task", _common(cells, "model", "task")),
+        ("Sampler", _common(cells, "engine", "precision")),
+        ("Updates per rollout", _common(cells, "updates_per_rollout")),
+        ("Grid id", grid.grid_id),
+        ("Started", grid.created),
+        ("MLflow parent run", grid.parent_run_id),
+        ("Tracking store", tracking_uri or ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _common(cells: pd.DataFrame, *columns: str) -> str:
+    """The values of these columns, every one that occurs."""
+    seen = cells[list(columns)].dropna(how="all").drop_duplicates()
+    rows = [
+        ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in r) for r in seen.to_numpy()
+    ]
+    return " | ".join(rows)
+
+
+def _verdict_blocks(frame: GridFrame, found: Sequence[Verdict], draft: Draft) -> list[Block]:
+    controls = frame.grid.controls
+    table = draft.add(differences_table(frame, found))
+    blocks: list[Block] = [Text(_opening(frame, found), strong=True)]
+    if found:
+        blocks.append(Bullets([verdict.sentence for verdict in found]))
+    gaps = []
+    for arm, control in controls.items():
+        shared = len(paired(frame.cells, arm, control, ENDPOINTS[0]))
+        if arm in frame.arms and shared < MIN_SEEDS:
+            gaps.append(f"{arm} against {control}: {shared} shared finished seed(s), no verdict.")
+    alone = [arm for arm in frame.arms if arm not in controls]
+    if alone:
+        gaps.append(f"No control in this grid, so no verdict: {', '.join(alone)}.")
+    blocks.append(Bullets([*gaps, *frame.grid.notes]))
+    return [*blocks, table] if len(table.data) else blocks
+
+
+def _opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
+    if frame.finished.empty:
+        return "No cell has finished, so there is nothing to compare yet."
+    if not found:
+        most = int(frame.finished.groupby("arm").size().max())
+        return (
+            f"No verdict: a verdict needs an arm and its control with at least {MIN_SEEDS} shared "
+            f"finished seeds, and the most seeds of any arm here is {most}. "
+            "Differences in the tables below may be seed noise."
+        )
+    beyond = sum(verdict.beyond_noise for verdict in found)
+    return (
+        f"{beyond} of {len(found)} comparisons with a control are beyond seed noise "
+        "(paired t over seeds, Holm-adjusted p < 0.05); the rest are not told apart from it."
+    )
+
+
+def _cell_blocks(frame: GridFrame, draft: Draft) -> list[Block]:
+    rows = frame.cells[frame.cells["state"] != "finished"]
+    gaps = [
+        f"{r.arm}, seed {r.seed}: {r.state} after {r.steps_done} step(s)"
+        + (f" ({r.error.strip().splitlines()[0][:200]})" if r.error.strip() else "")
+        + "; not in any mean."
+        for r in rows.itertuples()
+    ]
+    gaps += [str(item) for item in frame.missing]
+    notes: Block = (
+        Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
+    )
+    return [notes, draft.add(cells_table(frame))]
+
+
+def _dynamics(frame: GridFrame, draft: Draft) -> Block:
+    looks = style.looks(frame.cells)
+    ends = [
+        f"{arm} {_range(frame.finished.loc[frame.finished['arm'] == arm, 'eval_greedy'])}"
+        for arm in frame.arms
+    ]
+    plan = Plan(
+        "dynamics",
+        "Training dynamics",
+        "Reward, greedy accuracy, gradient norm and K3 over steps, one line per arm. "
+        f"Greedy accuracy at the end, lowest to highest seed: {'; '.join(ends)}.",
+        "Line: mean over finished seeds; band: from the lowest to the highest seed. Thin dashes: "
+        "single cells that have not finished. K3 on a logarithmic axis.",
+        lambda data: figures.dynamics_sheet(data, looks),
+    )
+    return draft.draw(plan, plotted.dynamics_frame(frame))
+
+
+def _envelope(frame: GridFrame, draft: Draft) -> Block:
+    looks = style.looks(frame.cells)
+    data = plotted.envelope_frame(frame)
+    lowest = (
+        data[(data["level"] == "token") & (data["ratio"] == "raw")]
+        .groupby("arm", sort=False)
+        .first()
+    )
+    widths = [f"{arm} {row.p98 - row.p02:.2f}" for arm, row in lowest.iterrows()]
+    plan = Plan(
+        "envelope",
+        "Envelope of the log ratio",
+        "P2 to P98 of the log ratio against log µ, a column per arm; tokens above, whole responses "
+        f"below. Width in nats where µ is lowest, tokens: {'; '.join(widths)}.",
+        "Shade: P2 to P98 of log π_θ − log µ, unperturbed, in up to 50 bins of equal count; line: "
+        "median. Dashes, for arms with noise: the same with the noise on, the ratio that their loss "
+        "sees. Below: the response's summed log ratio at its mean log µ. All panels of a row share "
+        "their axes. Pooled over finished seeds and recorded steps.",
+        lambda data: figures.envelope_sheet(data, looks),
+    )
+    return draft.draw(plan, data)
+
+
+def _ccdf(frame: GridFrame, draft: Draft) -> Block:
+    looks = style.looks(frame.cells)
+    data = plotted.ccdf_frame(frame)
+    tokens = data[(data["level"] == "token") & (data["side"] == "right")]
+    tops = [f"{arm} {part['z'].max():.1f}" for arm, part in tokens.groupby("arm", sort=False)]
+    plan = Plan(
+        "ccdf",
+        "Tail of the ratio and of its inverse",
+        "Share of ratios above z on log-log axes, one line per arm; ratio left, inverse right, "
+        f"tokens above, responses below. Largest z drawn for tokens: {'; '.join(tops)}.",
+        "Band: 95 % bootstrap over prompts. A straight line would be a power law, but looks alike "
+        "for a log-normal: read it with k̂. Where the band reaches the bottom, single prompts decide.",
+        lambda data: figures.ccdf_sheet(data, looks),
+    )
+    return draft.draw(plan, data)
+
+
+def _range(values: "pd.Series[float]") -> str:
+    values = values.dropna()
+    return f"{values.min():.3f} to {values.max():.3f}" if len(values) else "none"
+
+
+def _summary(
+    frame: GridFrame, tails: pd.DataFrame, found: Sequence[Verdict], warnings: Sequence[str]
+) -> dict[str, Any]:
+    arms = {}
+    for arm in frame.arms:
+        own = frame.finished[frame.finished["arm"] == arm]
+        rows = tails[tails["arm"] == arm] if len(tails) else tails
+        arms[arm] = {
+            "n": len(own),
+            "scores": {name: over_seeds(own[name])._asdict() for name in SCORES},
+            "tails": {
+                f"{row['level']}/{row['side']}": row.drop(["arm", "level", "side"]).to_dict()
+                for _, row in rows.iterrows()
+            },
+        }
+    summary = {
+        "grid": frame.grid.name,
+        "grid_id": frame.grid.grid_id,
+        "question": frame.grid.question,
+        "cells": {str(k): int(v) for k, v in frame.cells["state"].value_counts().items()},
+        "arms": arms,
+        "verdicts": [verdict._asdict() for verdict in found],
+        "verdict_given": bool(found),
+        "opening": _opening(frame, found),
+        "warnings": list(warnings),
+        "missing": [str(item) for item in frame.missing],
+        "notes": list(frame.grid.notes),
+    }
+    return {key: _plain(value) for key, value in summary.items()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types only: numpy scalars unwrapped, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

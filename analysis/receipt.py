@@ -1,0 +1,74 @@
+"""What each arm's correction touched, and a warning where a configured one touched nothing."""
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from analysis.frames import GridFrame
+from analysis.tables import Table, number
+
+PREFIX: Final = "receipt/"
+_WEIGHT_KEYS: Final = {
+    "truncate": ("truncated",),
+    "clip": ("truncated", "raised"),
+    "mask": ("masked",),
+}
+_BAND_KEYS: Final = ("clipped_low", "clipped_high", "dual_clipped")
+
+
+def receipt_table(frame: GridFrame) -> Table:
+    """Mean over steps and finished cells of every `receipt/*` share, in per cent."""
+    keys = [key for key in frame.steps.columns if key.startswith(PREFIX)]
+    rows = []
+    for arm in frame.arms:
+        own = _training_steps(frame, arm)
+        if len(own):
+            rows.append({"arm": arm, **{k.removeprefix(PREFIX): own[k].mean() for k in keys}})
+    data = pd.DataFrame(rows)
+    shown = pd.DataFrame(
+        [{str(k): v if k == "arm" else _percent(float(v)) for k, v in row.items()} for row in rows]
+    )
+    caption = (
+        "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "
+        "over steps and finished seeds. surviving: tokens with a gradient, so 100 is never reached "
+        "where groups agree. Definitions: docs/metrics.md."
+    )
+    return Table("receipt", "What the corrections touched", caption, data, shown)
+
+
+def inactive(frame: GridFrame) -> list[str]:
+    """One sentence per arm and configured correction that touched no token in any finished cell."""
+    warnings = []
+    for arm in frame.arms:
+        own = _training_steps(frame, arm)
+        if own.empty:
+            continue
+        first = frame.cells[frame.cells["arm"] == arm].iloc[0]
+        span = f"in {own['cell_id'].nunique()} cell(s) × {int(own['step'].max())} steps"
+        action = str(first["weight_action"])
+        if _never(own, _WEIGHT_KEYS.get(action, ())):
+            warnings.append(
+                f"{arm}: its weight ({action}, upper {number(float(first['weight_upper']), 1)}) "
+                f"touched no token {span}: the bound did nothing, only the plain weight acted."
+            )
+        if first["surrogate"] in ("ppo", "cispo") and _never(own, _BAND_KEYS):
+            warnings.append(f"{arm}: its clip band was never left {span}: the clip did nothing.")
+    return warnings
+
+
+def _training_steps(frame: GridFrame, arm: str) -> pd.DataFrame:
+    steps = frame.steps
+    cells = frame.finished["cell_id"]
+    return steps[(steps["arm"] == arm) & (steps["step"] > 0) & steps["cell_id"].isin(cells)]
+
+
+def _never(steps: pd.DataFrame, keys: tuple[str, ...]) -> bool:
+    """Whether every logged one of `keys` stayed at 0; False when none was logged."""
+    present = [PREFIX + key for key in keys if PREFIX + key in steps.columns]
+    values = steps[present].to_numpy(float)
+    return bool(np.isfinite(values).any() and np.nanmax(values) == 0.0)
+
+
+def _percent(share: float) -> str:
+    return number(100 * share, 2)

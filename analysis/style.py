@@ -1,0 +1,79 @@
+"""Colour says the method, line style the layer subset, marker the site; the same in every figure.
+
+Colours are matplotlib's petroff10 (chosen for colour-blind readers), given to methods by name and not
+by order, so that an arm keeps its colour in a grid where others are missing.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import matplotlib.style
+import pandas as pd
+
+STYLE_FILE: Final = Path(__file__).with_name("style.mplstyle")
+
+METHOD_COLOURS: Final[dict[str, str]] = {
+    "grpo": "#3f90da",
+    "gspo": "#832db6",
+    "token-tis": "#ffa90e",
+    "seq-mis": "#a96b59",
+    "seq-bypass": "#717581",
+    "seq-alp": "#bd1f01",
+    "token-bypass": "#94a4a2",
+    "token-alp": "#e76300",
+    "paper/gspo": "#92dadd",
+}
+OTHER_COLOUR: Final = "#b9ac70"
+
+LAYER_LINES: Final[dict[str, Any]] = {
+    "all": "-",
+    "early": "--",
+    "middle": "-.",
+    "late": ":",
+}
+OTHER_LINE: Final = (0, (6, 1.5, 1, 1.5, 1, 1.5))
+
+SITE_MARKERS: Final[dict[str, str]] = {
+    "layer_input": "o",
+    "attention_output": "s",
+    "mlp_output": "^",
+    "embedding": "D",
+    "final_hidden": "v",
+    "logits": "P",
+}
+
+
+class Look(NamedTuple):
+    """How one arm is drawn everywhere."""
+
+    colour: str
+    line: Any
+    marker: str | None
+
+
+def context() -> AbstractContextManager[None]:
+    """Apply the house style inside a `with`; global settings come back afterwards."""
+    style: AbstractContextManager[None] = matplotlib.style.context(STYLE_FILE)
+    return style
+
+
+def method_of(arm: str) -> str:
+    """The method that an arm's name starts with: `seq-alp layers=early` is seq-alp; '' if none."""
+    fits = [m for m in METHOD_COLOURS if arm == m or arm.startswith((f"{m} ", f"{m}-", f"{m},"))]
+    return max(fits, key=len, default="")
+
+
+def looks(cells: pd.DataFrame) -> dict[str, Look]:
+    """Look of every arm in `cells`, from its method's name and its perturbation."""
+    found = {}
+    for arm, rows in cells.groupby("arm", sort=False):
+        first = rows.iloc[0]
+        site, layers = first.get("site"), first.get("layers")
+        perturbed = isinstance(site, str)
+        found[str(arm)] = Look(
+            METHOD_COLOURS.get(method_of(str(arm)), OTHER_COLOUR),
+            LAYER_LINES.get(str(layers), OTHER_LINE) if perturbed else "-",
+            SITE_MARKERS.get(str(site)) if perturbed else None,
+        )
+    return found
