@@ -153,20 +153,26 @@ def _arms(document: Document) -> Iterator[Fault]:
             yield from _arm_keys(arm, i, document)
         elif not isinstance(arm, str):
             continue
+        # An arm with a name and no preset starts from the defaults.
         preset = arm if isinstance(arm, str) else arm.get("preset", "grpo")
         if not isinstance(preset, str) or preset not in PRESETS:
             where = here if isinstance(arm, str) else document.position(("arms", i, "preset"))
             hint = did_you_mean(preset, PRESETS, "presets")
             yield Fault(where, f"{preset!r} is not a preset", hint)
-        name = arm_name(arm)
-        if name in first:
-            hint = "give one of them a name:"
-            yield Fault(here, f"arm {name!r} is listed twice (first at {first[name]})", hint)
-        first.setdefault(name, here)
+        if isinstance(arm, str) or _named(arm):
+            name = arm_name(arm)
+            if name in first:
+                what = f"arm {name!r} is listed twice (first at {first[name]})"
+                yield Fault(here, what, "give one of them a name:")
+            first.setdefault(name, here)
+
+
+def _named(arm: object) -> bool:
+    return isinstance(arm, dict) and bool(arm.keys() & {"preset", "name"})
 
 
 def _arm_keys(arm: dict[str, Any], i: int, document: Document) -> Iterator[Fault]:
-    if not arm.keys() & {"preset", "name"}:
+    if not _named(arm):
         yield Fault(document.position(("arms", i)), "an arm needs a preset: or a name:")
     name = arm.get("name", "unnamed")
     if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name:
@@ -197,7 +203,8 @@ def _fields(document: Document) -> Iterator[Fault]:
         listed = ", ".join(f"{key}: {n}" for key, n in lengths.items())
         where = document.position(("zip",), key=True)
         yield Fault(where, f"the lists of zip must have one length, got {listed}")
-    names = [arm_name(arm) for arm in data.get("arms") or () if isinstance(arm, (str, dict))]
+    arms = data.get("arms") if isinstance(data.get("arms"), list) else []
+    names = [arm_name(arm) for arm in arms if isinstance(arm, str) or _named(arm)]
     for section in ("include", "exclude"):
         entries = data.get(section)
         for i, entry in enumerate(entries if isinstance(entries, list) else ()):

@@ -108,7 +108,7 @@ def dotted(path: KeyPath) -> str:
 
 def did_you_mean(word: object, options: Iterable[str], label: str = "") -> str:
     """Hint at the option nearest to `word`, then list all of them."""
-    listed = sorted(options)
+    listed = sorted(set(options))
     near = difflib.get_close_matches(str(word), listed, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else ""
     everything = f"{label}: {', '.join(listed)}" if label and listed else ""
@@ -166,15 +166,18 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool
     """Follow pydantic's location, leaving out the union tags and branches in it."""
     path: list[int | str] = []
     nodes: list[Any] = [model]
-    tag = ""
+    tag, labelled = "", False
     for depth, key in enumerate(loc):
         if unknown_last and depth == len(loc) - 1:
             path.append(key)
-        elif found := [child for node in nodes for child in _children(node, key)]:
+        elif not labelled and sum(1 for n in nodes for _ in _branches(n)) > 1:
+            labelled = True
+            if tagged := [b for n in nodes for b in _branches(n) if _has_tag(b, key)]:
+                nodes, tag = tagged, f" ({key})"
+        else:
             path.append(key)
-            nodes, tag = found, ""
-        elif tagged := [b for n in nodes for b in _branches(n) if _has_tag(b, key)]:
-            nodes, tag = tagged, f" ({key})"
+            nodes = [child for node in nodes for child in _children(node, key)]
+            tag, labelled = "", False
     return _Place(tuple(path), nodes, tag)
 
 
@@ -197,7 +200,8 @@ def _branches(annotation: Any) -> Iterator[Any]:
         yield from _branches(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, types.UnionType):
         for branch in get_args(annotation):
-            yield from _branches(branch)
+            # pydantic puts no label into the location of an optional value.
+            yield from () if branch is types.NoneType else _branches(branch)
     else:
         yield annotation
 
