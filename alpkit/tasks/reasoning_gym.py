@@ -1,0 +1,202 @@
+"""Any reasoning-gym data set as a task, with the answer extracted and compared exactly.
+
+reasoning-gym's own `score_answer` is not used: it gives partial and sometimes full credit to a
+response that merely contains the answer, which a policy learns to exploit. The price: a data set
+whose questions have several right answers is scored against the one that it stores.
+
+Usage: `ReasoningGym("chain_sum", {"max_terms": 2})`.
+"""
+
+import difflib
+import os
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from decimal import Decimal, InvalidOperation
+from typing import Any, Protocol, cast
+
+from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.tasks import Item, Split, first_in_split
+
+INSTRUCTION = "Give only the final answer."
+
+# Built from sets of strings (0.1.25): their questions change with Python's hash seed.
+_HASH_ORDERED = frozenset(
+    {"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"}
+)
+_INDICES = 2**31
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)])[-+])?"  # a sign after a digit or bracket is an operator
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][+-]?\d+)?(?:/\d+)*"
+)
+_PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")
+_MARKER = re.compile(r"answer\s*(?:is\b\s*:?|:|=)", re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\{(.*)\}")
+_WRAPPERS = ("**", "$", "`", '"', "'")
+
+
+class _DataSet(Protocol):
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+
+
+class ReasoningGym:
+    """Items of one data set under one fixed seed of its own, addressed by index.
+
+    The run's seed must not become the data set's: reasoning-gym seeds item i with `seed + i`, so
+    that neighbouring seeds share nearly all items.
+    """
+
+    def __init__(self, dataset: str, params: Mapping[str, Any] | None = None, *, seed: int = 0):
+        self.name = f"reasoning_gym/{dataset}"
+        self._data = _create(dataset, dict(params or {}), seed)
+        self._indices = _addressable(self._data, dataset)
+
+    def item(self, split: Split, key: int) -> Item:
+        return first_in_split(self.name, split, key, self._candidate)
+
+    def score(self, item: Item, response: str) -> float:
+        return float(matches(response, item.answer))
+
+    def _candidate(self, stream: int) -> tuple[str, Item]:
+        index = stream % self._indices
+        # Some data sets (list_functions, codeio) also draw from the global generator.
+        state = random.getstate()
+        random.seed(index)
+        try:
+            entry = self._data[index]
+        finally:
+            random.setstate(state)
+        question = str(entry["question"])
+        return question, Item(f"{question}\n{INSTRUCTION}\n", entry["answer"], index)
+
+
+def matches(response: str, answer: str) -> bool:
+    """Whether the response's final answer is exactly `answer`.
+
+    A number is compared by value with the last number in the response. Any other answer is compared
+    as text, case included, with what `extract` finds; runs of spaces count as one.
+    """
+    if _PLAIN_NUMBER.fullmatch(answer.strip()):
+        return _last_number(response) == Decimal(answer.strip())
+    wanted = _squeeze(answer)
+    found = extract(response, lines=len(wanted), cut_equals="=" not in answer)
+    return wanted in (found, _unwrap(found))
+
+
+def extract(response: str, *, lines: int = 1, cut_equals: bool = True) -> list[str]:
+    """Find the final answer: what follows the last "answer is" or "answer:", else the last line.
+
+    An answer of several lines is everything after the marker, else the last `lines` lines. On a
+    single line only what follows the last "=" counts, unless the right answer has one itself.
+    """
+    marked = [match.end() for match in _MARKER.finditer(response)]
+    if marked and (after := _squeeze(response[marked[-1] :])):
+        found = after if lines > 1 else after[:1]
+    else:
+        found = _squeeze(response)[-lines:]
+    if lines == 1 and cut_equals:
+        found = [line.rpartition("=")[2].strip() for line in found]
+    return found
+
+
+def _squeeze(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def _unwrap(lines: Sequence[str]) -> list[str]:
+    r"""Take quotes, markdown, \boxed{} and a final full stop off a one-line answer."""
+    if len(lines) != 1:
+        return list(lines)
+    text = lines[0].removesuffix(".")
+    if boxed := _BOXED.search(text):
+        text = boxed[1]
+    for mark in _WRAPPERS:
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)]
+    return [text.removesuffix(".").strip()]
+
+
+def _last_number(text: str) -> Decimal | None:
+    found = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
+    if not found:
+        return None
+    try:
+        # A fraction or a huge exponent is not a Decimal: no match, rather than its last digits.
+        return Decimal(found[-1].replace(",", ""))
+    except InvalidOperation:
+        return None
+
+
+def _create(dataset: str, params: dict[str, Any], seed: int) -> _DataSet:
+    known = _registry()
+    if dataset not in known:
+        raise ConfigError(
+            f"reasoning-gym has no data set {dataset!r}",
+            where="task.dataset",
+            why=f"it has {len(known)}, by exact name",
+            fix=_did_you_mean(dataset, list(known)),
+        )
+    if dataset in _HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        raise PrerequisiteError(
+            f"{dataset} gives other questions in every process",
+            where="task.dataset",
+            why="reasoning-gym builds it from sets of strings, whose order is Python's hash seed's",
+            fix="set PYTHONHASHSEED=0 in the environment of every process",
+        )
+    dataset_class, config_class = known[dataset]
+    allowed = sorted({field.name for field in fields(config_class)} - {"seed"})
+    for name in params:
+        if name not in allowed:
+            raise ConfigError(
+                f"{name} is not a parameter of {dataset}",
+                where=f"task.params.{name}",
+                why="the data set's seed is task.seed" if name == "seed" else "",
+                fix=f"{_did_you_mean(name, allowed)}; allowed: {', '.join(allowed)}",
+            )
+    try:
+        return cast(_DataSet, dataset_class(config_class(**params, seed=seed)))
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{dataset} refuses its parameters",
+            where="task.params",
+            why=str(error) or type(error).__name__,
+            fix=f"allowed: {', '.join(allowed)}",
+        ) from error
+
+
+def _registry() -> Mapping[str, tuple[Callable[..., object], type[Any]]]:
+    try:
+        # Imported late: it takes seconds.
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise PrerequisiteError(
+            "the task reasoning_gym needs the package reasoning-gym",
+            where="task.name",
+            why=str(error),
+            fix='pip install "alpkit[tasks]"',
+        ) from error
+    return cast(Mapping[str, tuple[Callable[..., object], type[Any]]], DATASETS)
+
+
+def _addressable(data: _DataSet, dataset: str) -> int:
+    """Count the indices with an item: most data sets are endless, some hold a list of `size`."""
+    try:
+        entry, count = data[_INDICES - 1], _INDICES
+    except IndexError:
+        entry, count = data[0], len(data)
+    if not isinstance(entry["answer"], str) or not entry["answer"].strip():
+        raise ConfigError(
+            f"{dataset} stores no answer to compare with",
+            where="task.dataset",
+            why="its answers are judged by a program of its own, which gives partial credit",
+            fix="choose a data set with one right answer, such as chain_sum or gcd",
+        )
+    return count
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=5, cutoff=0.4)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else "no name is close"
