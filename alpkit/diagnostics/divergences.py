@@ -119,8 +119,8 @@ def divergences(
     -------
     Flat floats, each item counting once: `n` items; `k1` mean(-d), estimates KL(mu || numerator),
     may be negative; `k2` mean(d^2)/2; `k3` mean(x - 1 - d), above 1e-3 deserves a look;
-    `reverse_kl` mean(x d - x + 1), estimates KL(numerator || mu); `chi2` mean(x^2) - 1, above 1 is bad, may be
-    negative; `chi2_self` mean(x^2)/mean(x)^2 - 1, never negative; `ess` (sum x)^2/(N sum x^2), a
+    `reverse_kl` mean(x d - x + 1), estimates KL(numerator || mu); `chi2` mean(x^2) - 1, above 1 is
+    bad, may be negative; `chi2_self` mean(x^2)/mean(x)^2 - 1, never negative; `ess` (sum x)^2/(N sum x^2), a
     share; `mult_prob_error` mean exp|d|, above 1.05 deserves a look; `zero_share` of items with
     d = 0; `log_ppl_diff` mean over sequences of mean_t(-d), with `_abs`, `_max`, `_min`;
     `ppl_ratio` mean over sequences of exp(mean_t(-d)).

@@ -37,8 +37,8 @@ class SpikeDetector:
 
     Notes
     -----
-    z = (log v - median) / (1.4826 max(MAD, floor)). Spikes enter the history (the median bears them);
-    values without a finite log do not.
+    z = (log v - median) / (1.4826 max(MAD, floor)). Spikes enter the history (the median bears
+    them); values without a finite log do not.
     """
 
     def __init__(

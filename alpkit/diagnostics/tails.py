@@ -70,9 +70,10 @@ def _status(ordered: np.ndarray, n_tail: int, start: float) -> Status:
         return "nonfinite"
     if n_tail < _MIN_TAIL or math.isnan(start):
         return "short"
-    # An atom (exact zeros, a low-precision grid) at the threshold leaves no tail to speak of.
+    # An atom (exact zeros, a low-precision grid) at the threshold leaves no tail to speak of; one
+    # at the engines' clamp hides it, and its fit is NaN.
     if ordered[quartile_index(n_tail)] <= start:
-        return "flat"
+        return "saturated" if start >= SATURATION else "flat"
     ties = int(np.count_nonzero(ordered[:n_tail] == ordered[0]))
     if ties > 1 and (ordered[0] >= SATURATION or ties > 0.1 * n_tail):
         return "saturated"
@@ -216,7 +217,7 @@ def fit_khat(
     estimate = float(_with_prior(fit.shape, n_tail))
     owner = cluster_index(cluster, ordered.size)[order]
     low = high = math.nan
-    if n_boot and owner.any():  # one cluster has no spread to resample
+    if n_boot and owner.any() and math.isfinite(estimate):  # one cluster has nothing to resample
         tails = resampled_tails(ordered, owner, n_tail + 1, n_boot=n_boot, seed=seed)
         low, high = _khat_interval(tails)
     scale = exp_capped(float(fit.log_scale) - start)

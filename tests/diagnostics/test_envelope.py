@@ -1,0 +1,61 @@
+"""Envelopes: equal counts, the right quantiles, and a planted spread at low probability."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alpkit.diagnostics import envelope, envelope_sequences
+
+
+def test_bins_hold_equal_counts_and_their_quantiles():
+    rng = np.random.default_rng(0)
+    mu, d = -rng.exponential(1, 1_000), rng.normal(size=1_000)
+    got = envelope(mu, d, bins=10)
+    assert got.items.tolist() == [100] * 10
+    assert (np.diff(got.centre) > 0).all()
+    lowest = np.argsort(mu)[:100]
+    np.testing.assert_allclose(got.centre[0], np.median(mu[lowest]))
+    np.testing.assert_allclose(
+        [got.low[0], got.median[0], got.high[0]], np.quantile(d[lowest], [0.02, 0.5, 0.98])
+    )
+    assert got.dropped == 0
+    assert envelope(mu, d).items.tolist() == [20] * 50
+
+
+def test_a_planted_spread_at_low_probability_is_seen_there():
+    rng = np.random.default_rng(1)
+    mu = -rng.exponential(1, 5_000)
+    got = envelope(mu, rng.normal(size=5_000) * np.where(mu < -2, 1.0, 0.05), bins=20)
+    width = got.high - got.low
+    assert width[got.centre < -2.2].min() > 10 * width[got.centre > -1.8].max()
+
+
+@given(st.integers(0, 10_000))
+def test_order_does_not_matter_even_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    mu, d = -rng.integers(0, 6, 60).astype(float), rng.normal(size=60)
+    order = rng.permutation(60)
+    for before, after in zip(envelope(mu, d, bins=5), envelope(mu[order], d[order], bins=5)):
+        np.testing.assert_array_equal(before, after)
+    assert envelope(mu, d, bins=5).items.sum() == 60
+
+
+def test_sequences_sum_their_ratio_at_their_mean_or_summed_probability(fixture_x):
+    mu, d, sequence = fixture_x["rollout"], fixture_x["bypass"], fixture_x["sequence"]
+    mean = envelope_sequences(mu, d, sequence, bins=3)
+    np.testing.assert_allclose(mean.centre, [-5.8 / 3, -3.9 / 3, -3.6 / 4])
+    np.testing.assert_allclose(np.exp(mean.median), [0.050287, 2.459603, 1.648721], atol=5e-7)
+    total = envelope_sequences(mu, d, sequence, against="sum", bins=3)
+    np.testing.assert_allclose(total.centre, [-5.8, -3.9, -3.6])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_short_and_non_finite_input(n):
+    mu, d = np.full(n, -1.0), np.zeros(n)
+    got = envelope(mu, d)
+    assert got.items.sum() == n
+    assert len(got.centre) == len(got.low) == len(got.high) == len(got.median) == min(n, 1)
+    bad = envelope(np.r_[mu, -1.0, -np.inf], np.r_[d, np.nan, 0.0])
+    assert bad.dropped == 2
+    assert bad.items.sum() == n
