@@ -14,9 +14,7 @@ Level = Literal[
     "token", "cumulative", "cumulative_geometric", "turn", "cumulative_turn", "geometric", "product"
 ]
 Denominator = Literal["old", "rollout", "current"]
-Aggregate = Literal[
-    "token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "fixed_length_sum"
-]
+Aggregate = Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "fixed_length_sum"]
 
 
 class AdvantageConfig(Section):
@@ -53,13 +51,16 @@ class SurrogateConfig(Section):
     @model_validator(mode="after")
     def _dual_clip_is_ppo(self) -> Self:
         if self.kind != "ppo" and self.dual_clip is not None:
-            raise ValueError(f"dual_clip acts on the ppo surrogate only; {self.kind} has no use for it, remove it")
+            raise ValueError(
+                f"dual_clip acts on the ppo surrogate only; {self.kind} has no use for it, remove it"
+            )
         return self
 
 
 class WeightConfig(Section):
     action: Literal["none", "truncate", "clip", "mask"] = "none"
-    """truncate: min(x, upper); clip: both sides; mask: x inside [lower, upper], 0 outside, token stays in the normaliser."""
+    """truncate: min(x, upper); clip: both sides; mask: x inside the band, else 0;
+    a masked token stays in the normaliser."""
     of: Literal["mismatch", "bypass"] = "mismatch"
     """mismatch: pi_old/mu; bypass: pi_theta/mu at the update."""
     level: Level = "token"
@@ -68,8 +69,6 @@ class WeightConfig(Section):
     """Lower bound in ratio units (clip and mask)."""
     upper: PositiveFloat = 2.0
     """Upper bound in ratio units."""
-    normalize: Literal["none", "batch"] = "none"
-    """batch: divide by the mean weight over the mini-batch's valid tokens, after the action."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,9 +77,14 @@ class WeightConfig(Section):
             return data
         action = data.get("action", "none")
         if action == "none":
-            return {"action": "none", **{k: v for k, v in data.items() if k not in cls.model_fields}}
+            return {
+                "action": "none",
+                **{k: v for k, v in data.items() if k not in cls.model_fields},
+            }
         if action == "truncate" and data.get("lower", 0.0) not in (0, 0.0):
-            raise ValueError("truncate bounds the weight from above only; use action: clip to keep a lower bound")
+            raise ValueError(
+                "truncate bounds the weight from above only; use action: clip to keep a lower bound"
+            )
         return data
 
     @model_validator(mode="after")
@@ -110,7 +114,9 @@ class ObjectiveConfig(Section):
     def _clamp_is_a_band(self) -> Self:
         low, high = self.log_ratio_clamp
         if not low < 0 < high or high > 60 or low < -60:
-            raise ValueError(f"log_ratio_clamp must satisfy -60 <= low < 0 < high <= 60, got {[low, high]}")
+            raise ValueError(
+                f"log_ratio_clamp must satisfy -60 <= low < 0 < high <= 60, got {[low, high]}"
+            )
         return self
 
     @model_validator(mode="after")

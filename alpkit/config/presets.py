@@ -17,7 +17,11 @@ class Preset(NamedTuple):
 
 
 _BYPASS_CLIP = {"epsilon_low": 0.5, "epsilon_high": 3.0, "dual_clip": 10.0}
-_ALP = {"site": "layer_input", "layers": "all", "sigma": {"init": 0.02, "learnable": True, "lr": 0.01}}
+_ALP = {
+    "site": "layer_input",
+    "layers": "all",
+    "sigma": {"init": 0.02, "learnable": True, "lr": 0.01},
+}
 
 
 def _bypass(level: str) -> dict[str, Any]:
@@ -56,13 +60,21 @@ PRESETS: dict[str, Preset] = {
         "on short responses or large learning rates: nearly every sequence is clipped",
     ),
     "token-tis": Preset(
-        {"objective": {"weight": {"action": "truncate", "of": "mismatch", "level": "token", "upper": 2.0}}},
+        {
+            "objective": {
+                "weight": {"action": "truncate", "of": "mismatch", "level": "token", "upper": 2.0}
+            }
+        },
         "min(w_t, 2) * clip(r_t), w = pi_old/mu",
         "Yao et al. 2025, 'Your efficient RL framework secretly brings you off-policy RL training'",
         "when one token is off by orders of magnitude: it still trains on it, at the cap",
     ),
     "seq-mis": Preset(
-        {"objective": {"weight": {"action": "mask", "of": "mismatch", "level": "product", "upper": 2.0}}},
+        {
+            "objective": {
+                "weight": {"action": "mask", "of": "mismatch", "level": "product", "upper": 2.0}
+            }
+        },
         "W 1[W <= 2] * clip(r_t), W = prod_t w_t",
         "Liu et al. 2025, 'When speed kills stability', and the ALP baselines, arXiv:2603.19470",
         "on long responses: the product's spread grows with length and most sequences are masked or near 0",

@@ -45,7 +45,7 @@ class ReasoningGymConfig(Section):
     name: Literal["reasoning_gym"]
     dataset: str
     """Any data set of the reasoning-gym package, for example chain_sum."""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that data set's config."""
     seed: NonNegativeInt = 0
     """Seed of the data set itself; train and eval items are disjoint whatever it is."""
@@ -129,6 +129,8 @@ class EvalConfig(Section):
     """Held-out items."""
     k: Annotated[int, Field(ge=1)] = 4
     """Samples per item for avg@k and pass@k."""
+    engine: Literal["trainer", "sampler"] = "trainer"
+    """trainer: the trained weights themselves; sampler: what the rollout engine makes of them (faster with vllm)."""
 
 
 class DiagnosticsConfig(Section):
@@ -211,7 +213,8 @@ class RunConfig(Section):
             )
         if self.perturbation is not None and objective.ratio.denominator == "current":
             raise ValueError(
-                "ratio.denominator: current cancels the perturbation; set denominator: rollout, or drop the perturbation"
+                "ratio.denominator: current cancels the perturbation; "
+                "set denominator: rollout, or drop the perturbation"
             )
         return self
 

@@ -5,7 +5,7 @@ distribution that it sampled from, and nothing is re-tokenised on the way to the
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -44,7 +44,9 @@ class Sampler(Protocol):
         self, requests: Sequence[Request], *, max_tokens: int, temperature: float
     ) -> list[Response]: ...
 
-    def score(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]: ...
+    def score(
+        self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    ) -> list[list[float]]: ...
 
     def sync(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...
 
@@ -69,19 +71,30 @@ class Rollout:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def rows(self, index: slice | Int[Tensor, " rows"]) -> "Rollout":
-        """The given rows, with columns that are padding in all of them cut away."""
-        attention = self.attention[index]
-        used = attention.any(dim=0).nonzero()
-        span = slice(int(used[0]), int(used[-1]) + 1)
-        return Rollout(
-            tokens=self.tokens[index][:, span],
-            attention=attention[:, span],
-            response=self.response[index][:, span],
-            logp_rollout=self.logp_rollout[index][:, span],
-            prompt=self.prompt[index],
-            policy_version=self.policy_version,
+    def to(self, device: torch.device) -> "Rollout":
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            attention=self.attention.to(device),
+            response=self.response.to(device),
+            logp_rollout=self.logp_rollout.to(device),
+            prompt=self.prompt.to(device),
         )
+
+    def rows(self, index: slice) -> tuple["Rollout", slice]:
+        """The given rows without the columns that are padding in all of them, and those kept columns."""
+        used = self.attention[index].any(dim=0).nonzero()
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        cut = replace(
+            self,
+            tokens=self.tokens[index, columns],
+            attention=self.attention[index, columns],
+            response=self.response[index, columns],
+            logp_rollout=self.logp_rollout[index, columns],
+            prompt=self.prompt[index],
+        )
+        return cut, columns
 
 
 def collate(

@@ -1,0 +1,153 @@
+"""What a running cell holds, how it starts, and how it is saved and taken up again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.config import RunConfig
+from alpkit.diagnostics import SpikeDetector
+from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
+from alpkit.policy.logprobs import verify_head
+from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.records import RecordWriter
+from alpkit.rollout import Request, Response, Sampler
+from alpkit.rollout.engines import build_sampler
+from alpkit.rollout.hf import generate
+from alpkit.rollout.probe import SyncProbe, default_tolerance
+from alpkit.rollout.staleness import WeightHistory
+from alpkit.tasks import Item, Task, eval_items, load_task
+
+_PROBE_ITEMS = 8
+
+
+@dataclass
+class Run:
+    """Everything that a running cell holds."""
+
+    config: RunConfig
+    folder: Path
+    policy: Policy
+    task: Task
+    held_out: list[Item]
+    sampler: Sampler
+    history: WeightHistory
+    perturbation: LayerwisePerturbation | None
+    optimizer: torch.optim.Optimizer
+    records: RecordWriter
+    probe: SyncProbe
+    spikes: SpikeDetector = field(default_factory=SpikeDetector)
+    tokens: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.policy.model.parameters()).device
+        return device
+
+
+def set_up(config: RunConfig, folder: Path) -> Run:
+    """Load policy, task, sampler and optimizer; nothing is written."""
+    policy = load_policy(config.model, revision=config.revision)
+    policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    verify_head(policy.model)
+    perturbation = (
+        LayerwisePerturbation(policy.model, config.perturbation) if config.perturbation else None
+    )
+    task = load_task(config.task)
+    held_out = eval_items(task, config.eval.items)
+    tolerance = config.diagnostics.probe_tolerance or default_tolerance(config.rollout)
+    probe = SyncProbe(
+        _probe_sequences(policy, held_out, config.rollout.max_tokens),
+        pad_id=pad_id(policy.tokenizer),
+        temperature=config.rollout.temperature,
+        tolerance=tolerance,
+    )
+    return Run(
+        config=config,
+        folder=folder,
+        policy=policy,
+        task=task,
+        held_out=held_out,
+        sampler=build_sampler(policy, config.rollout, seed=config.seed),
+        history=WeightHistory(policy.model, config.rollout.lag),
+        perturbation=perturbation,
+        optimizer=_optimizer(config, policy, perturbation),
+        records=RecordWriter(folder / "records"),
+        probe=probe,
+    )
+
+
+def save(run: Run, step: int) -> None:
+    """Write the checkpoint from which `resume` goes on bit for bit."""
+    state = {
+        "optimizer": run.optimizer.state_dict(),
+        "log_sigma": None if run.perturbation is None else run.perturbation.log_sigma.detach(),
+        "history": run.history.state(),
+        "spikes": run.spikes.history,
+        "tokens": run.tokens,
+    }
+    keep = run.config.checkpoint.keep
+    save_checkpoint(run.folder / "checkpoint", step, run.policy.model, state, keep=keep)
+
+
+def resume(run: Run) -> int | None:
+    """Take up the newest checkpoint; returns its step, or None when there is none."""
+    newest = latest_checkpoint(run.folder / "checkpoint")
+    if newest is None:
+        return None
+    state = load_checkpoint(newest, run.policy.model)
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.perturbation is not None:
+        with torch.no_grad():
+            run.perturbation.log_sigma.copy_(state["log_sigma"])
+    run.history.restore(**state["history"])
+    run.spikes, run.tokens = SpikeDetector(history=state["spikes"]), state["tokens"]
+    run.sampler.sync(run.history.weights())
+    return int(state["step"])
+
+
+def decode(policy: Policy, response: Response) -> str:
+    """A response's text without special tokens: what a task scores."""
+    return str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
+
+
+def _optimizer(
+    config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
+) -> torch.optim.Optimizer:
+    train = config.train
+    groups: list[dict[str, Any]] = [
+        {
+            "params": list(policy.model.parameters()),
+            "lr": train.lr,
+            "weight_decay": train.weight_decay,
+        }
+    ]
+    if perturbation is not None and perturbation.parameters():
+        sigma = perturbation.config.sigma
+        groups.append(
+            {
+                "params": perturbation.parameters(),
+                "lr": sigma.lr,
+                "weight_decay": sigma.weight_decay,
+            }
+        )
+    return torch.optim.AdamW(groups, betas=train.betas)
+
+
+def _probe_sequences(
+    policy: Policy, items: Sequence[Item], max_tokens: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Held-out prompts with the untrained policy's own greedy responses."""
+    prompts = [encode_prompt(policy.tokenizer, item.prompt) for item in items[:_PROBE_ITEMS]]
+    responses = generate(
+        policy.model,
+        [Request(prompt, 0) for prompt in prompts],
+        max_tokens=max_tokens,
+        temperature=0.0,
+        stop_ids=stop_ids(policy.model, policy.tokenizer),
+        pad_id=pad_id(policy.tokenizer),
+    )
+    return [(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]

@@ -1,0 +1,39 @@
+"""Advantages from group-relative rewards: GRPO, Dr. GRPO, RLOO."""
+
+from typing import assert_never
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alpkit.config.objective import AdvantageConfig
+
+
+def group_advantage(
+    rewards: Float[Tensor, " batch"], group: Int[Tensor, " batch"], config: AdvantageConfig
+) -> Float[Tensor, " batch"]:
+    """One advantage per response, relative to the responses of its prompt.
+
+    grpo: (r - mean) / (std + 1e-6) with the unbiased std, arXiv:2402.03300 eq. 3 and `spec/alp.md` A.2;
+    dr_grpo: r - mean, arXiv:2503.20783; rloo: r - mean of the others, arXiv:2402.14740. A group whose
+    rewards are all equal gives 0; a group of one has mean 0 and std 1.
+    """
+    _, index, count = group.unique(return_inverse=True, return_counts=True)
+    n = count.to(rewards.dtype)
+    total = torch.zeros_like(n).scatter_add(0, index, rewards)
+    mean = torch.where(n > 1, total / n, 0.0)
+    centred = rewards - mean[index]
+    match config.kind:
+        case "grpo":
+            if not config.normalize_std:
+                return centred
+            square = torch.zeros_like(n).scatter_add(0, index, centred**2)
+            std = torch.where(n > 1, (square / (n - 1).clamp(min=1)).sqrt(), 1.0)
+            return centred / (std[index] + 1e-6)
+        case "dr_grpo":
+            return centred
+        case "rloo":
+            others = torch.where(n > 1, n / (n - 1).clamp(min=1), 1.0)
+            return centred * others[index]
+        case _:
+            assert_never(config.kind)

@@ -1,0 +1,120 @@
+"""Log-prob and entropy of given tokens under a policy, with the LM head on response tokens only.
+
+The backbone runs on whole padded rows; prompt and padding rows are dropped before the head, which
+runs in chunks, so that its memory is O(chunk x vocab). Not here: noise (`perturbation`) and sampling.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from alpkit.errors import ConfigError
+
+
+class TokenLogprobs(NamedTuple):
+    """`logp` (nats, with gradient) and `entropy` (nats, detached), aligned with tokens, 0 outside responses."""
+
+    logp: Float[Tensor, "batch len"]
+    entropy: Float[Tensor, "batch len"]
+
+
+def positions_of(attention: Bool[Tensor, "batch len"]) -> Int[Tensor, "batch len"]:
+    """Position ids that count real tokens only, so that padding on the left changes nothing."""
+    return (attention.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def backbone_of(model: PreTrainedModel) -> nn.Module:
+    """The decoder stack below the LM head."""
+    backbone: nn.Module = getattr(model, model.base_model_prefix, model.base_model)
+    return backbone
+
+
+def response_logprobs(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "batch len"],
+    attention: Bool[Tensor, "batch len"],
+    response: Bool[Tensor, "batch len"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 4096,
+) -> TokenLogprobs:
+    """Log-prob of every response token given what stands before it, and the entropy there.
+
+    Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
+    `response` cost no LM-head work. The first column of `tokens` can be no response token.
+    """
+    hidden = backbone_of(model)(
+        input_ids=tokens,
+        attention_mask=attention,
+        position_ids=positions_of(attention),
+        use_cache=False,
+    ).last_hidden_state
+    predicts = response[:, 1:]
+    rows, targets = hidden[:, :-1][predicts], tokens[:, 1:][predicts]
+    recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
+    logps, entropies = [], []
+    for piece, target in zip(rows.split(chunk), targets.split(chunk), strict=True):
+        if recompute:
+            logp, entropy = checkpoint(
+                _head, model, piece, target, temperature, use_reentrant=False
+            )
+        else:
+            logp, entropy = _head(model, piece, target, temperature)
+        logps.append(logp)
+        entropies.append(entropy)
+    return TokenLogprobs(
+        _scatter(torch.cat(logps), response), _scatter(torch.cat(entropies), response)
+    )
+
+
+def _head(
+    model: PreTrainedModel,
+    hidden: Float[Tensor, "tok hidden"],
+    target: Int[Tensor, " tok"],
+    temperature: float,
+) -> tuple[Float[Tensor, " tok"], Float[Tensor, " tok"]]:
+    logits = model.get_output_embeddings()(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    logits = logits / temperature
+    normalizer = logits.logsumexp(dim=-1)
+    logp = logits.gather(-1, target[:, None])[:, 0] - normalizer
+    with torch.no_grad():
+        entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
+    return logp, entropy
+
+
+def _scatter(
+    values: Float[Tensor, " tok"], response: Bool[Tensor, "batch len"]
+) -> Float[Tensor, "batch len"]:
+    return values.new_zeros(response.shape).masked_scatter(response, values)
+
+
+@torch.no_grad()
+def verify_head(model: PreTrainedModel, tolerance: float = 1e-4) -> None:
+    """Refuse a model whose own forward does more to the logits than backbone and LM head.
+
+    Compares with `model(...)` on a few tokens; raises `ConfigError` where they differ by more than
+    `tolerance` nats (a logit scale or a further layer that this module does not know).
+    """
+    device = next(model.parameters()).device
+    tokens = torch.arange(8, device=device)[None] % model.config.get_text_config().vocab_size
+    attention = torch.ones_like(tokens, dtype=torch.bool)
+    response = attention.clone()
+    response[:, 0] = False
+    ours = response_logprobs(model, tokens, attention, response).logp[:, 1:]
+    logits = model(input_ids=tokens, attention_mask=attention).logits.float()
+    theirs = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    gap = (ours - theirs).abs().max().item()
+    if gap > tolerance:
+        raise ConfigError(
+            f"{type(model).__name__} does not end in backbone + LM head: log-probs differ by {gap:.2g} nats",
+            why="every ratio would be formed with a distribution that nobody samples from",
+            fix="use another model, or teach alpkit/policy/logprobs.py its logit transform",
+        )

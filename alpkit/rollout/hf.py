@@ -1,0 +1,215 @@
+"""The transformers engine: batched sampling with a KV cache and exact log-probs of what was sampled.
+
+`generate` works on any model (evaluation uses it on the trainer's weights); `HfSampler` owns a copy
+whose linear weights may be rounded (`precision`). One uniform per token from the request's own seed,
+turned into a token by inverting the CDF: a draw does not depend on the batch it was made in.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from alpkit.config.run import HfRolloutConfig
+from alpkit.errors import RolloutError
+from alpkit.policy.logprobs import positions_of, response_logprobs
+from alpkit.rollout import Request, Response, collate
+from alpkit.rollout.precision import round_linear_weights
+
+
+def sample_token(
+    logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """Token at `uniform` of each row's CDF, in float64; a token of probability 0 is never returned."""
+    cdf = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    point = uniform[:, None].to(cdf) * cdf[:, -1:]
+    return torch.searchsorted(cdf, point, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+class _Batch:
+    """Rows that are still being generated, compacted when half of them have ended."""
+
+    def __init__(
+        self, model: PreTrainedModel, requests: Sequence[Request], pad_id: int, max_tokens: int
+    ) -> None:
+        device = next(model.parameters()).device
+        width = max(len(request.prompt_ids) for request in requests)
+        ids = torch.full((len(requests), width), pad_id)
+        mask = torch.zeros(len(requests), width, dtype=torch.bool)
+        for row, request in enumerate(requests):
+            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, width - len(request.prompt_ids) :] = True
+        draws = np.stack(
+            [np.random.default_rng(request.seed).random(max_tokens) for request in requests]
+        )
+        self.model, self.cache = model, DynamicCache(config=model.config)
+        self.ids, self.mask = ids.to(device), mask.to(device)
+        self.uniform = torch.from_numpy(draws).to(device)
+        self.rows = torch.arange(len(requests), device=device)
+
+    def logits(self) -> Float[Tensor, "batch vocab"]:
+        positions = positions_of(self.mask)[:, -self.ids.shape[1] :]
+        out = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def append(self, token: Int[Tensor, " batch"], alive: Bool[Tensor, " batch"]) -> None:
+        self.ids = token[:, None]
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        keep = alive.nonzero()[:, 0]
+        if 2 * len(keep) <= len(alive):
+            self.cache.batch_select_indices(keep)
+            self.ids, self.mask = self.ids[keep], self.mask[keep]
+            self.uniform, self.rows = self.uniform[keep], self.rows[keep]
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    requests: Sequence[Request],
+    *,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    batch: int = 512,
+) -> list[Response]:
+    """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
+
+    The end token belongs to the response; its log-prob is the model's like any other's.
+    """
+    responses: list[Response] = []
+    for start in range(0, len(requests), batch):
+        part = requests[start : start + batch]
+        responses += _generate(model, part, max_tokens, temperature, tuple(stop_ids), pad_id)
+    return responses
+
+
+def _generate(
+    model: PreTrainedModel,
+    requests: Sequence[Request],
+    max_tokens: int,
+    temperature: float,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+) -> list[Response]:
+    state = _Batch(model, requests, pad_id, max_tokens)
+    stops = torch.tensor(stop_ids, device=state.ids.device)
+    shape = (len(requests), max_tokens)
+    tokens = torch.full(shape, pad_id, device=state.ids.device)
+    logps = torch.zeros(shape, device=state.ids.device)
+    length = torch.full(shape[:1], max_tokens, device=state.ids.device)
+    stopped = torch.zeros(shape[:1], dtype=torch.bool, device=state.ids.device)
+    for t in range(max_tokens):
+        logits = state.logits() / (temperature or 1.0)
+        if temperature == 0:
+            token = logits.argmax(dim=-1)
+        else:
+            token = sample_token(logits, state.uniform[:, t])
+        open_rows = ~stopped[state.rows]
+        rows = state.rows[open_rows]
+        tokens[rows, t] = token[open_rows]
+        picked = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
+        logps[rows, t] = picked[open_rows]
+        ended = rows[torch.isin(token[open_rows], stops)]
+        stopped[ended] = True
+        length[ended] = t + 1
+        alive = ~stopped[state.rows]
+        if not alive.any():
+            break
+        state.append(token, alive)
+    lists = zip(tokens.tolist(), logps.tolist(), length.tolist(), stopped.tolist(), strict=True)
+    return [
+        Response(tuple(ids[:n]), tuple(logp[:n]), "stop" if done else "length")
+        for ids, logp, n, done in lists
+    ]
+
+
+class HfSampler:
+    """A transformers engine with its own, possibly rounded, copy of the weights."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: HfRolloutConfig,
+        *,
+        stop_ids: Sequence[int],
+        pad_id: int,
+    ) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
+        round_linear_weights(self.model, config.weights)
+
+    def generate(
+        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+    ) -> list[Response]:
+        return generate(
+            self.model,
+            requests,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_ids=self.stop_ids,
+            pad_id=self.pad_id,
+            batch=self.config.batch,
+        )
+
+    @torch.no_grad()
+    def score(
+        self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    ) -> list[list[float]]:
+        return score(self.model, sequences, pad_id=self.pad_id, temperature=self.config.temperature)
+
+    @torch.no_grad()
+    def sync(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self.model.named_parameters())
+        seen = set()
+        for name, value in parameters:
+            if name not in own:
+                raise RolloutError(
+                    f"the sampler has no parameter {name}", fix="sync the model it was copied from"
+                )
+            own[name].copy_(value)
+            seen.add(name)
+        if missing := sorted(own.keys() - seen):
+            raise RolloutError(
+                f"weight sync left {len(missing)} parameters stale, first {missing[0]}",
+                why="a stale sampler looks exactly like the mismatch under study",
+                fix="push every named parameter",
+            )
+        round_linear_weights(self.model, self.config.weights)
+
+    def close(self) -> None:
+        """Nothing to release: the copy goes with the object."""
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    pad_id: int,
+    temperature: float,
+) -> list[list[float]]:
+    """Log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence."""
+    rollout = collate(
+        [Request(prompt, 0) for prompt, _ in sequences],
+        [Response(ids, (0.0,) * len(ids), "stop") for _, ids in sequences],
+        prompt=range(len(sequences)),
+        pad_id=pad_id,
+        policy_version=0,
+    ).to(next(model.parameters()).device)
+    logp = response_logprobs(
+        model, rollout.tokens, rollout.attention, rollout.response, temperature=temperature
+    ).logp
+    return [row[mask].tolist() for row, mask in zip(logp, rollout.response, strict=True)]
