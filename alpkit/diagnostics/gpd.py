@@ -63,4 +63,4 @@ def zhang_stephens(log_excess: Float[np.ndarray, "*rows tail"]) -> GpdFit:
         shape = np.logaddexp(below_largest, np.log(a_mean) + scaled).mean(axis=-1)
         b_mean = (np.exp(quartile - largest) - a_mean)[..., 0]
         log_scale = np.log(-shape / b_mean) + quartile[..., 0]
-    return GpdFit(shape, log_scale)
+    return GpdFit(np.asarray(shape), np.asarray(log_scale))
