@@ -56,7 +56,9 @@ def faults_of(
     for item in error.errors(include_url=False):
         path, node, tag = _walk(model, item["loc"], item["type"] == "extra_forbidden")
         kind, context, seen = item["type"], item.get("ctx", {}), item["input"]
-        if kind in skip:
+        # pydantic also calls a list too short when its items are invalid.
+        invalid = kind == "too_short" and len(seen) >= context["min_length"]
+        if kind in skip or invalid:
             continue
         at = (*root_path, *path)
         match kind:

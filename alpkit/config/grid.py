@@ -99,18 +99,19 @@ def _merge(points: list[Point], ablation: Ablation) -> tuple[list[Point], list[s
     """Keep the first of the points whose validated configs are equal; note the others."""
     first: dict[str, Point] = {}
     names: dict[str, Point] = {}
-    notes: list[str] = []
+    notes: dict[str, None] = {}
     for point in points:
         same = first.setdefault(point.config.cell_id(), point)
         if same is not point:
-            notes.append(f"{point.arm!r} has the same config as {same.arm!r}: merged")
+            if same.arm != point.arm:
+                notes[f"{point.arm!r} has the same config as {same.arm!r}: merged"] = None
         elif names.setdefault(point.arm, point) is not point:
             raise ConfigError(
                 f"two different arms would be named {point.arm!r}",
                 where=ablation.document.position(("arms",), key=True),
                 fix="give one of the arms another name:",
             )
-    return list(first.values()), notes
+    return list(first.values()), list(notes)
 
 
 def _pair(points: list[Point], build: Points) -> tuple[list[Point], dict[str, str], list[str]]:

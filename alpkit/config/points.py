@@ -65,8 +65,10 @@ class Points:
             name, layers = arm_name(entry), self._arm(i)
             built = [self._point(name, layers, values) for values in combinations]
             # A combination whose values the arm does not use repeats another one.
-            distinct = {json.dumps(p.axes, sort_keys=True): p for p in reversed(built) if p}
-            kept = [p for p in reversed(distinct.values()) if not self._excluded(p, excluded)]
+            distinct: dict[str, Point] = {}
+            for point in filter(None, built):
+                distinct.setdefault(json.dumps(point.axes, sort_keys=True), point)
+            kept = [p for p in distinct.values() if not self._excluded(p, excluded)]
             extra = [self._point(name, layers, values) for values in self._included(name)]
             known = {json.dumps(p.axes, sort_keys=True) for p in kept}
             kept += [p for p in extra if p and json.dumps(p.axes, sort_keys=True) not in known]

@@ -125,8 +125,10 @@ def load_yaml(path: str | Path) -> Document:
 
 def parse_yaml(text: str, name: str) -> Document:
     """Read YAML text; `name` stands for the file in positions."""
+    reader = _Reader(name)
     try:
         node = yaml.compose(text, Loader=_Loader)
+        data = None if node is None else reader.read(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -135,8 +137,6 @@ def parse_yaml(text: str, name: str) -> Document:
     except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"not valid YAML: {reason}", where=name) from error
-    reader = _Reader(name)
-    data = None if node is None else reader.read(node, ())
     if reader.faults:
         raise config_error(reader.faults)
     return Document(data, reader.marks or {(): Mark(name, name)})
