@@ -169,7 +169,7 @@ def fit_gpd(
 
 def _with_prior(shape: np.ndarray, n_tail: int) -> np.ndarray:
     """PSIS's weak prior: ten observations' worth of shape 0.5."""
-    return (n_tail * shape + 10 * 0.5) / (n_tail + 10)
+    return np.asarray((n_tail * shape + 10 * 0.5) / (n_tail + 10))
 
 
 def fit_khat(
