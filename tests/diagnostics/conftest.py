@@ -1,11 +1,7 @@
-"""Settings and the specification's fixture X (spec/alp.md H.8)."""
+"""The specification's fixture X (spec/alp.md H.8)."""
 
 import numpy as np
 import pytest
-from hypothesis import settings
-
-settings.register_profile("diagnostics", deadline=None, max_examples=40)
-settings.load_profile("diagnostics")
 
 
 @pytest.fixture

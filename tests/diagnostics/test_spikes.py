@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpkit.diagnostics import SpikeDetector
@@ -43,6 +43,7 @@ def test_a_fall_is_no_spike():
     assert not run([1.0] * 20 + [1e-6])[-1].is_spike
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(1e-9, 1e3), max_size=60), st.integers(0, 60))
 def test_no_look_ahead_and_resumable(values, cut):
     whole = run(values)
@@ -59,6 +60,7 @@ def test_no_look_ahead_and_resumable(values, cut):
         assert got.z == pytest.approx(expected.z, nan_ok=True, rel=1e-12)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(1e-6, 1e3), min_size=20, max_size=40), st.floats(1e-3, 1e3))
 def test_the_unit_of_the_metric_does_not_matter(values, factor):
     before, after = run(values), run([value * factor for value in values])

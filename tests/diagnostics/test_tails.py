@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -139,6 +139,7 @@ def test_interval_is_reproducible_and_depends_on_the_seed():
     assert math.isnan(fit_khat(d, n_boot=0).low)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.floats(-300, 300), st.floats(0.01, 3))
 def test_scaling_the_ratios_and_shuffling_change_nothing(seed, shift, spread):
     rng = np.random.default_rng(seed)
