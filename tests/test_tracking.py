@@ -88,7 +88,7 @@ def test_rewind_drops_later_steps_and_half_a_line(tmp_path):
         (2, 0.2),
         (3, 9.0),
     ]
-    resumed.rewind(-1)
+    resumed.rewind(None)
     assert lines(tmp_path) == []
 
 
@@ -99,7 +99,7 @@ def test_damage_in_the_middle_of_the_file_is_an_error_with_its_line(tmp_path):
     assert caught.value.where.endswith("metrics.jsonl:2")
 
 
-def test_mlflow_receives_every_finite_value_in_batches(store, tmp_path, monkeypatch):
+def test_mlflow_receives_every_value_in_batches(store, monkeypatch):
     run_id = new_run(store)
     sizes = []
     real = store.client.log_batch
@@ -108,22 +108,22 @@ def test_mlflow_receives_every_finite_value_in_batches(store, tmp_path, monkeypa
         "log_batch",
         lambda run, rows, **kw: sizes.append(len(rows)) or real(run, rows, **kw),
     )
-    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    sink = MlflowSink(store.client, store.uri, run_id)
     for step in range(30):
-        tracker.log(step, {"reward/mean": step / 64, "kl/k3": math.inf if step == 3 else 0.5})
+        sink.add(step, {"reward/mean": step / 64} | ({"kl/k3": 0.5} if step != 3 else {}))
     assert sizes == [25 * 2 - 1]
-    tracker.close()
+    sink.flush()
+    sink.flush()
     assert sizes == [49, 10]
     assert history(store, run_id, "reward/mean") == [(s, s / 64) for s in range(30)]
     assert [s for s, _ in history(store, run_id, "kl/k3")] == [s for s in range(30) if s != 3]
     assert store.client.get_run(run_id).data.tags["alpkit.step"] == "29"
 
 
-def test_ten_seconds_flush_what_25_steps_have_not(store, tmp_path, monkeypatch):
+def test_ten_seconds_flush_what_25_steps_have_not(store, monkeypatch):
     run_id = new_run(store)
     monkeypatch.setattr(log_module, "_FLUSH_SECONDS", 0.0)
-    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
-    tracker.log(0, {"reward/mean": 0.5})
+    MlflowSink(store.client, store.uri, run_id).add(0, {"reward/mean": 0.5})
     assert history(store, run_id, "reward/mean") == [(0, 0.5)]
 
 
@@ -137,10 +137,10 @@ def test_a_batch_never_exceeds_mlflows_limit(store, monkeypatch):
     assert [s for s, _ in history(store, run_id, "kl/k3")] == list(range(7))
 
 
-def test_a_store_that_fails_keeps_the_buffer_and_close_raises(store, tmp_path, monkeypatch):
+def test_a_store_that_fails_keeps_the_buffer_and_flush_raises(store, monkeypatch):
     run_id = new_run(store)
     real = store.client.log_batch
-    tracker = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    sink = MlflowSink(store.client, store.uri, run_id)
 
     def refuse(*_args, **_kwargs):
         raise OSError("disk full")
@@ -148,27 +148,31 @@ def test_a_store_that_fails_keeps_the_buffer_and_close_raises(store, tmp_path, m
     monkeypatch.setattr(store.client, "log_batch", refuse)
     monkeypatch.setattr(log_module.time, "sleep", lambda _seconds: None)
     for step in range(26):
-        tracker.log(step, {"reward/mean": 0.5})
+        sink.add(step, {"reward/mean": 0.5})
     with pytest.raises(TrackingError, match="refused") as caught:
-        tracker.close()
+        sink.flush()
     assert caught.value.why == "disk full"
     monkeypatch.setattr(store.client, "log_batch", real)
-    tracker.close()
+    sink.flush()
     assert [s for s, _ in history(store, run_id, "reward/mean")] == list(range(26))
 
 
 def test_resuming_sends_what_was_lost_and_nothing_twice(store, tmp_path):
     run_id = new_run(store)
-    first = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
+    first = MlflowSink(store.client, store.uri, run_id)
+    tracker = CellTracker(tmp_path, on_step=first.add)
     for step in range(28):  # 0-24 are sent, 25-27 die with the process
-        first.log(step, {"reward/mean": step / 64})
+        tracker.log(step, {"reward/mean": step / 64})
     assert len(history(store, run_id, "reward/mean")) == 25
-    second = CellTracker(tmp_path, sink=MlflowSink(store.client, store.uri, run_id))
-    second.rewind(20)
+    second = MlflowSink(store.client, store.uri, run_id)
+    backfill(tmp_path, second)
+    tracker = CellTracker(tmp_path, on_step=second.add)
+    tracker.rewind(20)
     for step in range(21, 32):
-        second.log(step, {"reward/mean": step / 64})
-    second.close()
+        tracker.log(step, {"reward/mean": step / 64})
+    second.flush()
     assert history(store, run_id, "reward/mean") == [(s, s / 64) for s in range(32)]
+    assert [line["step"] for line in lines(tmp_path)] == list(range(32))
 
 
 def test_backfill_rebuilds_a_run_from_its_folder(store, tmp_path):
@@ -217,11 +221,13 @@ def test_statuses_and_existence(store):
     for status in ("RUNNING", "KILLED", "FINISHED"):
         store.set_status(run_id, status)
         assert store.client.get_run(run_id).info.status == status
-    assert store.holds(run_id)
+    assert store.last_step(run_id) == -1
+    sink = MlflowSink(store.client, store.uri, run_id)
+    sink.add(4, {"reward/mean": 0.5})
+    sink.flush()
+    assert store.last_step(run_id) == 4
     store.discard(run_id)
-    assert not store.holds(run_id)
-    assert not store.holds("0" * 32)
-    assert not store.holds("")
+    assert [store.last_step(r) for r in (run_id, "0" * 32, "")] == [None, None, None]
 
 
 def test_a_report_is_logged_with_its_folders(store, tmp_path):

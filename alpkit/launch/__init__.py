@@ -1,0 +1,25 @@
+"""Running a grid's cells: in worker processes (the default) or in this one."""
+
+from alpkit.launch.base import CellTask, Ended, Event, Launcher, OnEvent, Started, Stepped
+from alpkit.launch.grid import LauncherName, Options, Outcome, check, run_grid, selected, states
+from alpkit.launch.inline import Inline
+from alpkit.launch.processes import Processes
+
+__all__ = [
+    "CellTask",
+    "Ended",
+    "Event",
+    "Inline",
+    "Launcher",
+    "LauncherName",
+    "OnEvent",
+    "Options",
+    "Outcome",
+    "Processes",
+    "Started",
+    "Stepped",
+    "check",
+    "run_grid",
+    "selected",
+    "states",
+]

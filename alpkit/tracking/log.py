@@ -1,28 +1,26 @@
 """A cell's metrics: an always-on JSONL file, and MLflow beside it, buffered and without holes.
 
-A worker writes to its own run id only. Not here: which keys exist (`alpkit.metrics`), who creates
-the runs and says how they ended (`alpkit.launch`, through `alpkit.tracking.store`).
+The process that trains writes the file; the parent, which hears every step, writes the store: one
+writer for SQLite, and no import of mlflow in workers. Not here: which keys exist (`alpkit.metrics`).
 """
 
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
 from alpkit.runs import write_text
-from alpkit.tracking.store import store_errors
+from alpkit.tracking.store import STEP_TAG, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 METRICS_FILE: Final = "metrics.jsonl"
-# The last step whose metrics the store holds; written in the same batch as they are.
-STEP_TAG: Final = "alpkit.step"
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 
@@ -38,8 +36,8 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's metrics; non-finite values become gaps."""
 
-    def rewind(self, step: int) -> None:
-        """Forget every step after `step`: training goes on from there."""
+    def rewind(self, step: int | None) -> None:
+        """Forget every step after `step` (None: all of them): training goes on from there."""
 
 
 class MlflowSink:
@@ -102,15 +100,13 @@ class MlflowSink:
 
 
 class CellTracker:
-    """A cell's `Tracker`: JSONL always, MLflow where there is a run, a listener for the screen."""
+    """A cell's `Tracker`: a line of JSONL per step, and a listener that passes the step on."""
 
-    def __init__(
-        self, folder: Path, *, sink: MlflowSink | None = None, on_step: OnStep | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, on_step: OnStep | None = None) -> None:
         self._path = folder / METRICS_FILE
-        self._sink, self._on_step = sink, on_step
-        self._last = max((step for step, _ in read_steps(self._path)), default=-1)
+        self._on_step = on_step
         folder.mkdir(parents=True, exist_ok=True)
+        self._last = max((step for step, _ in read_steps(self._path)), default=-1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's metrics under keys of the closed list; non-finite values become gaps."""
@@ -128,25 +124,17 @@ class CellTracker:
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         self._last = step
-        if self._sink is not None:
-            self._sink.add(step, finite)
         if self._on_step is not None:
             self._on_step(step, finite)
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines after `step` (-1: all), and send what a killed process had not sent."""
-        kept = [(at, values) for at, values in read_steps(self._path) if at <= step]
-        if kept or self._path.exists():
-            text = "".join(json.dumps({"step": at, **values}) + "\n" for at, values in kept)
-            write_text(self._path, text)
+    def rewind(self, step: int | None) -> None:
+        """Drop the lines after `step` (None: all of them), and what a kill left half-written."""
+        last = -1 if step is None else step
+        kept = [(at, values) for at, values in read_steps(self._path) if at <= last]
+        if self._path.exists():
+            lines = (json.dumps({"step": at, **values}) + "\n" for at, values in kept)
+            write_text(self._path, "".join(lines))
         self._last = kept[-1][0] if kept else -1
-        if self._sink is not None:
-            _resend(kept, self._sink)
-
-    def close(self) -> None:
-        """Send what is buffered; raises if the store does not take it."""
-        if self._sink is not None:
-            self._sink.flush()
 
 
 def read_steps(path: Path) -> list[tuple[int, dict[str, float | None]]]:
@@ -172,10 +160,6 @@ def read_steps(path: Path) -> list[tuple[int, dict[str, float | None]]]:
 
 def backfill(folder: Path, sink: MlflowSink) -> None:
     """Send what the folder's JSONL holds beyond the store: after a kill, or into a new store."""
-    _resend(read_steps(folder / METRICS_FILE), sink)
-    sink.flush()
-
-
-def _resend(steps: Iterable[tuple[int, Mapping[str, float | None]]], sink: MlflowSink) -> None:
-    for step, values in steps:
+    for step, values in read_steps(folder / METRICS_FILE):
         sink.add(step, {key: value for key, value in values.items() if value is not None})
+    sink.flush()

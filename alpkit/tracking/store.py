@@ -1,7 +1,7 @@
 """The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
 
-The parent creates all of them before any worker starts (a cold SQLite store raced by workers dies
-in its migrations), never through MLflow's global active run. mlflow is imported at first use.
+Only the parent touches it (a cold SQLite store raced by processes dies in its migrations), and never
+through MLflow's global active run. mlflow is imported at first use.
 """
 
 import getpass
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_URI: Final = "sqlite:///mlflow.db"
+# The last step whose metrics the store holds; written in the same batch as they are.
+STEP_TAG: Final = "alpkit.step"
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _PARAM_LENGTH: Final = 500
 
@@ -125,18 +127,21 @@ class Store:
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 
-    def holds(self, run_id: str) -> bool:
-        """Whether the store has this run, not deleted."""
+    def last_step(self, run_id: str) -> int | None:
+        """Give the last step that the store holds of a run: -1 for none, None for no such run."""
         from mlflow.exceptions import MlflowException
 
         if not run_id:
-            return False
+            return None
         try:
-            return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise _store_error(self.uri, error) from error
+        if str(run.info.lifecycle_stage) != "active":
+            return None
+        return int(run.data.tags.get(STEP_TAG, -1))
 
     def discard(self, run_id: str) -> None:
         """Delete a run (softly: MLflow keeps it until `mlflow gc`)."""

@@ -1,0 +1,74 @@
+"""What a grid's runs are labelled with in the store: tags, parameters, the commit."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from alpkit.config import Cell, Grid
+
+
+def parent_tags(grid: Grid, git: str) -> dict[str, str]:
+    tags = {"alpkit.grid_id": grid.grid_id, "alpkit.git": git, "alpkit.host": platform.node()}
+    return tags | ({"mlflow.note.content": grid.question} if grid.question else {})
+
+
+def child_tags(cell: Cell, manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "alpkit.grid_id": str(manifest["grid_id"]),
+        "alpkit.cell_id": cell.cell_id,
+        "alpkit.arm": cell.arm,
+        "alpkit.seed": str(cell.seed),
+        "alpkit.git": str(manifest["git"]),
+    }
+
+
+def params(cell: Cell) -> dict[str, object]:
+    """The varied fields and what a table of runs is read by; the whole config is an artifact."""
+    config, objective, noise = cell.config, cell.config.objective, cell.config.perturbation
+    rollout = config.rollout
+    params: dict[str, object] = {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "model": config.model,
+        "dtype": config.dtype,
+        "task": config.task.name,
+        "rollout.engine": rollout.engine,
+        "rollout.lag": rollout.lag,
+        "rollout.prompts": rollout.prompts,
+        "rollout.group": rollout.group,
+        "train.steps": config.train.steps,
+        "train.updates_per_rollout": config.train.updates_per_rollout,
+        "train.lr": config.train.lr,
+        "objective.denominator": objective.ratio.denominator,
+        "objective.level": objective.ratio.level,
+        "objective.surrogate": objective.surrogate.kind,
+        "objective.epsilon_low": objective.surrogate.epsilon_low,
+        "objective.epsilon_high": objective.surrogate.epsilon_high,
+        "objective.weight": objective.weight.action,
+        "objective.aggregate": objective.aggregate,
+        "perturbation.site": noise.site if noise else "none",
+        "perturbation.layers": noise.layers if noise else "none",
+        "perturbation.sigma": noise.sigma.init if noise else 0.0,
+    }
+    match rollout.engine:
+        case "hf":
+            params["rollout.weights"] = rollout.weights
+        case "vllm":
+            params["rollout.dtype"] = rollout.dtype
+            params["rollout.kv_cache_dtype"] = rollout.kv_cache_dtype
+    return params | cell.axes
+
+
+def git_commit() -> str:
+    """Commit of the working directory, `-dirty` with local changes; empty outside a repository."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""

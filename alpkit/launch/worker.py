@@ -1,0 +1,97 @@
+"""The child's side of `processes`: one persistent worker that runs the cells it is sent.
+
+Imports no torch at the top: threads and devices are settled by the environment before it loads.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from alpkit.launch.base import LOG_FILE, CellTask
+from alpkit.launch.cell import run_cell, tell
+from alpkit.runs import now
+
+
+class Step(NamedTuple):
+    step: int
+    metrics: dict[str, float]
+
+
+class Done(NamedTuple):
+    """The cell ended; `error` is None when it finished."""
+
+    error: str | None
+
+
+def main(conn: Connection, threads: int) -> None:
+    """Serve tasks from `conn` until it says None or closes."""
+    # A session of its own: a terminal's Ctrl-C is the parent's business, and one signal to the group
+    # also ends whatever a cell has started.
+    os.setsid()
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    with conn:
+        while (task := _receive(conn)) is not None:
+            _log_to(task.folder / LOG_FILE)
+            conn.send(Done(_attempt(task, conn, threads)))
+
+
+def _receive(conn: Connection) -> CellTask | None:
+    try:
+        task: CellTask | None = conn.recv()
+    except EOFError:
+        return None
+    return task
+
+
+def _attempt(task: CellTask, conn: Connection, threads: int) -> str | None:
+    def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        conn.send(Step(step, dict(metrics)))
+
+    try:
+        _limit_threads(threads)
+        run_cell(task, on_step)
+    except Exception as error:
+        text = tell(error)
+        print_error = sys.stderr.write
+        print_error(text + "\n")
+        return text
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return None
+
+
+def _limit_threads(threads: int) -> None:
+    # OMP_NUM_THREADS is set already; a torch that reads its own affinity must hear it too.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, C libraries' included, to the end of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.close(file)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING, force=True
+    )
+    logging.getLogger("alpkit").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    sys.stderr.write(f"--- {now()} process {os.getpid()}\n")
+
+
+def _die_with_the_parent() -> None:
+    """End this process and its children when the parent is gone, even by SIGKILL."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)
