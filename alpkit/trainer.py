@@ -53,7 +53,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     run = set_up(config, folder)
     try:
         done = resume(run)
-        tracker.rewind(-1 if done is None else done)
+        tracker.rewind(done)
         if done is None:
             tracker.log(0, first_look(run))
         for step in range((done or 0) + 1, config.train.steps + 1):

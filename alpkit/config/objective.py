@@ -40,13 +40,23 @@ class RatioConfig(Section):
 
 class SurrogateConfig(Section):
     kind: Literal["ppo", "cispo", "reinforce"] = "ppo"
-    """ppo: clipped surrogate; cispo: detached clipped ratio times log-prob; reinforce: detached ratio times log-prob."""
+    """ppo: clipped surrogate; cispo: detached clipped ratio times log-prob; reinforce: detached ratio
+    times log-prob."""
     epsilon_low: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Lower clip: the band starts at 1 - epsilon_low."""
     epsilon_high: Annotated[float, Field(ge=0)] = 0.2
     """Upper clip: the band ends at 1 + epsilon_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """For negative advantages the loss is capped at -A * dual_clip (ppo only)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reinforce_clips_nothing(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("kind") == "reinforce":
+            for key in ("epsilon_low", "epsilon_high"):
+                if data.get(key, cls.model_fields[key].default) != cls.model_fields[key].default:
+                    raise ValueError(f"{key} bounds a clip, and reinforce clips nothing; remove it")
+        return data
 
     @model_validator(mode="after")
     def _dual_clip_is_ppo(self) -> Self:
@@ -75,6 +85,12 @@ class WeightConfig(Section):
     def _drop_what_has_no_effect(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
+        bounds = [key for key in data if key in cls.model_fields and key != "action"]
+        if bounds and "action" not in data:
+            raise ValueError(
+                f"{bounds[0]} is set but no action: nothing would be weighted; "
+                "set action: truncate, clip or mask"
+            )
         action = data.get("action", "none")
         if action == "none":
             return {

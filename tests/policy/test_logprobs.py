@@ -1,0 +1,80 @@
+"""Log-probs of given tokens: the chunked, response-only head against transformers' own forward."""
+
+import pytest
+import torch
+from tiny_models import tiny_qwen2
+from torch.testing import assert_close
+
+from alpkit.errors import ConfigError
+from alpkit.policy.logprobs import response_logprobs, verify_head
+
+
+def batch():
+    """Three rows: left-padded prompts, right-padded responses."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 20, (3, 9), generator=generator)
+    attention = torch.tensor(
+        [[1] * 9, [0, 0, 1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 0]], dtype=torch.bool
+    )
+    response = attention.clone()
+    response[:, :4] = False
+    return tokens, attention, response
+
+
+def reference(model, tokens, attention, response, temperature):
+    """Row by row, without padding, from the model's own logits."""
+    logp, entropy = torch.zeros(tokens.shape), torch.zeros(tokens.shape)
+    for row in range(len(tokens)):
+        real = attention[row].nonzero()[:, 0]
+        logits = model(input_ids=tokens[row, real][None]).logits[0].float() / temperature
+        log_softmax = logits.log_softmax(-1)
+        for i, position in enumerate(real):
+            if response[row, position]:
+                logp[row, position] = log_softmax[i - 1, tokens[row, position]]
+                entropy[row, position] = -(log_softmax[i - 1].exp() * log_softmax[i - 1]).sum()
+    return logp, entropy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [2, 4096])
+@pytest.mark.parametrize("tied", [False, True])
+def test_agrees_with_the_models_own_forward(temperature, chunk, tied):
+    model = tiny_qwen2(tied=tied)
+    tokens, attention, response = batch()
+    got = response_logprobs(
+        model, tokens, attention, response, temperature=temperature, chunk=chunk
+    )
+    with torch.no_grad():
+        logp, entropy = reference(model, tokens, attention, response, temperature)
+    assert_close(got.logp.detach(), logp, atol=2e-5, rtol=0)
+    assert_close(got.entropy, entropy, atol=2e-5, rtol=0)
+    assert (got.logp[~response] == 0).all()
+    assert not got.entropy.requires_grad
+
+
+def test_chunks_and_padding_do_not_change_the_gradient():
+    tokens, attention, response = batch()
+    grads = []
+    for chunk, pad in ((4096, 0), (2, 0), (4096, 3)):
+        model = tiny_qwen2()
+        padded = [torch.nn.functional.pad(x, (pad, pad)) for x in (tokens, attention, response)]
+        response_logprobs(model, *padded, chunk=chunk).logp.sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    for other in grads[1:]:
+        for a, b in zip(grads[0], other, strict=True):
+            assert_close(a, b, atol=2e-5, rtol=1e-5)
+
+
+def test_a_logit_transform_that_we_do_not_know_is_refused():
+    model = tiny_qwen2()
+    verify_head(model)
+    inner = model.forward
+
+    def scaled(*args, **kwargs):
+        out = inner(*args, **kwargs)
+        out.logits = out.logits * 0.5
+        return out
+
+    model.forward = scaled
+    with pytest.raises(ConfigError, match=r"Qwen2ForCausalLM does not end in backbone \+ LM head"):
+        verify_head(model)
