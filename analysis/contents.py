@@ -20,6 +20,8 @@ from analysis.tables import (
     cells_table,
     differences_table,
     divergence_table,
+    first_line,
+    records,
     results_table,
     tails_table,
 )
@@ -48,6 +50,8 @@ class Draft:
         with style.context():
             figure = plan.sheet(data)
             figure.savefig(memory, format="png")
+            # The layout is found; finding it again for the SVG costs as much as drawing.
+            figure.set_layout_engine("none")
             # Without a date the same data gives the same file.
             figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
         (self.folder / f"{plan.name}.png").write_bytes(memory.getvalue())
@@ -121,9 +125,13 @@ def _verdict_blocks(frame: GridFrame, found: Sequence[Verdict], draft: Draft) ->
     controls = frame.grid.controls
     table = draft.add(differences_table(frame, found))
     blocks: list[Block] = [Text(_opening(frame, found), strong=True)]
-    if found:
-        blocks.append(Bullets([verdict.sentence for verdict in found]))
-    gaps = []
+    gaps = [verdict.sentence for verdict in found if verdict.beyond_noise]
+    labels = {endpoint.column: endpoint.label for endpoint in ENDPOINTS}
+    for arm, control in controls.items():
+        rest = [v for v in found if v.arm == arm and not v.beyond_noise]
+        if rest:
+            names = ", ".join(labels[v.endpoint] for v in rest)
+            gaps.append(f"{arm} − {control}, not told apart from seed noise: {names}.")
     for arm, control in controls.items():
         shared = len(paired(frame.cells, arm, control, ENDPOINTS[0]))
         if arm in frame.arms and shared < MIN_SEEDS:
@@ -155,10 +163,10 @@ def _opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
 def _cell_blocks(frame: GridFrame, draft: Draft) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != "finished"]
     gaps = [
-        f"{r.arm}, seed {r.seed}: {r.state} after {r.steps_done} step(s)"
-        + (f" ({r.error.strip().splitlines()[0][:200]})" if r.error.strip() else "")
+        f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
+        + (f" ({first_line(row['error'])})" if row["error"].strip() else "")
         + "; not in any mean."
-        for r in rows.itertuples()
+        for row in records(rows)
     ]
     gaps += [str(item) for item in frame.missing]
     notes: Block = (
@@ -219,7 +227,8 @@ def _ccdf(frame: GridFrame, draft: Draft) -> Block:
         "Share of ratios above z on log-log axes, one line per arm; ratio left, inverse right, "
         f"tokens above, responses below. Largest z drawn for tokens: {'; '.join(tops)}.",
         "Band: 95 % bootstrap over prompts. A straight line would be a power law, but looks alike "
-        "for a log-normal: read it with k̂. Where the band reaches the bottom, single prompts decide.",
+        "for a log-normal: read it with k̂. "
+        "Where the band reaches the bottom, single prompts decide.",
         lambda data: figures.ccdf_sheet(data, looks),
     )
     return draft.draw(plan, data)

@@ -1,20 +1,25 @@
-"""Figures as functions `(data, axes, …) -> axes`, and the sheets that the report is made of.
+"""Figures as functions `(data, axes, looks) -> axes`, and the sheets of the report.
 
 Every function draws exactly the numbers in `data` (that frame is the figure's CSV) and returns the axes.
 Nothing here computes a statistic: see `analysis.plotted`.
 """
 
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis.plotted import DYNAMICS, LEVELS, SIDES
+from analysis.style import Look
+
+Looks = dict[str, Look]
 
 PER_ROW = 6
-SHORT = {"token": "token level", "product": "sequence level (product)"}
+SHORT = {"token": "token level", "product": "response level (product)"}
 
 
-def dynamics(data, axes, looks):
-    """One metric over steps: mean over finished seeds with their range; unfinished cells as thin lines."""
+def dynamics(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
+    """One metric over steps: mean and range of finished seeds; unfinished cells as thin lines."""
     for (arm, series), part in data.groupby(["arm", "series"], sort=False):
         look = looks[arm]
         if series != "finished":
@@ -40,8 +45,8 @@ def dynamics(data, axes, looks):
     return axes
 
 
-def envelope(data, axes, look):
-    """P2-P98 band and median of the log ratio against log µ; dashes: the ratio with the noise on."""
+def envelope(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
+    """P2-P98 and median of the log ratio against log µ; dashes: with the noise on."""
     raw = data[data["ratio"] == "raw"]
     axes.fill_between(raw["log_mu"], raw["p02"], raw["p98"], color=look.colour, alpha=0.35, lw=0)
     axes.plot(raw["log_mu"], raw["p50"], color=look.colour, lw=1.5)
@@ -52,7 +57,7 @@ def envelope(data, axes, look):
     return axes
 
 
-def ccdf(data, axes, looks):
+def ccdf(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """P(ratio > z) on log-log axes per arm, with the band of the bootstrap over prompts."""
     for arm, part in data.groupby("arm", sort=False):
         look = looks[arm]
@@ -62,7 +67,7 @@ def ccdf(data, axes, looks):
     return axes
 
 
-def dynamics_sheet(data, looks):
+def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     """Reward, greedy accuracy, gradient norm and K3 side by side."""
     figure = Figure(figsize=(10, 6.4))
     panels = figure.subplots(2, 2).ravel()
@@ -77,7 +82,7 @@ def dynamics_sheet(data, looks):
     return figure
 
 
-def envelope_sheet(data, looks):
+def envelope_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     """A column per arm, token level above product level, all panels of a row on the same axes."""
     arms = list(dict.fromkeys(data["arm"]))
     blocks = [arms[i : i + PER_ROW] for i in range(0, len(arms), PER_ROW)]
@@ -99,10 +104,11 @@ def envelope_sheet(data, looks):
         place = "log µ of the token" if level == "token" else "mean log µ of the response"
         for panel in line[: len(block)]:
             panel.set_xlabel(place, fontsize=8)
+            panel.xaxis.set_major_locator(MaxNLocator(4))
     return figure
 
 
-def ccdf_sheet(data, looks):
+def ccdf_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     """The ratio and its inverse, at token and at product level."""
     figure = Figure(figsize=(10, 7.2))
     grid = figure.subplots(len(LEVELS), len(SIDES), sharey="row", squeeze=False)

@@ -78,7 +78,7 @@ def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool =
     """Read a grid by folder, run id, `latest`, name or prefix.
 
     `strict=True` raises a `TrackingError` when anything cannot be read; `strict=False` reads what
-    there is and lists the rest in `.missing`. A cell that has not finished is no error: see its state.
+    there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
     folder, only = resolve(run_id, Path(root))
     info, listed = _read_manifest(folder, only)

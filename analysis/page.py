@@ -1,7 +1,7 @@
 """One report, two renderings: Markdown with files beside it, and a self-contained HTML page.
 
-The page inlines its figures and its style, asks the network for nothing, runs no script, and follows
-the reader's light or dark setting. Figures keep a white card in both: their colours are chosen for it.
+The page inlines its figures and its style, asks the network for nothing, runs no script, and
+follows the reader's light or dark setting. Figures keep a white card in both.
 """
 
 import base64
@@ -9,6 +9,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
+
+import pandas as pd
 
 from analysis.tables import Table
 
@@ -117,9 +119,13 @@ def _html(block: Block) -> str:
             return _html_table(block)
         case Picture():
             data = base64.b64encode(block.png).decode()
+            # On a phone the card scrolls instead of shrinking its labels past reading.
+            least = int.from_bytes(block.png[16:20], "big") * 2 // 5
             return (
-                f'<figure id="{_id(block.name)}"><h3>{_e(block.title)}</h3>'
-                f'<div class="card"><img alt="{_e(block.alt)}" src="data:image/png;base64,{data}">'
+                f'<figure id="{_id(block.name)}"><h3>{_e(block.title)}</h3><div class="card" '
+                f'tabindex="0" role="region" aria-label="{_e(block.title)}">'
+                f'<img style="min-width:{least}px" alt="{_e(block.alt)}" '
+                f'src="data:image/png;base64,{data}">'
                 f"</div><figcaption>{_e(block.caption)}</figcaption></figure>"
             )
         case _:
@@ -130,10 +136,14 @@ def _html_table(table: Table) -> str:
     if table.shown.empty:
         rows = "<p>Nothing to show.</p>"
     else:
-        head = "".join(f'<th scope="col">{_e(str(name))}</th>' for name in table.shown.columns)
+        kinds = [_kind(table.shown[name]) for name in table.shown.columns]
+        head = "".join(
+            f'<th scope="col"{kind}>{_e(str(name))}</th>'
+            for name, kind in zip(table.shown.columns, kinds)
+        )
         body = "".join(
             f'<tr><th scope="row">{_e(str(row[0]))}</th>'
-            + "".join(f"<td>{_e(str(cell))}</td>" for cell in row[1:])
+            + "".join(f"<td{kind}>{_e(str(c))}</td>" for c, kind in zip(row[1:], kinds[1:]))
             + "</tr>"
             for row in table.shown.to_numpy()
         )
@@ -145,6 +155,12 @@ def _html_table(table: Table) -> str:
     return f"<h3>{_e(table.title)}</h3>{rows}<p class='caption'>{_e(table.caption)}</p>"
 
 
+def _kind(column: "pd.Series[str]") -> str:
+    """Words align left, numbers right."""
+    words = all(str(cell)[:1].isalpha() for cell in column)
+    return ' class="text"' if words else ""
+
+
 def _e(text: str) -> str:
     return html.escape(text, quote=True)
 
@@ -154,13 +170,13 @@ def _id(title: str) -> str:
 
 
 _STYLE: Final = """
-:root{color-scheme:light dark;--bg:#fbfbfc;--fg:#1c2127;--soft:#5a6069;--line:#dfe2e7;--panel:#fff;
---link:#1f5fae;--warn:#fff4dc;--warnline:#c98a00}
+:root{color-scheme:light dark;--bg:#fbfbfc;--fg:#1c2127;--soft:#5a6069;--line:#dfe2e7;
+--panel:#fff;--link:#1f5fae;--warn:#fff4dc;--warnline:#c98a00}
 @media (prefers-color-scheme:dark){:root{--bg:#15181c;--fg:#e4e7eb;--soft:#a2a9b3;--line:#333941;
 --panel:#1d2126;--link:#8ab8f5;--warn:#35290c;--warnline:#d9a32e}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",
-Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,
+"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
 main{max-width:70rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:1.7rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;
 padding-top:.8rem;border-top:1px solid var(--line)}h3{font-size:1rem;margin:1.6rem 0 .5rem}
@@ -177,9 +193,10 @@ table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:
 th,td{padding:.4rem .75rem;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--panel)}
-figure{margin:1rem 0}.card{background:#fff;border:1px solid var(--line);border-radius:8px;
-padding:.6rem;overflow-x:auto}.card img{display:block;width:100%;height:auto;min-width:38rem}
+figure{margin:1rem 0}figcaption{margin-top:.6rem}
+td.text,th.text{text-align:left}.card{background:#fff;border:1px solid var(--line);border-radius:8px;
+padding:.6rem;overflow-x:auto}.card img{display:block;width:100%;height:auto}
 @media (max-width:40rem){main{padding:1rem .9rem 3rem}h1{font-size:1.4rem}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}th,td{padding:.35rem .5rem}}
-@media print{nav{display:none}.card,.scroll{overflow:visible}.card img{min-width:0}}
+@media print{nav{display:none}.card,.scroll{overflow:visible}.card img{min-width:0!important}}
 """

@@ -64,12 +64,12 @@ def envelope_frame(frame: GridFrame) -> pd.DataFrame:
 
 
 def _bins(data: pd.DataFrame) -> pd.DataFrame:
-    # Ranks, not values: many tokens share log mu near 0 and bins must hold equal counts all the same.
+    # By rank, not by value: many tokens share log mu near 0, and bins must hold equal counts.
     count = max(1, min(BINS, len(data) // PER_BIN))
     ordered = data.sort_values("log_mu", kind="stable")
     label = np.arange(len(ordered)) * count // len(ordered)
     grouped = ordered.groupby(label)
-    quantiles = grouped["log_ratio"].quantile([0.02, 0.5, 0.98]).unstack()
+    quantiles = grouped["log_ratio"].quantile(np.array([0.02, 0.5, 0.98])).unstack()
     return pd.DataFrame(
         {
             "log_mu": grouped["log_mu"].median(),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import GridFrame
-from analysis.tables import Table, number
+from analysis.tables import Table, number, records
 
 PREFIX: Final = "receipt/"
 _WEIGHT_KEYS: Final = {
@@ -27,7 +27,7 @@ def receipt_table(frame: GridFrame) -> Table:
             rows.append({"arm": arm, **{k.removeprefix(PREFIX): own[k].mean() for k in keys}})
     data = pd.DataFrame(rows)
     shown = pd.DataFrame(
-        [{str(k): v if k == "arm" else _percent(float(v)) for k, v in row.items()} for row in rows]
+        [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in records(data)]
     )
     caption = (
         "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "

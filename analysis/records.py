@@ -1,4 +1,4 @@
-"""Token records of a whole grid, read from Parquet only when asked and only the columns asked for."""
+"""Token records of a whole grid: read when asked, and only the columns asked for."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path

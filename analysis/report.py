@@ -1,4 +1,4 @@
-"""`analyze`: a grid's folder in, one report folder out. Logging it to MLflow is the CLI's business.
+"""`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
 
 The folder is built beside its final place and swapped in whole, so a reader never sees half a report
 and a second analysis replaces the first. What the report says: `analysis.contents`.

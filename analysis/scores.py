@@ -31,7 +31,7 @@ def last_steps(values: pd.Series, last: int) -> float:
 
 
 def last_evaluations(values: pd.Series, last: int) -> float:
-    """Mean over the evaluations of the last `WINDOW` steps, and over no fewer than `EVALUATIONS`."""
+    """Mean over the evaluations of the last `WINDOW` steps, at least over `EVALUATIONS`."""
     values = values[values.index > 0].dropna()
     recent = values[values.index > last - WINDOW]
     return _mean(recent if len(recent) >= EVALUATIONS else values.tail(EVALUATIONS))

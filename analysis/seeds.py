@@ -1,8 +1,8 @@
 """What may be said across seeds: intervals, paired differences, and verdicts in words.
 
 A verdict is the paired t over seeds against the arm's control, with Holm over every arm × endpoint
-of the grid; below three seeds there is none. Arms are never ranked. `difference` = arm − control, on
-the scale that the endpoint names (K3 on log10, because it is a heavy-tailed mean).
+of the grid; below three seeds there is none. Arms are never ranked. `difference` = arm − control,
+on the scale that the endpoint names (K3 on log10, because it is a heavy-tailed mean).
 """
 
 from collections.abc import Mapping, Sequence
@@ -145,11 +145,13 @@ def paired(cells: pd.DataFrame, arm: str, control: str, endpoint: Endpoint) -> F
     sides = [
         done[done["arm"] == name].groupby("seed")[endpoint.column].mean() for name in (arm, control)
     ]
-    values = pd.concat(sides, axis=1, join="inner").sort_index().to_numpy(float)
+    joined = pd.concat(sides, axis=1, join="inner").sort_index()
+    values: FloatArray = joined.to_numpy(float)
     if endpoint.log:
         values = np.log10(np.where(values > 0, values, np.nan))
-    difference: FloatArray = values[:, 0] - values[:, 1]
-    return difference[np.isfinite(difference)]
+    difference: FloatArray = np.subtract(values[:, 0], values[:, 1])
+    kept: FloatArray = difference[np.isfinite(difference)]
+    return kept
 
 
 def _sentence(

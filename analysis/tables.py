@@ -6,7 +6,7 @@ points are shown, and n is always a column.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -78,21 +78,21 @@ def tails_table(tails: pd.DataFrame) -> Table:
     shown = pd.DataFrame(
         [
             {
-                "arm": row.arm,
-                "level": row.level,
-                "side": row.side,
-                "k̂ [90 %]": _with_bounds(row.khat, row.khat_low, row.khat_high, 2),
-                "status": row.status,
-                "Hill": number(row.hill, 2),
-                "P98": number(row.p98, 2),
-                "P99.9": number(row.p999, 2),
-                "max": number(row.max, 2),
-                "ESS": number(row.ess, 3),
-                "n": f"{row.n:,}",
-                "tail": f"{row.n_tail:,}",
-                "prompts": f"{row.clusters:,}",
+                "arm": row["arm"],
+                "level": row["level"],
+                "side": row["side"],
+                "k̂ [90 %]": _with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2),
+                "status": row["status"],
+                "Hill": number(row["hill"], 2),
+                "P98": number(row["p98"], 2),
+                "P99.9": number(row["p999"], 2),
+                "max": number(row["max"], 2),
+                "ESS": number(row["ess"], 3),
+                "n": f"{row['n']:,}",
+                "tail": f"{row['n_tail']:,}",
+                "prompts": f"{row['clusters']:,}",
             }
-            for row in tails.itertuples()
+            for row in records(tails)
         ]
     )
     return Table("tails", "Tails of the ratio", caption, tails, shown)
@@ -120,7 +120,7 @@ def differences_table(frame: GridFrame, found: Sequence[Verdict]) -> Table:
                     "arm − control": f"{arm} − {control}",
                     "endpoint": endpoint.label,
                     "n": str(len(pairs)),
-                    "per seed": " · ".join(f"{p:+.3g}" for p in pairs),
+                    "per seed": " · ".join(f"{p:+.2g}" for p in pairs),
                     "mean [95 %]": _signed(test),
                     "Holm p": _p(test.p_holm),
                     "detectable": _p(test.detectable),
@@ -152,13 +152,18 @@ def cells_table(frame: GridFrame) -> Table:
             "state": data["state"],
             "steps": steps,
             "cell": data["cell_id"],
-            "error": [_first_line(text) for text in data["error"]],
+            "error": [first_line(text) for text in data["error"]],
         }
     )
     if not shown["error"].str.strip(DASH).any():
         shown = shown.drop(columns="error")
     caption = "Only finished cells enter tables and means."
     return Table("cells", "Cells", caption, data, shown)
+
+
+def records(data: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as mappings, whose values mypy lets through."""
+    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
 
 
 def number(value: float, digits: int) -> str:
@@ -220,12 +225,13 @@ def _with_bounds(value: float, low: float, high: float, digits: int) -> str:
 def _signed(test: Verdict) -> str:
     if not np.isfinite(test.difference):
         return DASH
-    return f"{test.difference:+.3g} [{test.low:+.3g}, {test.high:+.3g}]"
+    return f"{test.difference:+.2g} [{test.low:+.2g}, {test.high:+.2g}]"
 
 
 def _p(value: float) -> str:
     return f"{value:.2g}" if np.isfinite(value) else DASH
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """What an error says, without its traceback."""
     return text.strip().splitlines()[0][:160] if text.strip() else DASH

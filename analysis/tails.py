@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from alpkit.diagnostics.divergences import chi2_and_ess
-from alpkit.diagnostics.tails import fit_khat, hill
+from alpkit.diagnostics.tails import Side, fit_khat, hill
 from analysis.frames import GridFrame
 
 LEVELS: Final = ("token", "product")
-SIDES: Final = ("right", "left")
+SIDES: Final[tuple[Side, ...]] = ("right", "left")
 COLUMNS: Final = ["step", "sample", "prompt", "logp_rollout", "logp_train", "logp_perturbed"]
 BOOTSTRAP: Final = 200
 
@@ -52,7 +52,7 @@ def tail_frame(frame: GridFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(arm: str, level: str, side: str, data: pd.DataFrame) -> dict[str, object]:
+def _row(arm: str, level: str, side: Side, data: pd.DataFrame) -> dict[str, object]:
     log_ratio = data["log_ratio"].to_numpy(float)
     fit = fit_khat(
         log_ratio, side=side, cluster=data["cluster"].to_numpy(), n_boot=BOOTSTRAP, seed=0

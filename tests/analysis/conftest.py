@@ -1,10 +1,29 @@
 import pytest
 from synthetic_grid import write_grid
 
+import analysis
+
 
 @pytest.fixture(scope="session")
 def grid_root(tmp_path_factory):
-    """A finished grid of 6 arms x 3 seeds x 40 steps with planted truths; read only."""
+    """A finished grid of 6 arms x 3 seeds x 40 steps with planted truths; do not write into it."""
     root = tmp_path_factory.mktemp("grid")
     write_grid(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def frame(grid_root):
+    return analysis.load(root=grid_root)
+
+
+@pytest.fixture(scope="session")
+def report(grid_root):
+    return analysis.analyze("synthetic", root=grid_root)
+
+
+@pytest.fixture
+def small_root(tmp_path):
+    """Two arms x two seeds x twelve steps, to be broken."""
+    write_grid(tmp_path, name="small", arms=("grpo", "token-tis"), seeds=(0, 1), steps=12)
+    return tmp_path

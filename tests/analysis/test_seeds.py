@@ -1,0 +1,97 @@
+"""Intervals and verdicts: formulas against scipy, planted effects found, nulls left alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.seeds import ENDPOINTS, holm, over_seeds, verdicts
+
+
+def cells_of(values, seeds):
+    rows = [
+        {"arm": arm, "seed": seed, "state": "finished", **{e.column: v[i] for e in ENDPOINTS}}
+        for arm, v in values.items()
+        for i, seed in enumerate(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_three_seeds_give_the_t_interval():
+    values = [0.1, 0.4, 0.3]
+    result = over_seeds(values)
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (result.kind, result.n) == ("t", 3)
+    np.testing.assert_allclose([result.low, result.high], [low, high])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "low", "high"),
+    [([0.2, 0.6, np.nan], "range", 0.2, 0.6), ([0.5], "single", 0.5, 0.5)],
+)
+def test_fewer_seeds_give_points_not_intervals(values, kind, low, high):
+    result = over_seeds(values)
+    assert (result.kind, result.low, result.high) == (kind, low, high)
+    assert result.points == tuple(v for v in values if np.isfinite(v))
+
+
+def test_no_seed_gives_nothing():
+    assert over_seeds([]).kind == "none"
+    assert np.isnan(over_seeds([np.nan]).mean)
+
+
+def test_holm_equals_the_published_step_down_values():
+    # Holm 1979 on p = .01, .04, .03, .005: 4*.005, 3*.01, 2*.03, max(.06, .04).
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.5, np.nan, 0.02]), [0.5, np.nan, 0.04])
+
+
+def test_planted_effect_is_beyond_noise_and_the_null_pair_is_not(frame):
+    found = {(v.arm, v.endpoint): v for v in verdicts(frame.cells, frame.grid.controls)}
+    reward = found["seq-alp", "final_reward"]
+    # The planted curve reaches 0.1 at the last step: its mean over the last ten is 0.1 * 35.5 / 40.
+    assert reward.low < 0.1 * 35.5 / 40 < reward.high
+    assert reward.beyond_noise
+    assert found["seq-alp", "khat_right"].difference < -0.2
+    assert found["seq-alp", "khat_right"].beyond_noise
+    assert not any(v.beyond_noise for v in found.values() if v.arm == "token-tis")
+    assert "not told apart from seed noise" in found["token-tis", "final_reward"].sentence
+
+
+def test_two_seeds_give_no_verdict(frame):
+    two = frame.cells[frame.cells["seed"] < 2]
+    assert verdicts(two, frame.grid.controls) == []
+
+
+def test_seeds_are_paired_by_seed_not_by_row():
+    # Shared seed effects of size 1 hide a constant 0.01 from an unpaired test.
+    base = np.array([0.0, 1.0, 2.0, 3.0])
+    noise = np.array([0.001, -0.001, 0.0005, -0.0005])
+    cells = cells_of({"a": base + 0.01 + noise + 5, "b": base + 5}, [3, 1, 0, 2])
+    found = verdicts(cells.sample(frac=1, random_state=0), {"a": "b"})
+    by_name = {v.endpoint: v for v in found}
+    assert by_name["final_reward"].difference == pytest.approx(0.01)
+    assert by_name["final_reward"].p == pytest.approx(
+        stats.ttest_rel(base + 0.01 + noise, base).pvalue, rel=1e-6
+    )
+
+
+def test_identical_arms_are_not_tested():
+    cells = cells_of({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.3]}, [0, 1, 2])
+    assert verdicts(cells, {"a": "b"}) == []
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_null_grids_rarely_claim_anything(seeds):
+    rng = np.random.default_rng(seeds)
+    arms, controls = "abcd", {"b": "a", "c": "a", "d": "a"}
+    claims = 0
+    for _ in range(40):
+        rows = [
+            {"arm": arm, "seed": s, "state": "finished"}
+            | {e.column: float(v) for e, v in zip(ENDPOINTS, np.exp(0.1 * rng.normal(size=5)))}
+            for arm in arms
+            for s in range(seeds)
+        ]
+        claims += any(v.beyond_noise for v in verdicts(pd.DataFrame(rows), controls))
+    assert claims <= 6  # 2 expected; 7 or more has a chance of 0.003
