@@ -7,5 +7,7 @@ analysis.analyze("latest").folder
 
 from analysis.frames import GridFrame, load
 from analysis.report import Report, analyze
+from analysis.style import looks
+from analysis.tails import tail_frame
 
-__all__ = ["GridFrame", "Report", "analyze", "load"]
+__all__ = ["GridFrame", "Report", "analyze", "load", "looks", "tail_frame"]
