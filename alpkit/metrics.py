@@ -160,7 +160,6 @@ _PLAIN = (
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
             ("records", "writing per-token records", "Only on recorded steps."),
-            ("checkpoint", "writing the checkpoint", "Only on checkpoint steps."),
             ("step", "everything", "More than the sum of the parts by untimed glue only."),
         )
     ),

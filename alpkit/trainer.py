@@ -62,10 +62,10 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             if step % config.eval.every == 0 or step == config.train.steps:
                 with clock("eval"):
                     metrics |= held_out_scores(run)
-            if step % config.checkpoint.every == 0 or step == config.train.steps:
-                with clock("checkpoint"):
-                    save(run, step)
             tracker.log(step, metrics | clock.metrics())
+            # After the log: a kill in between repeats the step instead of leaving a hole.
+            if step % config.checkpoint.every == 0 or step == config.train.steps:
+                save(run, step)
     finally:
         run.sampler.close()
 

@@ -107,7 +107,7 @@ def test_the_sampler_is_a_copy_and_sync_replaces_all_of_it():
 def test_a_partial_sync_is_an_error():
     model = tiny_qwen2()
     sampler = HfSampler(model, HfRolloutConfig(), stop_ids=STOP, pad_id=0)
-    with pytest.raises(RolloutError, match="left 1 parameters stale, first lm_head.weight"):
+    with pytest.raises(RolloutError, match=r"left 1 parameters stale, first lm_head\.weight"):
         sampler.sync((n, p) for n, p in model.named_parameters() if n != "lm_head.weight")
     with pytest.raises(RolloutError, match="no parameter elsewhere"):
         sampler.sync([("elsewhere", torch.zeros(1))])
