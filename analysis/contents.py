@@ -23,6 +23,7 @@ from analysis.tables import (
     first_line,
     records,
     results_table,
+    spread_table,
     tails_table,
 )
 from analysis.tails import tail_frame
@@ -80,7 +81,10 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
     tails = tail_frame(frame)
     found = verdicts(frame.cells, frame.grid.controls)
     warnings = inactive(frame)
-    ratio: list[Block] = [draft.add(divergence_table(frame)), draft.add(tails_table(tails))]
+    ratio: list[Block] = [
+        draft.add(table)
+        for table in (divergence_table(frame), spread_table(frame), tails_table(tails))
+    ]
     ratio += [_envelope(frame, draft), _ccdf(frame, draft)]
     receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
     sections = [

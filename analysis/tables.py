@@ -23,8 +23,8 @@ RESULTS: Final = (
     "eval_avg_at_k",
     "eval_avg_at_k_change",
 )
-DIVERGENCES: Final = ("k1_mean", "k1_max", "k3_mean", "k3_max", "width", "width_product")
-SIZES: Final = ("ess", "ess_product")
+DIVERGENCES: Final = ("k1_mean", "k1_max", "k3_mean", "k3_max")
+SPREADS: Final = ("width", "width_product", "ess", "ess_product")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,22 @@ def results_table(frame: GridFrame) -> Table:
 
 
 def divergence_table(frame: GridFrame) -> Table:
-    """K1, K3, width and ESS of the raw ratio per arm."""
+    """K1 and K3 per arm."""
     caption = (
-        "The unperturbed π_θ against µ, for every arm. Means over all training steps (max: the "
-        "largest step), then over seeds. P98 − P2 is the width of the log ratio in nats; ESS is 1 "
-        f"on policy. {_intervals(frame)}"
+        "The unperturbed π_θ against µ, in nats, for every arm: mean over all training steps, and "
+        f"the largest step. Then over seeds. {_intervals(frame)}"
     )
-    return _per_arm(frame, "divergence", "Distance to the sampler", caption, (*DIVERGENCES, *SIZES))
+    return _per_arm(frame, "divergence", "Distance to the sampler", caption, DIVERGENCES)
+
+
+def spread_table(frame: GridFrame) -> Table:
+    """Width of the log ratio and effective sample size per arm."""
+    caption = (
+        "The same ratio, mean over all training steps. P98 − P2: width of the log ratio in nats, per "
+        "token and per response (product over its tokens). ESS: effective share of the batch, 1 on "
+        f"policy. {_intervals(frame)}"
+    )
+    return _per_arm(frame, "spread", "Spread of the ratio", caption, SPREADS)
 
 
 def tails_table(tails: pd.DataFrame) -> Table:
@@ -120,21 +129,22 @@ def differences_table(frame: GridFrame, found: Sequence[Verdict]) -> Table:
                     "arm − control": f"{arm} − {control}",
                     "endpoint": endpoint.label,
                     "n": str(len(pairs)),
-                    "per seed": " · ".join(f"{p:+.2g}" for p in pairs),
+                    "per seed": " · ".join(f"{p:+.3g}" for p in pairs),
                     "mean [95 %]": _signed(test),
                     "Holm p": _p(test.p_holm),
                     "detectable": _p(test.detectable),
                 }
             )
+    columns = pd.DataFrame(shown)
+    if not found and shown:
+        columns = columns.drop(columns=["mean [95 %]", "Holm p", "detectable"])
     caption = (
         "Arm − control, seed by seed (arms of a seed share prompts and draws). Tests: paired t over "
         "seeds from three seeds on, Holm over every tested row. Detectable: the difference that this "
         "spread and n would show four times in five at the strictest Holm level. The intervals are "
         "not adjusted for the number of rows."
     )
-    return Table(
-        "differences", "Paired differences", caption, pd.DataFrame(data), pd.DataFrame(shown)
-    )
+    return Table("differences", "Paired differences", caption, pd.DataFrame(data), columns)
 
 
 def cells_table(frame: GridFrame) -> Table:
@@ -225,7 +235,7 @@ def _with_bounds(value: float, low: float, high: float, digits: int) -> str:
 def _signed(test: Verdict) -> str:
     if not np.isfinite(test.difference):
         return DASH
-    return f"{test.difference:+.2g} [{test.low:+.2g}, {test.high:+.2g}]"
+    return f"{test.difference:+.3g} [{test.low:+.3g}, {test.high:+.3g}]"
 
 
 def _p(value: float) -> str:

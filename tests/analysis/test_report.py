@@ -37,7 +37,7 @@ def test_files_and_place(report, grid_root):
     assert report.folder == grid_root / "reports" / "synthetic-01234567"
     for name in ("dynamics", "envelope", "ccdf"):
         assert {f"{name}.png", f"{name}.svg", f"{name}.csv"} <= set(report.files)
-    for name in ("results", "divergence", "tails", "differences", "receipt", "cells"):
+    for name in ("results", "divergence", "spread", "tails", "differences", "receipt", "cells"):
         assert {f"{name}.csv", f"{name}.md"} <= set(report.files)
     assert {"report.md", "report.html", "summary.json"} <= set(report.files)
 
