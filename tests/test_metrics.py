@@ -20,7 +20,6 @@ receipt/raised receipt/masked receipt/saturated receipt/weight_removed receipt/s
 sigma/min sigma/max sigma/layer_00 sigma/layer_27 sigma/layer_100 noise/realised_std
 noise/realised_ratio probe/gap_mean probe/gap_max policy/lag nonfinite/rollout_logp
 nonfinite/grad_norm time/rollout time/logp_old time/update time/diagnostics time/sync time/eval
-time/records time/checkpoint time/step progress/tokens progress/samples
 """.split()
 STATS = """mean std min max p01 p02 p50 p98 p99 p999 ess chi2 hill_right hill_left khat_right
 khat_left top1_share saturated"""
