@@ -144,7 +144,7 @@ def test_weighted_grpo_at_cap_1_1(action, level, expected):
 def test_mismatch_weights(level, expected):
     log_w = torch.tensor(OLD, dtype=torch.float64) - torch.tensor(MU, dtype=torch.float64)
     config = WeightConfig(action="truncate", level=level, upper=50)
-    weight = importance_weight(log_w, MASK, config, clamp=(-20, 20)).weight[:, 0]
+    weight = importance_weight(log_w, MASK, config, clamp=(-20.0, 20.0)).weight[:, 0]
     assert_close(weight.float(), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
@@ -346,7 +346,7 @@ def test_weights_stay_in_their_bounds(rows, action, level):
     old, mu, mask = (torch.tensor([list(column)]) for column in zip(*rows, strict=True))
     lower = 0.0 if action == "truncate" else 0.5
     config = WeightConfig(action=action, level=level, lower=lower, upper=2.0)
-    got = importance_weight(old - mu, mask, config, clamp=(-20, 20))
+    got = importance_weight(old - mu, mask, config, clamp=(-20.0, 20.0))
     valid = got.weight[mask]
     assert (valid <= 2.0).all()
     assert (valid >= 0).all()
