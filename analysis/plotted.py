@@ -15,7 +15,7 @@ DYNAMICS: Final = {
     "kl/k3": "K3 of π against µ, nats",
 }
 BINS: Final = 50
-PER_BIN: Final = 50
+PER_BIN: Final = 200  # so that P2 rests on four items at least
 POINTS: Final = 60
 RESAMPLES: Final = 200
 

@@ -82,7 +82,8 @@ def tails_table(tails: pd.DataFrame) -> Table:
         "left: its inverse. k̂ with its 90 % bootstrap over prompts: this data's uncertainty, not "
         "that of another seed. Status: ok; high = above min(1 − 1/log10 n, 0.7), means of ratios "
         "cannot be trusted; flat = no spread to fit, good news; short = too few points; saturated "
-        "= cut by a clamp, so k̂ is too low. Quantiles are of the log ratio (left: of its negative)."
+        "= cut by a clamp or by equal values (the same response sampled again), so k̂ is too low. "
+        "Quantiles are of the log ratio (left: of its negative)."
     )
     shown = pd.DataFrame(
         [

@@ -57,11 +57,11 @@ def test_unfinished_cells_are_not_in_the_tails(frame):
 def test_envelope_bins_hold_equal_counts_and_their_own_quantiles(frame):
     data = envelope_frame(frame)
     own = data[(data["arm"] == "grpo") & (data["level"] == "token")]
-    assert len(own) == 50
-    assert own["n"].tolist() == [144] * 50
+    assert len(own) == 36
+    assert own["n"].tolist() == [200] * 36
     assert own["log_mu"].is_monotonic_increasing
     tokens = ratios(frame, "grpo")["token"].sort_values("log_mu", kind="stable")
-    lowest = tokens["log_ratio"].to_numpy()[:144]
+    lowest = tokens["log_ratio"].to_numpy()[:200]
     np.testing.assert_allclose(
         own.iloc[0][["p02", "p50", "p98"]].astype(float), np.quantile(lowest, [0.02, 0.5, 0.98])
     )
