@@ -27,6 +27,7 @@ from alpkit.rollout import Request, Response
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
+_COLDEST, _HOTTEST = 0.01, 2.0  # the range in which vLLM samples at the temperature it is given
 _INSTALL = (
     'with an NVIDIA GPU: pip install "alpkit[vllm]"\n'
     "       on a CPU (Linux x86-64): make install, or\n"
@@ -46,6 +47,13 @@ class VllmSampler:
     def __init__(
         self, source: str, config: VllmRolloutConfig, *, stop_ids: Sequence[int], seed: int
     ) -> None:
+        if not _COLDEST <= config.temperature <= _HOTTEST:
+            raise ConfigError(
+                f"vLLM cannot sample at temperature {config.temperature:g}",
+                where="rollout.temperature",
+                why=f"it refuses more than {_HOTTEST:g} and takes {_COLDEST:g} for anything less",
+                fix=f"choose {_COLDEST:g} to {_HOTTEST:g}, or engine: hf",
+            )
         _import_vllm()
         from vllm.platforms import current_platform
 
@@ -129,6 +137,10 @@ class VllmSampler:
             place = {
                 "enforce_eager": True,  # there is no triton to compile with
                 "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+                # After part of a prompt vLLM rewinds the request's generator, which torch has no
+                # way to do on a CPU: a step with more prompt tokens than fit would crash.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(4096, self._limit + 1),
             }
         else:
             place = {"gpu_memory_utilization": config.gpu_memory_utilization}
@@ -212,7 +224,7 @@ class VllmSampler:
                 where="rollout.max_model_len",
                 why=f"the limit is max_model_len {self.config.max_model_len}, or the model's own "
                 "where that is smaller",
-                fix="raise rollout.max_model_len, or lower rollout.max_tokens or eval.max_tokens",
+                fix="raise rollout.max_model_len, or lower rollout.max_tokens",
             )
 
 
@@ -300,11 +312,12 @@ def _process_state_kept() -> Iterator[None]:
     It seeds every global generator and, on a CPU, turns `torch.set_num_threads` into a no-op.
     """
     set_num_threads = torch.set_num_threads
-    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         torch.set_num_threads = set_num_threads
-        random.setstate(generators[0])
-        np.random.set_state(generators[1])  # noqa: NPY002
-        torch.set_rng_state(generators[2])
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

@@ -6,11 +6,13 @@ treats their LM heads differently.
 """
 
 import math
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ import alpkit.rollout.vllm
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.rollout import Request, Response
-from alpkit.rollout.vllm import VllmSampler
+from alpkit.rollout.vllm import VllmSampler, _process_state_kept
 
 pytestmark = pytest.mark.vllm
 
@@ -206,6 +208,21 @@ def test_samples_follow_their_seeds_alone(tied: Engine) -> None:
     assert [r.token_ids for r in twins] == [first[i].token_ids for i in (0, 0, 3)]
 
 
+def test_more_prompt_tokens_than_vllm_batches_at_once(tied: Engine) -> None:
+    # 6,400 prompt tokens against a budget of 4,096 a step: seeded requests must not be cut there.
+    prompts = [tuple((7 * i + j * j) % 37 + 2 for j in range(160)) for i in range(40)]
+    requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
+    responses = tied.sampler.generate(requests, max_tokens=4, temperature=1.0)
+    torch.testing.assert_close(
+        flat([r.logp for r in responses]),
+        trainer_logp(tied.model, paired(requests, responses), 1.0),
+        rtol=0,
+        atol=FLOAT32,
+    )
+    alone = tied.sampler.generate(requests[30:32], max_tokens=4, temperature=1.0)
+    assert [r.token_ids for r in alone] == [r.token_ids for r in responses[30:32]]
+
+
 def test_responses_end_with_the_trainers_end_token_or_at_the_limit(tied: Engine) -> None:
     requests = [Request(prompt, seed) for prompt in PROMPTS for seed in range(20)]
     responses = tied.sampler.generate(requests, max_tokens=12, temperature=1.0)
@@ -251,12 +268,39 @@ def test_non_finite_log_probs_are_passed_on(tied: Engine) -> None:
     assert all(math.isnan(value) for r in responses for value in r.logp)
 
 
-def test_starting_and_sampling_leave_the_process_as_it_was(tied: Engine) -> None:
-    torch.set_num_threads(1)  # vLLM would have made this a no-op
-    assert torch.set_num_threads.__module__ == "torch"
+def test_starting_vllm_leaves_the_process_as_it_was() -> None:
+    from vllm.utils.torch_utils import set_random_seed
+
+    def draws() -> tuple[float, float, float]:
+        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002
+
+    def seed() -> None:
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        torch.manual_seed(5)
+
+    seed()
+    wanted = draws()
+    seed()
+    set_num_threads = torch.set_num_threads
+    with _process_state_kept():
+        set_random_seed(0)
+        torch.set_num_threads = print
+    assert draws() == wanted
+    assert torch.set_num_threads is set_num_threads
+
+
+def test_an_engine_in_the_process_does_not_hinder_training(tied: Engine) -> None:
+    assert tied.sampler.generate([], max_tokens=4, temperature=1.0) == []
+    assert torch.set_num_threads.__module__ == "torch"  # vLLM's own would be a no-op
     assert torch.is_grad_enabled()
     assert not torch._dynamo.config.disable
-    assert tied.sampler.generate([], max_tokens=4, temperature=1.0) == []
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+def test_temperatures_that_vllm_would_change_are_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match="cannot sample at temperature"):
+        start("anywhere", temperature=temperature)
 
 
 def test_sequences_beyond_the_engines_length_are_refused(tied: Engine, untied: Engine) -> None:
