@@ -1,0 +1,183 @@
+"""The command line: one library call per command, nothing heavy imported before one runs.
+
+`alpkit --help` must stay under half a second, so every import of the library is inside a command.
+docs/cli.md is generated from here: `python -m alpkit.cli.reference > docs/cli.md`.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alpkit.cli.errors import SOME_FAILED, Debug, Group
+
+app = typer.Typer(
+    name="alpkit",
+    cls=Group,
+    help="Ablate off-policy corrections for RL on language models, and measure the ratio's tail.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    # Rich help texts would cost three times the start-up.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class LauncherChoice(StrEnum):
+    """Mirrors `LaunchConfig.launcher`, whose module would import pydantic for a help text."""
+
+    inline = "inline"
+    processes = "processes"
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Ablation file (YAML).")]
+RunId = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_ID",
+        help="A folder, a run id of parent or child, `latest`, a grid's name, or a prefix of one.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Fix a dotted run field in every cell; repeatable."),
+]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="MLflow store; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from alpkit import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Hold the options of every command."""
+
+
+@app.command()
+def run(
+    file: File,
+    sets: Sets = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cells at the same time; default: the file's launch.jobs."),
+    ] = None,
+    launcher: Annotated[
+        LauncherChoice | None,
+        typer.Option(help="Where cells run; default: the file's launch.launcher."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="ARM", help="Run this arm only; repeatable.")
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option(help="Stop at the first cell that fails.")] = False,
+    tracking_uri: Uri = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Check everything, print what would run, create nothing.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run what is left of a grid: the same command again resumes, an amended file adds cells.
+
+    Exit code 0: every cell finished; 1: some failed; 2: bad input, nothing created; 130: interrupted.
+    """
+    from alpkit.cli import running
+
+    options = running.options(
+        file,
+        jobs=jobs,
+        launcher=launcher.value if launcher else None,
+        only=only or [],
+        fail_fast=fail_fast,
+        tracking_uri=tracking_uri,
+    )
+    done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json)
+    if not done:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def plan(
+    file: File,
+    sets: Sets = None,
+    full: Annotated[bool, typer.Option(help="Print every cell's resolved config as YAML.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print every cell of a grid with its id, axes and state; runs nothing."""
+    from alpkit.cli import looking
+
+    looking.plan(file, sets or [], full=full, as_json=json)
+
+
+@app.command()
+def analyze(
+    run_id: RunId = "latest",
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a grid (tables, figures, HTML) to reports/ and to its parent run."""
+    from alpkit.cli import analyzing
+
+    analyzing.analyze(run_id, tracking_uri, as_json=json)
+
+
+@app.command()
+def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
+    """Print the state of a grid's cells, with their run ids and errors."""
+    from alpkit.cli import looking
+
+    looking.show(run_id, as_json=json)
+
+
+@app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A preset, for its whole card.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the correction methods; with a NAME its formula, axes, source and when not to use it."""
+    from alpkit.cli import looking
+
+    looking.methods(name, as_json=json)
+
+
+@app.command()
+def ui(
+    tracking_uri: Uri = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    debug: Debug = False,
+) -> None:
+    """Start `mlflow ui` on the store, after printing the link that opens the newest grid's charts."""
+    from alpkit.cli import looking
+
+    looking.ui(tracking_uri, port)
+
+
+def main() -> None:
+    """Entry point of the `alpkit` command."""
+    app()

@@ -1,0 +1,57 @@
+"""Printing: tables for people, JSON for programs, hints about what to type next."""
+
+import json
+import shlex
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console, RenderableType
+
+from alpkit.tracking import DEFAULT_URI
+
+# Wide enough for ids and formulas where there is no terminal to ask.
+_PIPE_WIDTH = 200
+
+
+def out() -> Console:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def err() -> Console:
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(table: RenderableType) -> None:
+    out().print(table)
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    err().print(text, soft_wrap=True)
+
+
+def ui_command(uri: str) -> str:
+    """What to type to see the store."""
+    return (
+        "mlflow ui" if uri == DEFAULT_URI else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    )
+
+
+def charts_link(experiment_id: str, base: str = "http://127.0.0.1:5000") -> str:
+    """Address of an experiment's charts, one curve per cell.
+
+    MLflow 3.17 opens every experiment in its GenAI view unless the address (or the browser's own
+    memory) says model training; the filter leaves out the parent, under which cells are folded.
+    """
+    cells = quote("tags.`alpkit.kind` = 'cell'")
+    return (
+        f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        f"&compareRunsMode=CHART&searchFilter={cells}"
+    )

@@ -1,0 +1,97 @@
+"""`alpkit run`: expand, check, launch, show, and say what to type next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from alpkit.cli import tables
+from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
+from alpkit.cli.progress import screen
+from alpkit.config import Grid, expand, load_ablation
+from alpkit.launch import Options, Outcome, check, run_grid, states
+from alpkit.runs import read_grid
+from alpkit.tracking import resolve_uri
+
+
+def options(
+    file: Path,
+    *,
+    jobs: int | None,
+    launcher: Literal["inline", "processes"] | None,
+    only: Sequence[str],
+    fail_fast: bool,
+    tracking_uri: str | None,
+) -> Options:
+    return Options(
+        jobs=jobs,
+        launcher=launcher,
+        only=only,
+        fail_fast=fail_fast,
+        tracking_uri=tracking_uri,
+        source=file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "",
+    )
+
+
+def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
+    """Run the grid; True if nothing failed."""
+    grid = expand(load_ablation(file, sets))
+    todo = check(grid, options)
+    for text in grid.notes:
+        note(f"note: {text}")
+    for text in grid.warnings:
+        note(f"warning: {text}")
+    if dry_run:
+        _dry_run(grid, {cell.cell_id for cell in todo}, as_json=as_json)
+        return True
+    inline = (options.launcher or grid.launch.launcher) == "inline"
+    console = err()
+    console.print(f"{len(todo)} of {len(grid.cells)} cells to run in runs/{grid.name}/")
+    if resolve_uri(options.tracking_uri).startswith("sqlite"):
+        console.print("opening the tracking store (a new one takes several seconds) ...")
+    # A debugger and a live display cannot share a terminal.
+    plain = inline or not console.is_terminal
+    with screen({cell.cell_id: cell for cell in todo}, console, plain=plain) as show:
+        outcome = run_grid(grid, options, show)
+    for cell_id in outcome.skipped:
+        note(f"skipped {cell_id}: it has finished")
+    _report(outcome, as_json=as_json)
+    return not outcome.failed
+
+
+def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
+    rows = tables.cell_rows(grid, states(grid))
+    chosen = [row for row in rows if row["cell_id"] in todo]
+    if as_json:
+        print_json({"grid": grid.name, "grid_id": grid.grid_id, "would_run": chosen})
+    else:
+        print_table(tables.plan_table(chosen))
+        note(f"dry run: {len(chosen)} of {len(rows)} cells would run; nothing was created")
+
+
+def _report(outcome: Outcome, *, as_json: bool) -> None:
+    results = tables.result_rows(outcome.folder, outcome.records)
+    if as_json:
+        print_json(
+            {
+                "grid": outcome.folder.name,
+                "folder": str(outcome.folder),
+                "parent_run_id": outcome.parent_run_id,
+                "tracking_uri": outcome.tracking_uri,
+                "skipped": list(outcome.skipped),
+                "cells": tables.state_rows(outcome.records),
+                "arms": results,
+            }
+        )
+    else:
+        print_table(tables.result_table(results))
+    for record in outcome.failed:
+        log = outcome.folder / record.cell_id / "log.txt"
+        first = (record.error or "").partition("\n")[0]
+        note(f"{record.state}: {record.cell_id} {record.arm} seed={record.seed}: {first}")
+        note(f"  log: {log}")
+    if outcome.failed:
+        note("run the same command again to resume what has not finished")
+    note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
+    note(f"      {ui_command(outcome.tracking_uri)}")
+    link = charts_link(str(read_grid(outcome.folder).manifest["experiment_id"]))
+    note(f"      then open {link}")

@@ -1,0 +1,184 @@
+"""The tables of the terminal, and the same content as JSON: states, plan, results, methods."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from alpkit.config import PRESETS, Grid, ObjectiveConfig, PerturbationConfig
+from alpkit.runs import CellRecord
+from alpkit.tracking import read_steps
+
+LAST = 10
+
+
+class Column(NamedTuple):
+    """A score of a result table: its metric, and over how many of its last values it is a mean."""
+
+    title: str
+    key: str
+    last: int
+
+
+RESULTS = (
+    Column("reward", "reward/mean", LAST),
+    Column("greedy", "eval/greedy", 1),
+    Column("avg@k", "eval/avg_at_k", 1),
+    Column("kl/k3", "kl/k3", LAST),
+    Column("ratio width", "ratio/raw/token/width", LAST),
+)
+
+
+def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]:
+    """One JSON-ready row per cell of a plan."""
+    return [
+        {
+            "cell_id": cell.cell_id,
+            "arm": cell.arm,
+            "seed": cell.seed,
+            "axes": cell.axes,
+            "state": record.state,
+        }
+        for cell, record in zip(grid.cells, records, strict=True)
+    ]
+
+
+def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("cell", "arm", "seed", "axes", "state")
+    for row in rows:
+        axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
+        table.add_row(row["cell_id"], row["arm"], str(row["seed"]), axes, row["state"])
+    return table
+
+
+def state_rows(records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+    return [
+        {
+            "cell_id": r.cell_id,
+            "arm": r.arm,
+            "seed": r.seed,
+            "state": r.state,
+            "steps_done": r.steps_done,
+            "run_id": r.run_id,
+            "started": r.started,
+            "ended": r.ended,
+            "error": r.error,
+        }
+        for r in records
+    ]
+
+
+def state_table(records: Iterable[CellRecord]) -> Table:
+    table = _table("cell", "arm", "seed", "state", "step", "run", "error")
+    for r in records:
+        error = (r.error or "").partition("\n")[0]
+        table.add_row(
+            r.cell_id, r.arm, str(r.seed), r.state, str(r.steps_done), r.run_id[:8], error
+        )
+    return table
+
+
+def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+    """Per arm: each score's mean and standard deviation over the seeds that finished."""
+    arms: dict[str, list[CellRecord]] = {}
+    for record in records:
+        arms.setdefault(record.arm, []).append(record)
+    rows = []
+    for arm, cells in arms.items():
+        finished = [cell for cell in cells if cell.state == "finished"]
+        histories = [read_steps(folder / cell.cell_id / "metrics.jsonl") for cell in finished]
+        row: dict[str, Any] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
+        for column in RESULTS:
+            scores = [s for history in histories if (s := _score(history, column)) is not None]
+            row[column.key] = {
+                "mean": statistics.fmean(scores) if scores else None,
+                "std": statistics.stdev(scores) if len(scores) > 1 else None,
+                "seeds": len(scores),
+            }
+        rows.append(row)
+    return rows
+
+
+def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("arm", "seeds", *(column.title for column in RESULTS))
+    table.caption = (
+        f"mean ± standard deviation over seeds; reward, kl/k3 and width over the last {LAST} steps, "
+        "evaluations at the last one. No verdict: that is `alpkit analyze`."
+    )
+    for row in rows:
+        seeds = f"{row['finished']}/{row['cells']}"
+        table.add_row(row["arm"], seeds, *(_with_spread(row[c.key]) for c in RESULTS))
+    return table
+
+
+def method_rows() -> list[dict[str, Any]]:
+    """One row per preset: its point on the axes, resolved."""
+    return [{"name": name, **method_card(name)} for name in PRESETS]
+
+
+def method_card(name: str) -> dict[str, Any]:
+    """A preset with all of its axes, bounds included, as a run would have them."""
+    preset = PRESETS[name]
+    objective = ObjectiveConfig.model_validate(preset.settings.get("objective", {}))
+    noise = preset.settings.get("perturbation")
+    return {
+        "formula": preset.formula,
+        "objective": objective.model_dump(mode="json"),
+        "perturbation": PerturbationConfig.model_validate(noise).model_dump(mode="json")
+        if noise
+        else None,
+        "source": preset.source,
+        "avoid": preset.avoid,
+    }
+
+
+def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("method", "denominator, level", "band", "weight", "noise", "formula")
+    for row in rows:
+        ratio, clip = row["objective"]["ratio"], row["objective"]["surrogate"]
+        table.add_row(
+            row["name"],
+            f"{ratio['denominator']}, {ratio['level']}",
+            _band(clip),
+            _weight(row["objective"]["weight"]),
+            row["perturbation"]["site"] if row["perturbation"] else "none",
+            row["formula"],
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        # Ids and names are what people copy: they are never cut.
+        table.add_column(column, no_wrap=column in ("cell", "arm", "run", "method"))
+    return table
+
+
+def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column) -> float | None:
+    # Step 0 is the evaluation before training: no score of the run.
+    values = [v for step, metrics in history if step and (v := metrics.get(c.key)) is not None]
+    return statistics.fmean(values[-c.last :]) if values else None
+
+
+def _with_spread(score: Mapping[str, float | None]) -> str:
+    mean, std = score["mean"], score["std"]
+    if mean is None:
+        return "–"
+    return f"{mean:.3g}" if std is None else f"{mean:.3g} ± {std:.2g}"
+
+
+def _band(clip: Mapping[str, Any]) -> str:
+    low, high = 1 - clip["epsilon_low"], 1 + clip["epsilon_high"]
+    dual = f", dual {clip['dual_clip']:g}" if clip["dual_clip"] else ""
+    digits = max(1, math.ceil(-math.log10(min(clip["epsilon_low"], clip["epsilon_high"]) or 1)))
+    return f"[{low:.{digits}f}, {high:.{digits}f}]{dual}"
+
+
+def _weight(weight: Mapping[str, Any]) -> str:
+    if weight["action"] == "none":
+        return "none"
+    return f"{weight['action']} {weight['of']} {weight['level']} <= {weight['upper']:g}"
