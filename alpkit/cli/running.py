@@ -1,6 +1,8 @@
 """`alpkit run`: expand, check, launch, show, and say what to type next."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +52,11 @@ def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_
         console.print("opening the tracking store (a new one takes several seconds) ...")
     # A debugger and a live display cannot share a terminal.
     plain = inline or not console.is_terminal
-    with screen({cell.cell_id: cell for cell in todo}, console, plain=plain) as show:
+    # What an inline cell prints would end up in the middle of the JSON.
+    stdout: AbstractContextManager[object] = (
+        redirect_stdout(sys.stderr) if inline and as_json else nullcontext()
+    )
+    with stdout, screen({cell.cell_id: cell for cell in todo}, console, plain=plain) as show:
         outcome = run_grid(grid, options, show)
     for cell_id in outcome.skipped:
         note(f"skipped {cell_id}: it has finished")

@@ -1,0 +1,276 @@
+"""The command line: what each command prints, how it fails, and that it starts light."""
+
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from alpkit.cli import app, main, output, reference, running
+from alpkit.cli.progress import Bars
+from alpkit.config import PRESETS, expand, load_ablation
+from alpkit.launch import Ended, Options, Started, Stepped
+from alpkit.runs import list_grids
+from alpkit.tracking import prepare_store
+
+ROOT = Path(__file__).parent.parent
+FAKE = "fake_trainer:train_cell"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run one command line in this process; give exit code, stdout and stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["alpkit", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fake(monkeypatch, workplace):
+    """A working directory whose cells take milliseconds, with a grid file in it."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "launch"))
+    monkeypatch.setattr(running, "Options", functools.partial(Options, trainer=FAKE))
+    grid(workplace, ["grpo", {"name": "wrong", "preset": "grpo", "model": "fake/raise"}])
+    return workplace
+
+
+def grid(folder, arms, **rest):
+    data = {
+        "name": "small",
+        "base": {"train": {"steps": 12}},
+        "arms": arms,
+        "seeds": [0, 1],
+        **rest,
+    }
+    (folder / "grid.yaml").write_text(yaml.safe_dump(data))
+
+
+def test_help_starts_light_and_lists_every_command():
+    check = (
+        "import sys\nsys.argv = ['alpkit', '--help']\n"
+        "from alpkit.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'pydantic', 'numpy'} & sys.modules.keys()\n"
+        "sys.stderr.write(repr(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "set()"
+    for command in ("run", "plan", "analyze", "show", "methods", "ui"):
+        assert f"  {command} " in done.stdout
+
+
+def test_the_documentation_is_what_the_commands_say():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    assert text == reference.render(), "python -m alpkit.cli.reference > docs/cli.md"
+    for command in app.registered_commands:
+        assert f"## {command.callback.__name__}\n" in text
+        assert command.callback.__doc__
+
+
+def test_run_reports_results_failures_and_what_to_type_next(call, fake):
+    code, out, err = call("run", "grid.yaml", "--launcher", "inline")
+    assert code == 1
+    lines = [line.split() for line in out.splitlines()]
+    header, *rows = lines[[line[:1] for line in lines].index(["arm"]) :]
+    assert header == ["arm", "seeds", "reward", "greedy", "avg@k", "kl/k3", "ratio", "width"]
+    # The last ten of twelve steps: mean of 3/64 … 12/64.
+    assert rows[0] == [
+        "grpo",
+        "2/2",
+        "0.117",
+        "±",
+        "0",
+        "–",
+        "–",
+        "0.25",
+        "±",
+        "0",
+        "0.5",
+        "±",
+        "0",
+    ]
+    assert rows[1][:3] == ["wrong", "0/2", "–"]
+    assert "failed" in err
+    assert "ValueError: the third step is wrong" in err
+    assert "Traceback" not in err
+    parent = list_grids(Path("."))[0].parent_run_id
+    assert f"next: alpkit analyze {parent[:8]}" in err
+    assert "      mlflow ui\n" in err
+    assert "workflowType=machine_learning" in err
+
+    (fake / "runs" / "small" / "fixed").touch()
+    code, out, err = call("run", "grid.yaml", "--launcher", "inline", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert {cell["state"] for cell in told["cells"]} == {"finished"}
+    assert len(told["skipped"]) == 2
+    assert told["arms"][1]["reward/mean"] == {"mean": 7.5 / 64, "std": 0.0, "seeds": 2}
+    assert f"skipped {told['skipped'][0]}: it has finished" in err
+
+
+def test_run_in_worker_processes_with_overrides(call, fake):
+    code, out, err = call(
+        "run", "grid.yaml", "--jobs", "2", "--only", "grpo", "--set", "train.steps=3"
+    )
+    assert code == 0
+    assert "0.0312 ± 0" in out
+    assert err.count("started ") == 2
+    assert [c.state for c in list_grids(Path("."))[0].cells] == ["finished", "pending"] * 2
+
+
+def test_dry_run_and_plan_create_nothing(call, fake):
+    before = sorted(p.name for p in fake.iterdir())
+    code, out, err = call("run", "grid.yaml", "--dry-run", "--only", "grpo")
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines()] == ["arm", "grpo", "grpo"]
+    assert "2 of 4 cells would run" in err
+    code, out, _ = call("plan", "grid.yaml")
+    assert code == 0
+    ids = [cell.cell_id for cell in expand(load_ablation("grid.yaml")).cells]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ids
+    assert sorted(p.name for p in fake.iterdir()) == before
+
+
+def test_plan_as_json_and_in_full(call, fake):
+    _, out, _ = call("plan", "grid.yaml", "--json", "--full")
+    told = json.loads(out)
+    assert [c["state"] for c in told["cells"]] == ["pending"] * 4
+    assert told["cells"][0]["config"]["train"]["steps"] == 12
+    _, out, _ = call("plan", "grid.yaml", "--full")
+    documents = [d for d in yaml.safe_load_all(out) if d]
+    assert [d["seed"] for d in documents] == [0, 0, 1, 1]
+
+
+def test_plan_names_the_control_that_was_added(call, workplace):
+    grid(workplace, ["seq-alp"])
+    code, out, err = call("plan", "grid.yaml")
+    assert code == 0
+    assert "seq-bypass" in out
+    assert "control: seq-bypass is seq-alp without its noise" in err
+
+
+def test_show_has_states_and_one_cells_whole_error(call, fake):
+    call("run", "grid.yaml", "--launcher", "inline")
+    _, out, _ = call("show", "latest")
+    states = [line.split()[3] for line in out.splitlines()[1:]]
+    assert states == ["finished", "failed", "finished", "failed"]
+    _, out, _ = call("show", "small", "--json")
+    cell = json.loads(out)["cells"][1]
+    _, out, _ = call("show", cell["cell_id"])
+    assert "Traceback" in out
+    assert len([line for line in out.splitlines() if line.startswith(cell["cell_id"])]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("run", "missing.yaml"), "there is no such file"),
+        (("plan", "missing.yaml"), "there is no such file"),
+        (("run", "grid.yaml", "--only", "gpro"), "no arm 'gpro'"),
+        (("run", "grid.yaml", "--set", "train.stepz=3"), "train.stepz"),
+        (("show", "nope"), "no run 'nope'"),
+        (("analyze", "nope"), "no run 'nope'"),
+        (("methods", "seq-al"), "did you mean 'seq-alp'?"),
+        (("ui", "--tracking-uri", "sqlite:///other.db"), "no tracking store here"),
+        (("ui", "--tracking-uri", "http://server"), "open http://server"),
+        (("run", "grid.yaml", "--tracking-uri", "./mlruns"), "folders no longer"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(call, fake, args, says):
+    before = sorted(p.name for p in fake.iterdir())
+    code, out, err = call(*args)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(p.name for p in fake.iterdir()) == before
+
+
+def test_an_unknown_key_is_named_with_its_place(call, workplace):
+    grid(workplace, ["grpo"], base={"train": {"stepz": 3}})
+    code, _, err = call("plan", "grid.yaml")
+    assert code == 2
+    assert "grid.yaml:5:5" in err
+    assert "did you mean 'steps'" in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, workplace):
+    monkeypatch.setattr(sys, "argv", ["alpkit", "plan", "missing.yaml", "--debug"])
+    with pytest.raises(Exception, match="there is no such file"):
+        app(standalone_mode=False)
+
+
+def test_usage_errors_exit_with_2_and_no_command_prints_help(call):
+    assert call("frobnicate")[0] == 2
+    assert call("run")[0] == 2
+    code, out, err = call()
+    assert code == 2
+    assert "Commands" in out + err
+    assert call("--version")[1].strip() == __import__("alpkit").__version__
+
+
+def test_methods_lists_every_preset_and_a_card_resolves_its_bounds(call):
+    _, out, _ = call("methods")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(PRESETS)
+    assert "[0.9997, 1.0004]" in out
+    _, out, _ = call("methods", "seq-alp", "--json")
+    card = json.loads(out)
+    assert card["objective"]["surrogate"]["dual_clip"] == 10.0
+    assert card["perturbation"]["layers"] == "all"
+    _, out, _ = call("methods", "token-tis")
+    assert "{action: truncate, of: mismatch, level: token, lower: 0.0, upper: 2.0" in out
+    assert "avoid: when one token" in out
+
+
+def test_ui_serves_the_store_that_would_be_used(call, fake, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, args: started.append(args))
+    call("run", "grid.yaml", "--launcher", "inline", "--only", "grpo")
+    _, _, err = call("ui", "--port", "5055")
+    assert started[0][1:] == [
+        *("-m", "mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db"),
+        *("--host", "127.0.0.1", "--port", "5055"),
+    ]
+    experiment = prepare_store().client.get_experiment_by_name("small").experiment_id
+    assert f"http://127.0.0.1:5055/#/experiments/{experiment}/runs?" in err
+
+
+def test_hints_quote_a_store_that_is_not_the_default():
+    assert output.ui_command("sqlite:///mlflow.db") == "mlflow ui"
+    assert output.ui_command("sqlite:////a b/x.db") == (
+        "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"
+    )
+
+
+def test_bars_show_the_active_cell_and_print_failures(workplace):
+    grid(workplace, ["grpo"])
+    cells = {cell.cell_id: cell for cell in expand(load_ablation("grid.yaml")).cells}
+    first, second = cells
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160, color_system=None)
+    with Bars(cells, console) as show:
+        show(Started(first))
+        show(Started(second))
+        show(Stepped(first, 6, {"reward/mean": 0.5, "kl/k3": 0.001, "ratio/raw/token/width": 0.25}))
+        show._progress.refresh()
+        show(Ended(first, "finished"))
+        show(Ended(second, "failed", "ValueError: no\nTraceback"))
+        grid_bar = show._progress.tasks[0]
+        assert (grid_bar.completed, grid_bar.total) == (24, 24)
+        assert len(show._progress.tasks) == 1
+    shown = text.getvalue()
+    assert "grpo seed=0" in shown
+    assert "reward 0.5  kl 0.001  width 0.25" in shown
+    assert f"failed: {second} grpo seed=1: ValueError: no\n" in shown
