@@ -1,7 +1,7 @@
 """What every config section shares: frozen, closed, documented by its attribute docstrings."""
 
 import types
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -12,6 +12,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    refused: ClassVar[dict[str, str]] = {}
+    """Keys that people would look for here and that must not exist, with the reason."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, data: object) -> object:
+        for key in data if isinstance(data, dict) else ():
+            if key in cls.refused:
+                raise ValueError(f"{key} {cls.refused[key]}")
+        return data
 
     @model_validator(mode="before")
     @classmethod

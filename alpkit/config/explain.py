@@ -142,11 +142,15 @@ def _unknown_field(
     where: str, path: KeyPath, nodes: list[Any], *, whole: tuple[str, ...] = (), tag: str = ""
 ) -> Fault:
     models = [b for node in nodes for b in _branches(node) if _is_model(b)]
+    for model in models:
+        if reason := getattr(model, "refused", {}).get(path[-1]):
+            return Fault(where, f"{dotted(path)} {reason}")
     allowed = {name for model in models for name in model.model_fields}
     owner = dotted(path[:-1]) or ("the run config" if whole or not models else _title(models[0]))
     hint = did_you_mean(path[-1], allowed, "allowed")
     if not hint.startswith("did you mean") and models:
         below = [leaf for leaf in leaves(models[0]) if leaf.split(".")[-1] == (whole or path)[-1]]
+        below = [leaf for leaf in below if leaf.count(".") == min(b.count(".") for b in below)]
         if len(below) == 1:
             hint = f"did you mean {dotted((*path[:-1], below[0]))!r}?  {hint}"
     return Fault(where, f"{dotted(path)} is not a field of {owner}{tag}", hint)

@@ -3,10 +3,11 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from alpkit.config import RunConfig, explain
+from alpkit.config import RunConfig, explain, load_ablation
 from alpkit.config.base import Section
 from alpkit.config.explain import check_path, dotted, leaves
 from alpkit.config.yaml import Fault, parse_yaml
+from alpkit.errors import ConfigError
 
 
 def explained(text: str, model: type[Section] = RunConfig) -> str:
@@ -22,7 +23,7 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "perturbation: {sigmaa: 1}",
             "f.yaml:1:16  perturbation.sigmaa is not a field of perturbation\n"
-            "  did you mean 'sigma'?  allowed: distribution, layers, scale, sigma, site",
+            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
         ),
         (
             "rollout: {engine: vllm, weights: int4}",
@@ -145,7 +146,7 @@ def test_an_unknown_path_offers_the_field_elsewhere() -> None:
         "here",
         "perturbation.init is not a field of perturbation",
         "did you mean 'perturbation.sigma.init'?  "
-        "allowed: distribution, layers, scale, sigma, site",
+        "allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
     )
     fault = check_path(RunConfig, ("train", "steps", "x"), "here")
     assert fault == Fault("here", "train.steps.x is not a field of train.steps", "")
@@ -159,3 +160,10 @@ def test_leaves_cover_every_branch_of_a_union() -> None:
 
 def test_dotted() -> None:
     assert dotted(("arms", 0, "objective", "ratio")) == "arms[0].objective.ratio"
+
+
+def test_a_refused_key_gives_its_reason_on_the_command_line_too(tmp_path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\nquestion: q\narms: [grpo]\nseeds: [0]\n")
+    with pytest.raises(ConfigError, match=r"rollout\.top_p renormalises over the nucleus, so"):
+        load_ablation(file, ("rollout.top_p=0.9",))
