@@ -15,7 +15,11 @@ class AlpkitError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}  {self.what}" if self.where else self.what
-        lines = [head, f"  why: {self.why}" if self.why else "", f"  fix: {self.fix}" if self.fix else ""]
+        lines = [
+            head,
+            f"  why: {self.why}" if self.why else "",
+            f"  fix: {self.fix}" if self.fix else "",
+        ]
         return "\n".join(line for line in lines if line)
 
     def __reduce__(self) -> tuple[object, ...]:
