@@ -10,6 +10,7 @@ from alpkit.tracking import (
     CellTracker,
     MlflowSink,
     backfill,
+    charts_path,
     log_report,
     prepare_store,
     read_steps,
@@ -190,6 +191,8 @@ def test_the_store_is_the_one_that_a_plain_mlflow_ui_opens(store, workplace):
     run = store.client.get_run(run_id)
     experiment = store.client.get_experiment_by_name("grid")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    note = experiment.tags["mlflow.note.content"]
+    assert note == f"[Charts of every cell]({charts_path(experiment.experiment_id)})"
     assert experiment.artifact_location == (workplace / "mlartifacts" / "grid").as_uri()
     parent = store.client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["alpkit.kind"] == "grid"
@@ -213,6 +216,20 @@ def test_the_parent_run_is_reopened_and_experiments_come_back_from_the_bin(store
     assert run.data.tags["alpkit.grid_id"] == "g2"
     store.client.delete_experiment(experiment)
     assert store.experiment("grid") == experiment
+
+
+def test_a_note_written_by_hand_is_left_alone(store):
+    experiment = store.experiment("grid", note="why?")
+
+    def note():
+        return store.client.get_experiment(experiment).tags["mlflow.note.content"]
+
+    assert note().endswith(") · why?")
+    store.experiment("grid", note="how?")
+    assert note().endswith(") · how?")
+    store.client.set_experiment_tag(experiment, "mlflow.note.content", "mine")
+    store.experiment("grid", note="when?")
+    assert note() == "mine"
 
 
 def test_statuses_and_existence(store):

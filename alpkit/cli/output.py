@@ -3,11 +3,10 @@
 import json
 import shlex
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console, RenderableType
 
-from alpkit.tracking import DEFAULT_URI
+from alpkit.tracking import DEFAULT_URI, charts_path
 
 # Wide enough for ids and formulas where there is no terminal to ask.
 _PIPE_WIDTH = 200
@@ -45,13 +44,5 @@ def ui_command(uri: str) -> str:
 
 
 def charts_link(experiment_id: str, base: str = "http://127.0.0.1:5000") -> str:
-    """Address of an experiment's charts, one curve per cell.
-
-    MLflow 3.17 opens every experiment in its GenAI view unless the address (or the browser's own
-    memory) says model training; the filter leaves out the parent, under which cells are folded.
-    """
-    cells = quote("tags.`alpkit.kind` = 'cell'")
-    return (
-        f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-        f"&compareRunsMode=CHART&searchFilter={cells}"
-    )
+    """Address of an experiment's charts in a UI at `base`."""
+    return f"{base}/{charts_path(experiment_id)}"

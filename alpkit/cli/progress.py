@@ -63,16 +63,16 @@ class Lines:
         name = f"{cell.cell_id} {cell.arm} seed={cell.seed}"
         match event:
             case Started():
-                self._say(f"started   {name}")
+                self._say(f"{'started':<14}{name}")
             case Stepped():
                 if time.monotonic() - self._said.get(event.cell_id, 0.0) > _LINE_SECONDS:
                     self._said[event.cell_id] = time.monotonic()
                     steps = f"step {event.step}/{cell.config.train.steps}"
-                    self._say(f"{steps:<10}{name}  {headline(event.metrics)}")
+                    self._say(f"{steps:<14}{name}  {headline(event.metrics)}")
             case Ended():
                 self._ended += 1
                 count = f"({self._ended}/{len(self._cells)})"
-                self._say(f"{event.state:<10}{name} {count}{_first(event.error)}")
+                self._say(f"{event.state:<14}{name} {count}{_first(event.error)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

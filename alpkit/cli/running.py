@@ -90,6 +90,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         )
     else:
         print_table(tables.result_table(results))
+        note(tables.RESULT_NOTE)
     for record in outcome.failed:
         log = outcome.folder / record.cell_id / "log.txt"
         first = (record.error or "").partition("\n")[0]

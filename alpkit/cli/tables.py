@@ -13,6 +13,10 @@ from alpkit.runs import CellRecord
 from alpkit.tracking import read_steps
 
 LAST = 10
+RESULT_NOTE = (
+    f"mean ± standard deviation over seeds; reward, kl/k3 and width over the last {LAST} steps, "
+    "evaluations at the last one"
+)
 
 
 class Column(NamedTuple):
@@ -104,10 +108,6 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
 
 def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     table = _table("arm", "seeds", *(column.title for column in RESULTS))
-    table.caption = (
-        f"mean ± standard deviation over seeds; reward, kl/k3 and width over the last {LAST} steps, "
-        "evaluations at the last one. No verdict: that is `alpkit analyze`."
-    )
     for row in rows:
         seeds = f"{row['finished']}/{row['cells']}"
         table.add_row(row["arm"], seeds, *(_with_spread(row[c.key]) for c in RESULTS))

@@ -4,6 +4,7 @@ from alpkit.tracking.log import CellTracker, MlflowSink, Tracker, backfill, read
 from alpkit.tracking.store import (
     DEFAULT_URI,
     Store,
+    charts_path,
     log_report,
     open_client,
     prepare_store,
@@ -17,6 +18,7 @@ __all__ = [
     "Store",
     "Tracker",
     "backfill",
+    "charts_path",
     "log_report",
     "open_client",
     "prepare_store",

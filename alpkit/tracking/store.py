@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
@@ -24,11 +25,26 @@ DEFAULT_URI: Final = "sqlite:///mlflow.db"
 STEP_TAG: Final = "alpkit.step"
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _PARAM_LENGTH: Final = 500
+_NOTE: Final = "mlflow.note.content"
+_CHARTS: Final = "[Charts of every cell]"
 
 
 def resolve_uri(tracking_uri: str | None = None) -> str:
     """Give the store's address: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`."""
     return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def charts_path(experiment_id: str) -> str:
+    """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
+
+    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
+    by name, because in order of time cells are folded under a parent that has no metrics.
+    """
+    cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
+    return (
+        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        f"&orderByKey={name}&orderByAsc=true&searchFilter={cells}"
+    )
 
 
 def absolute_uri(uri: str) -> str:
@@ -72,18 +88,20 @@ class Store:
             if found is not None and found.lifecycle_stage == "deleted":
                 self.client.restore_experiment(found.experiment_id)
             if found is None:
-                # Without the kind, MLflow 3 opens the experiment in its GenAI view: empty traces.
-                tags = {"mlflow.experimentKind": "custom_model_development"}
-                identity = self.client.create_experiment(name, self._artifacts(name), tags)
+                identity = str(self.client.create_experiment(name, self._artifacts(name)))
             else:
-                identity = found.experiment_id
+                identity = str(found.experiment_id)
                 self._refuse_a_moved_store(str(found.artifact_location))
-                self.client.set_experiment_tag(
-                    identity, "mlflow.experimentKind", "custom_model_development"
-                )
-            if note:
-                self.client.set_experiment_tag(identity, "mlflow.note.content", note)
-        return str(identity)
+            # Early MLflow 3 opens an experiment of this kind on its runs. From 3.17 on the UI goes by
+            # its own switch (GenAI at first), so the note offers the way.
+            self.client.set_experiment_tag(
+                identity, "mlflow.experimentKind", "custom_model_development"
+            )
+            old = found.tags.get(_NOTE, "") if found is not None else ""
+            if not old or old.startswith(_CHARTS):
+                text = f"{_CHARTS}({charts_path(identity)})" + (f" · {note}" if note else "")
+                self.client.set_experiment_tag(identity, _NOTE, text)
+        return identity
 
     def open_parent(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
         """Give the grid's parent run, reopened if the store has one, with `tags` set anew."""
