@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
@@ -36,6 +37,8 @@ class Run:
     sampler: Sampler
     history: WeightHistory
     perturbation: LayerwisePerturbation | None
+    reference: PreTrainedModel | None
+    """The frozen starting policy; None unless the objective pulls towards it."""
     optimizer: torch.optim.Optimizer
     records: RecordWriter
     probe: SyncProbe
@@ -74,6 +77,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         sampler=build_sampler(policy, config.rollout, seed=config.seed),
         history=WeightHistory(policy.model, config.rollout.lag),
         perturbation=perturbation,
+        reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
         records=RecordWriter(folder / "records"),
         probe=probe,
@@ -112,6 +116,13 @@ def resume(run: Run) -> int | None:
 def decode(policy: Policy, response: Response) -> str:
     """A response's text without special tokens: what a task scores."""
     return str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
+
+
+def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
+    """A second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
+    model = load_policy(config.model, revision=config.revision).model
+    model.to(next(policy.model.parameters()).device)
+    return model.requires_grad_(False)
 
 
 def _optimizer(

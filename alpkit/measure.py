@@ -141,10 +141,25 @@ def receipt_metrics(outputs: Sequence[LossOutput], objective: ObjectiveConfig) -
     for output in outputs:
         for name, value in output.receipt.items():
             total[name] = total.get(name, 0.0) + float(value)
-    count = max(total.pop("tokens"), 1.0)
-    raw = total.pop("weight_raw", 0.0)
-    removed = total.pop("weight_removed", 0.0)
-    found = {f"receipt/{name}": value / count for name, value in total.items()}
+    tokens = max(total.pop("tokens"), 1.0)
+    found = {"nonfinite/loss_logp": total.pop("nonfinite")}
+    if "reference_kl" in total:
+        found["train/reference_kl"] = total.pop("reference_kl") / tokens
+    both, own, other = (
+        total.pop(f"agreement_{name}", 0.0) for name in ("both", "only_own", "only_other")
+    )
+    if either := both + own + other:
+        found["receipt/agreement"] = both / either
+        found["receipt/agreement_only_own"] = own / tokens
+        found["receipt/agreement_only_other"] = other / tokens
+    size, sequences = total.pop("advantage"), max(total.pop("sequences"), 1.0)
+    raw, cut = total.pop("weight_raw", 0.0), total.pop("weight_removed", 0.0)
+    lost, gone = total.pop("advantage_removed"), total.pop("rejected_sequences", 0.0)
+    found |= {f"receipt/{name}": value / tokens for name, value in total.items()}
     if objective.weight.action != "none":
-        found["receipt/weight_removed"] = removed / raw if raw > 0 else 0.0
+        found["receipt/weight_removed"] = cut / raw if raw > 0 else 0.0
+    if objective.corrected:
+        found["receipt/advantage_removed"] = lost / size if size > 0 else 0.0
+    if objective.reject:
+        found["receipt/rejected_sequences"] = gone / sequences
     return found

@@ -56,6 +56,9 @@ _PLAIN = (
     Metric("train/grad_norm_max", "norm",
         "Largest joint gradient norm, before clipping, of the step's updates.",
         "One bad mini-batch shows here and not in the mean."),
+    Metric("train/reference_kl", "nats",
+        "Mean of the reference_kl estimator over valid tokens, ratio's numerator against the starting policy.",
+        "How far training has gone; only where objective.reference_kl.coef is above 0."),
     Metric("train/entropy", "nats",
         "Mean entropy of the unperturbed next-token distribution; each valid token counts once.",
         "A fall towards 0 is collapse; exploration stops before reward does."),
@@ -99,6 +102,14 @@ _PLAIN = (
     Metric("receipt/dual_clipped", "share",
         "Valid tokens with ratio above dual_clip and negative advantage / valid tokens.",
         "Where one huge ratio would otherwise rule the update; should be rare."),
+    *(
+        Metric(f"receipt/outside_{side}_{sign}", "share",
+            f"Valid tokens with ratio {where} the band and {sign} advantage / valid tokens.",
+            "With ppo the gradient dies for low and negative, high and positive (= clipped_*), and lives "
+            "for the others; with cispo it lives for all.")
+        for side, where in (("low", "below"), ("high", "above"))
+        for sign in ("negative", "positive")
+    ),
     Metric("receipt/truncated", "share",
         "Valid tokens whose weight was lowered to weight.upper / valid tokens.",
         "0 for many steps: the correction does nothing."),
@@ -108,6 +119,32 @@ _PLAIN = (
     Metric("receipt/masked", "share",
         "Valid tokens whose weight was set to 0 / valid tokens.",
         "At product level whole responses go; near 1 there is no training left."),
+    Metric("receipt/rejected", "share",
+        "Valid tokens that a rejection took out / valid tokens.",
+        "0 for many steps: the rejection never fires. Near 1 there is no training left."),
+    Metric("receipt/rejected_sequences", "share",
+        "Responses whose valid tokens were all rejected / responses with valid tokens.",
+        "Above receipt/rejected where long responses survive; below where they go."),
+    Metric("receipt/removed_negative", "share",
+        "Valid tokens with weight 0 (masked or rejected) and negative advantage / valid tokens.",
+        "Beside removed_positive: whose tokens the correction takes, failures' or successes'."),
+    Metric("receipt/removed_positive", "share",
+        "Valid tokens with weight 0 (masked or rejected) and positive advantage / valid tokens.",
+        "Rising: the correction removes what the policy should learn from."),
+    Metric("receipt/advantage_removed", "share",
+        "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
+        "tokens.",
+        "Above removed tokens' share: the correction takes the tokens that matter most."),
+    Metric("receipt/agreement", "share",
+        "Valid tokens removed by this run's correction and by diagnostics.agreement_with's / tokens removed "
+        "by either (Jaccard index).",
+        "1: the two remove the same. Absent when neither removes anything."),
+    Metric("receipt/agreement_only_own", "share",
+        "Valid tokens removed by this run's correction alone / valid tokens.",
+        "See agreement."),
+    Metric("receipt/agreement_only_other", "share",
+        "Valid tokens removed by diagnostics.agreement_with's correction alone / valid tokens.",
+        "See agreement."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -119,7 +156,8 @@ _PLAIN = (
         "tokens; tokens of zero advantage count as surviving.",
         "The effective step size that the correction leaves; compare arms by it."),
     Metric("sigma/mean", "hidden units",
-        "Mean over perturbed layers of the noise scale at the end of the step.",
+        "Mean over perturbed layers (vocabulary entries with per: vocab) of the noise scale at the end of "
+        "the step, schedule included; relative to the rms with scale: rms.",
         "Constant when not learnable; a drift with zero gradient is weight decay on log sigma."),
     Metric(
         "sigma/min", "hidden units", "Smallest noise scale of the perturbed layers.", "See mean."
@@ -127,13 +165,24 @@ _PLAIN = (
     Metric(
         "sigma/max", "hidden units", "Largest noise scale of the perturbed layers.", "See mean."
     ),
+    Metric("sigma/grad_norm", "norm",
+        "Norm of the gradient of log sigma before clipping, mean over the step's updates.",
+        "Its share of train/grad_norm is the share of the clip that log sigma takes."),
     Metric("noise/realised_std", "hidden units",
-        "Standard deviation of (input after - input before) the addition, in the model's dtype; "
-        "mean over perturbed layers, real tokens count once.",
+        "Root mean square of (state after - state before) the addition, in the model's dtype; mean over "
+        "perturbed layers, on up to 2^17 numbers of the step's first noisy forward, real tokens only.",
         "The noise that acted, not the one asked for."),
     Metric("noise/realised_ratio", "ratio",
-        "noise/realised_std divided by the scale asked for (sigma, times the rms where relative).",
+        "Root mean square of the noise that arrived / (sigma, times the token's rms where relative); the "
+        "smallest over perturbed layers.",
         "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, alp.md G1)."),
+    Metric("noise/to_rms", "ratio",
+        "noise/realised_std / root mean square of the state before the addition; mean over layers.",
+        "How loud the noise is; with scale: absolute it falls with depth as the residual stream grows."),
+    Metric("noise/signal_to_noise", "ratio",
+        "|mean| / sample standard deviation, over the step's micro-batches, of the gradient of log sigma; "
+        "mean over its entries. Absent below two micro-batches.",
+        "Near 0 log sigma walks at random: its signal grows with sigma itself (alp.md F.2.4)."),
     Metric("probe/gap_mean", "nats",
         "Mean |log-prob difference| between trainer and sampler on the fixed probe after a sync; "
         "each probe token counts once.",
@@ -147,6 +196,9 @@ _PLAIN = (
     Metric("nonfinite/rollout_logp", "count",
         "Sampler log-probs of the step that were NaN or infinite, masked from everything.",
         "0. Past diagnostics.max_nonfinite the run stops."),
+    Metric("nonfinite/loss_logp", "count",
+        "Valid tokens of the step that the loss left out because a log-prob it uses is NaN or infinite.",
+        "0; the trainer's own numbers are broken otherwise."),
     Metric("nonfinite/grad_norm", "count",
         "Updates of the step whose gradient norm was NaN or infinite.",
         "0; each is a skipped update."),
@@ -243,13 +295,26 @@ _WIDTH = Metric(
     f"p98 - p02 {_LOG}: ratio/raw/token/p98 minus ratio/raw/token/p02.",
     "The envelope's width in one number; wider is further off policy.",
 )
-_LAYER = Metric(
-    "sigma/layer_{nn}",
-    "hidden units",
-    "Noise scale of layer nn (0-based, at least two digits) at the end of the step.",
-    "Which layers the training asks to be noisier. Only perturbed layers appear.",
-)
-_LAYER_KEY = re.compile(r"sigma/layer_(\d\d|[1-9]\d{2,})")
+# fmt: off
+_BY_LAYER = {
+    metric.key.removesuffix("/layer_{nn}"): metric
+    for metric in (
+        Metric("sigma/layer_{nn}", "hidden units",
+            "Noise scale of layer nn (0-based, at least two digits) at the end of the step.",
+            "Which layers the training asks to be noisier. Only perturbed layers appear."),
+        Metric("sigma/grad_norm/layer_{nn}", "norm",
+            "|gradient of log sigma| of layer nn before clipping, mean over the step's updates.",
+            "See sigma/grad_norm."),
+        Metric("noise/realised_std/layer_{nn}", "hidden units",
+            "noise/realised_std of layer nn alone.", "See noise/realised_std."),
+        Metric("noise/to_rms/layer_{nn}", "ratio",
+            "noise/to_rms of layer nn alone.", "Matched sigmas still differ here from layer to layer."),
+        Metric("noise/signal_to_noise/layer_{nn}", "ratio",
+            "noise/signal_to_noise of layer nn alone.", "Which layers' sigma is learned, not drifting."),
+    )
+}
+# fmt: on
+_LAYER_KEY = re.compile(r"(.+)/layer_(\d\d|[1-9]\d{2,})")
 
 
 @cache
@@ -268,8 +333,8 @@ def describe(key: str) -> Metric:
     """Definition of `key`; raises `TrackingError` that names the closest key when there is none."""
     if metric := _table().get(key):
         return metric
-    if _LAYER_KEY.fullmatch(key):
-        return _LAYER._replace(key=key)
+    if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
+        return _BY_LAYER[match[1]]._replace(key=key)
     near = difflib.get_close_matches(key, [*_table(), "sigma/layer_00"], n=1, cutoff=0.0)
     raise TrackingError(
         f"{key!r} is not a metric",
@@ -313,7 +378,8 @@ def markdown() -> str:
     areas: dict[str, list[Metric]] = {}
     for metric in _PLAIN:
         areas.setdefault(metric.key.split("/")[0], []).append(metric)
-    areas["sigma"].append(_LAYER)
+    for metric in _BY_LAYER.values():
+        areas[metric.key.split("/")[0]].append(metric)
     lines = _HEAD.splitlines()
     for area, metrics in areas.items():
         lines += ["", f"## {area}", "", *_metric_rows(metrics)]

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from alpkit.batches import Batch, MicroBatch, cut, requests_for
 from alpkit.cell import Run, decode, resume, save, set_up
@@ -35,7 +36,15 @@ from alpkit.measure import (
     receipt_metrics,
     token_rows,
 )
-from alpkit.objective import LossOutput, group_advantage, loss_normalizer, policy_loss
+from alpkit.objective import (
+    LossOutput,
+    Normalizer,
+    group_advantage,
+    normalizer_sums,
+    policy_loss,
+    removal_agreement,
+    whole_batch,
+)
 from alpkit.policy.loading import encode_prompt, pad_id, stop_ids
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
 from alpkit.rollout import Request, Response, collate
@@ -172,12 +181,13 @@ class Update:
 
     loss: float
     grad_norm: float
+    survivors: bool
     outputs: list[LossOutput]
     rows: list[dict[str, Tensor]]
 
     @property
     def skipped(self) -> bool:
-        return not math.isfinite(self.grad_norm)
+        return not math.isfinite(self.grad_norm) or not self.survivors
 
 
 def update_policy(
@@ -191,7 +201,7 @@ def update_policy(
 ) -> Update:
     """One optimizer update on one mini-batch, micro-batch by micro-batch."""
     config = run.config
-    normalizer = _normalizer(run, micros)
+    normalizer = _normalizer(run, step, update, micros, old, clock)
     outputs, rows, loss = [], [], 0.0
     for micro in micros:
         per_token: dict[str, Tensor] = {}
@@ -212,6 +222,7 @@ def update_policy(
                 advantage=micro.advantage.to(run.device),
                 config=config.objective,
                 normalizer=normalizer,
+                logp_reference=_logp_reference(run, micro),
             )
             output.loss.backward()
         if run.perturbation is None:
@@ -219,12 +230,25 @@ def update_policy(
         else:
             per_token["logp_perturbed"] = scored.logp
         per_token |= {"keep": output.keep, "weight": output.weight}
+        if diagnose and (other := config.compared) is not None:
+            output.receipt.update(
+                removal_agreement(
+                    output.keep,
+                    logp=scored.logp,
+                    logp_old=reference,
+                    logp_rollout=micro.rollout.logp_rollout,
+                    mask=micro.valid,
+                    advantage=micro.advantage.to(run.device),
+                    config=other,
+                )
+            )
         rows.append(token_rows(update, micro, per_token, micro.rollout.policy_version))
         outputs.append(output)
         loss += float(output.loss.detach())
     with clock("update"):
-        grad_norm = _apply(run)
-    return Update(loss, grad_norm, outputs, rows)
+        survivors = any(bool(output.keep.any()) for output in outputs)
+        grad_norm = _apply(run, skip=not survivors)
+    return Update(loss, grad_norm, survivors, outputs, rows)
 
 
 def sync(run: Run) -> dict[str, float]:
@@ -304,12 +328,12 @@ class Clock:
         return found | {"time/step": time.perf_counter() - self.start}
 
 
-def _logprobs(run: Run, micro: MicroBatch) -> TokenLogprobs:
-    """Response log-probs under whatever weights and noise are on now."""
+def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None) -> TokenLogprobs:
+    """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
     rollout, config = micro.rollout, run.config
     with torch.autocast(run.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         return response_logprobs(
-            run.policy.model,
+            run.policy.model if model is None else model,
             rollout.tokens,
             rollout.attention,
             rollout.response,
@@ -325,20 +349,56 @@ def _noise(run: Run, step: int, update: int, micro: MicroBatch) -> AbstractConte
     return run.perturbation.active(key, sample=micro.sample, mask=micro.rollout.attention)
 
 
-def _normalizer(run: Run, micros: Sequence[MicroBatch]) -> Tensor:
-    """The mini-batch's denominator, so that cutting it into micro-batches changes nothing."""
-    aggregate = run.config.objective.aggregate
-    if aggregate == "fixed_length_sum":
-        return torch.tensor(float(run.config.rollout.max_tokens), device=run.device)
-    counts = [loss_normalizer(micro.valid, aggregate) for micro in micros if micro.valid.any()]
-    return torch.stack(counts).sum() if counts else torch.ones((), device=run.device)
+def _logp_reference(run: Run, micro: MicroBatch) -> Tensor | None:
+    """Log-probs of the policy that training started from, or None where no model of it is held."""
+    if run.reference is None:
+        return None
+    with torch.no_grad():
+        return _logprobs(run, micro, run.reference).logp
 
 
-def _apply(run: Run) -> float:
-    """Clip and step; a non-finite gradient is dropped, and its norm returned so that it is counted."""
+def _normalizer(
+    run: Run,
+    step: int,
+    update: int,
+    micros: Sequence[MicroBatch],
+    old: dict[int, Tensor],
+    clock: "Clock",
+) -> Normalizer:
+    """The mini-batch's denominators, so that cutting it into micro-batches changes nothing.
+
+    Rejections that shrink them, and weights that are divided by their mean, must be known of all
+    micro-batches before the first loss; where they look at the current policy, that costs a forward.
+    """
+    objective = run.config.objective
+    sums = []
+    for micro in micros:
+        now = None
+        if "bypass" in objective.of_whole_batch:
+            with clock("update"), torch.no_grad(), _noise(run, step, update, micro):
+                now = _logprobs(run, micro).logp
+        sums.append(
+            normalizer_sums(
+                logp=now,
+                logp_old=old.get(int(micro.sample[0])),
+                logp_rollout=micro.rollout.logp_rollout,
+                mask=micro.valid,
+                advantage=micro.advantage.to(run.device),
+                config=objective,
+            )
+        )
+    return whole_batch(sums, objective, fixed_length=run.config.rollout.max_tokens)
+
+
+def _apply(run: Run, *, skip: bool) -> float:
+    """Clip and step; returns the norm before clipping.
+
+    A non-finite gradient is dropped and shows in the norm. `skip`: nothing survived the correction, and
+    the optimizer's momentum must not move the weights in its stead.
+    """
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, run.config.train.grad_clip))
-    if math.isfinite(norm):
+    if math.isfinite(norm) and not skip:
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return norm
@@ -350,7 +410,7 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
     found = {
         "train/loss": sum(update.loss for update in updates) / len(updates),
         "train/skipped_updates": skipped,
-        "nonfinite/grad_norm": skipped,
+        "nonfinite/grad_norm": float(sum(not math.isfinite(u.grad_norm) for u in updates)),
     }
     if norms:
         found |= {"train/grad_norm": sum(norms) / len(norms), "train/grad_norm_max": max(norms)}

@@ -4,9 +4,10 @@ Usage: `grid = expand(load_ablation("experiments/quickstart.yaml", ["train.steps
 """
 
 from alpkit.config.ablation import Ablation, AblationConfig, LaunchConfig, load_ablation
+from alpkit.config.correction import RejectConfig, WeightConfig
 from alpkit.config.explain import explain
 from alpkit.config.grid import Cell, Grid, expand
-from alpkit.config.objective import ObjectiveConfig, WeightConfig
+from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig, resolve_layers
 from alpkit.config.presets import PRESETS, Preset
 from alpkit.config.run import RunConfig
@@ -23,6 +24,7 @@ __all__ = [
     "ObjectiveConfig",
     "PerturbationConfig",
     "Preset",
+    "RejectConfig",
     "RunConfig",
     "WeightConfig",
     "dump_yaml",

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
 
-from alpkit.config.objective import AdvantageConfig, SurrogateConfig, WeightConfig
+from alpkit.config.correction import WeightConfig
+from alpkit.config.objective import AdvantageConfig, RatioConfig, SurrogateConfig
 from alpkit.config.run import (
     AdditionConfig,
     HfRolloutConfig,
@@ -52,6 +53,15 @@ _KINDS: dict[KeyPath, _Kinds] = {
             "grpo": _fields(AdvantageConfig),
             "dr_grpo": _fields(AdvantageConfig, "normalize_std"),
             "rloo": _fields(AdvantageConfig, "normalize_std"),
+        },
+    ),
+    ("objective", "ratio"): _Kinds(
+        "denominator",
+        "old",
+        {
+            "old": _fields(RatioConfig),
+            "rollout": _fields(RatioConfig),
+            "current": _fields(RatioConfig, "level"),
         },
     ),
     ("objective", "surrogate"): _Kinds(

@@ -1,20 +1,27 @@
 """The objective's axes: a correction method is a point on them, and names are presets.
 
 Only axes that the trainer acts on stand here. A value without effect is dropped from the validated
-config, so that two spellings of one method have one hash. Not here: tensors (`alpkit.objective`).
+config, so that two spellings of one method have one hash. Weights and rejections are in
+`correction.py`. Not here: tensors (`alpkit.objective`).
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from alpkit.config.base import Section
+from alpkit.config.correction import Level, RejectConfig, WeightConfig
 
-Level = Literal[
-    "token", "cumulative", "cumulative_geometric", "turn", "cumulative_turn", "geometric", "product"
-]
 Denominator = Literal["old", "rollout", "current"]
-Aggregate = Literal["token_mean", "seq_mean_token_sum", "seq_mean_token_mean", "fixed_length_sum"]
+Aggregate = Literal[
+    "token_mean",
+    "token_mean_per_micro_batch",
+    "seq_mean_token_sum",
+    "seq_mean_token_mean",
+    "fixed_length_sum",
+    "fixed_length_mean",
+]
+Estimator = Literal["k1", "k2", "k3", "k3_straight_through"]
 
 
 class AdvantageConfig(Section):
@@ -36,6 +43,15 @@ class RatioConfig(Section):
     """old: pi_old (decoupled); rollout: mu (bypass); current: the ratio is 1 and only its gradient lives."""
     level: Level = "token"
     """Over which tokens log ratios are summed (or averaged) before clipping; gradients stay per token."""
+
+    @model_validator(mode="after")
+    def _one_has_no_level(self) -> Self:
+        if self.denominator == "current" and self.level != "token":
+            raise ValueError(
+                "level does nothing: denominator: current makes the ratio 1 at every level; remove it, "
+                "or set denominator: old"
+            )
+        return self
 
 
 class SurrogateConfig(Section):
@@ -67,47 +83,23 @@ class SurrogateConfig(Section):
         return self
 
 
-class WeightConfig(Section):
-    action: Literal["none", "truncate", "clip", "mask"] = "none"
-    """truncate: min(x, upper); clip: both sides; mask: x inside the band, else 0;
-    a masked token stays in the normaliser."""
-    of: Literal["mismatch", "bypass"] = "mismatch"
-    """mismatch: pi_old/mu; bypass: pi_theta/mu at the update."""
-    level: Level = "token"
-    """Level of the weight, independent of the ratio's."""
-    lower: Annotated[float, Field(ge=0)] = 0.0
-    """Lower bound in ratio units (clip and mask)."""
-    upper: PositiveFloat = 2.0
-    """Upper bound in ratio units."""
+class ReferenceKLConfig(Section):
+    coef: NonNegativeFloat = 0.0
+    """Weight of KL(policy || starting policy) in the loss; 0: no reference model is held."""
+    estimator: Estimator = "k3"
+    """With d = log pi_ref - log pi: k1 = -d, k2 = d^2/2, k3 = exp(d) - 1 - d; k3_straight_through has k3's
+    value and k2's gradient, which is the KL's own."""
 
     @model_validator(mode="before")
     @classmethod
     def _drop_what_has_no_effect(cls, data: object) -> object:
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or data.get("coef", 0) != 0:
             return data
-        bounds = [key for key in data if key in cls.model_fields and key != "action"]
-        if bounds and "action" not in data:
+        if "estimator" in data and "coef" not in data:
             raise ValueError(
-                f"{bounds[0]} is set but no action: nothing would be weighted; "
-                "set action: truncate, clip or mask"
+                "estimator does nothing without a coef; set coef to a number > 0, or remove it"
             )
-        action = data.get("action", "none")
-        if action == "none":
-            return {
-                "action": "none",
-                **{k: v for k, v in data.items() if k not in cls.model_fields},
-            }
-        if action == "truncate" and data.get("lower", 0.0) not in (0, 0.0):
-            raise ValueError(
-                "truncate bounds the weight from above only; use action: clip to keep a lower bound"
-            )
-        return data
-
-    @model_validator(mode="after")
-    def _bounds_are_a_band(self) -> Self:
-        if self.lower >= self.upper:
-            raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
-        return self
+        return {key: value for key, value in data.items() if key != "estimator"}
 
 
 class ObjectiveConfig(Section):
@@ -121,8 +113,14 @@ class ObjectiveConfig(Section):
     """What is done with that ratio."""
     weight: WeightConfig = WeightConfig()
     """A detached factor on the loss."""
+    reject: tuple[RejectConfig, ...] = ()
+    """Tokens and responses that are left out; an item goes if any entry rejects it."""
     aggregate: Aggregate = "token_mean"
-    """How per-token losses become one number."""
+    """How per-token losses become one number: over the whole mini-batch, but for
+    token_mean_per_micro_batch: the mean of micro-batch token means, weighted by responses, as the
+    reference implementation computes it (it depends on micro_batch_tokens)."""
+    reference_kl: ReferenceKLConfig = ReferenceKLConfig()
+    """Pull towards the starting policy."""
     log_ratio_clamp: tuple[float, float] = (-20.0, 20.0)
     """Bounds on the log ratio, applied once after the reduction to the level; clamped entries are counted."""
 
@@ -137,10 +135,16 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _no_double_count(self) -> Self:
-        if self.weight.action != "none" and self.ratio.denominator == "rollout":
+        weighted = self.weight.action != "none"
+        if weighted and self.ratio.denominator == "rollout":
             raise ValueError(
                 "ratio.denominator: rollout already contains pi_old/mu, so a weight would count the mismatch twice; "
                 "set weight.action: none, or ratio.denominator: old"
+            )
+        if weighted and self.weight.of == "bypass" and self.ratio.denominator == "old":
+            raise ValueError(
+                "weight.of: bypass contains pi_theta/pi_old, which the ratio already holds, so the staleness would "
+                "count twice; set weight.of: mismatch, or ratio.denominator: current with surrogate.kind: reinforce"
             )
         if self.ratio.denominator == "current" and self.surrogate.kind != "reinforce":
             raise ValueError(
@@ -152,6 +156,21 @@ class ObjectiveConfig(Section):
     @property
     def needs_logp_old(self) -> bool:
         """Whether the loss itself (not only a diagnostic) uses pi_old."""
-        return self.ratio.denominator == "old" or (
-            self.weight.action != "none" and self.weight.of == "mismatch"
+        return self.ratio.denominator == "old" or "mismatch" in self.corrected
+
+    @property
+    def corrected(self) -> frozenset[str]:
+        """What weight and rejections look at: mismatch, bypass, both or nothing."""
+        return frozenset(
+            [
+                *([self.weight.of] if self.weight.action != "none" else []),
+                *(r.of for r in self.reject),
+            ]
         )
+
+    @property
+    def of_whole_batch(self) -> frozenset[str]:
+        """What must be known of a whole mini-batch before its first update: as `corrected`."""
+        weight = [self.weight.of] if self.weight.normalize == "batch" else []
+        shrinking = [rule.of for rule in self.reject if rule.normalizer == "shrink"]
+        return frozenset([*weight, *shrinking])

@@ -4,9 +4,10 @@
 often it saves itself do not belong to its identity.
 """
 
+import difflib
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -21,17 +22,22 @@ from pydantic import (
 from alpkit.config.base import Section
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
+from alpkit.config.presets import PRESETS
 
+_FABRICATES = (
+    "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
+    "(trl#6789 measured mean ratio = kept probability mass)"
+)
 _REFUSED_SAMPLING = {
-    "top_p": "renormalises over the nucleus",
-    "top_k": "renormalises over k tokens",
-    "min_p": "renormalises over the tokens it keeps",
-    "typical_p": "renormalises over the tokens it keeps",
-    "repetition_penalty": "reshapes the distribution by what was sampled before",
-    "presence_penalty": "reshapes the distribution by what was sampled before",
-    "frequency_penalty": "reshapes the distribution by what was sampled before",
-    "logit_bias": "samples from other logits than the trainer's",
-    "min_tokens": "forbids the end token, which the trainer's distribution allows",
+    "top_p": f"renormalises over the nucleus, {_FABRICATES}",
+    "top_k": f"renormalises over k tokens, {_FABRICATES}",
+    "min_p": f"renormalises over the tokens it keeps, {_FABRICATES}",
+    "typical_p": f"renormalises over the tokens it keeps, {_FABRICATES}",
+    "repetition_penalty": f"reshapes the distribution by what was sampled before, {_FABRICATES}",
+    "presence_penalty": f"reshapes the distribution by what was sampled before, {_FABRICATES}",
+    "frequency_penalty": f"reshapes the distribution by what was sampled before, {_FABRICATES}",
+    "logit_bias": f"samples from other logits than the trainer's, {_FABRICATES}",
+    "min_tokens": f"forbids the end token, which the trainer's distribution allows, {_FABRICATES}",
 }
 
 
@@ -55,6 +61,8 @@ TaskConfig = Annotated[AdditionConfig | ReasoningGymConfig, Field(discriminator=
 
 
 class _Rollout(Section):
+    refused: ClassVar[dict[str, str]] = _REFUSED_SAMPLING
+
     prompts: PositiveInt = 64
     """Prompts per step."""
     group: Annotated[int, Field(ge=2)] = 8
@@ -65,17 +73,6 @@ class _Rollout(Section):
     """Both engines divide logits by it."""
     lag: NonNegativeInt = 0
     """How many steps older than the trainer's the sampler's weights are."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_truncated_sampling(cls, data: object) -> object:
-        for key in data if isinstance(data, dict) else ():
-            if key in _REFUSED_SAMPLING:
-                raise ValueError(
-                    f"{key} {_REFUSED_SAMPLING[key]}, so the returned log-prob is not the trainer's quantity and "
-                    "every ratio is fabricated; remove it (trl#6789 measured mean ratio = kept probability mass)"
-                )
-        return data
 
 
 class HfRolloutConfig(_Rollout):
@@ -140,6 +137,9 @@ class DiagnosticsConfig(Section):
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
     """Largest mean |log-prob gap| after a weight sync, nats; default: the engine's own by precision."""
+    agreement_with: str | None = None
+    """A preset: on diagnostic steps, log how far its weight and rejections would remove the same tokens as
+    this run's."""
 
 
 class RecordsConfig(Section):
@@ -208,15 +208,43 @@ class RunConfig(Section):
         objective = self.objective
         if self.perturbation is not None and objective.weight.action != "none":
             raise ValueError(
-                "a perturbed ratio and a separate weight correct the same drift twice (spec: ALP replaces the "
-                "two-factor correction); set objective.weight.action: none, or drop the perturbation"
+                "objective.weight.action: a perturbed ratio and a separate weight correct the same drift twice (ALP "
+                "replaces the two-factor correction); set it to none, or drop the perturbation"
             )
         if self.perturbation is not None and objective.ratio.denominator == "current":
             raise ValueError(
-                "ratio.denominator: current cancels the perturbation; "
+                "objective.ratio.denominator: current cancels the perturbation; "
                 "set denominator: rollout, or drop the perturbation"
             )
         return self
+
+    @model_validator(mode="after")
+    def _agreement_is_between_corrections(self) -> Self:
+        name = self.diagnostics.agreement_with
+        if name is None:
+            return self
+        if name not in PRESETS:
+            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
+            raise ValueError(
+                f"diagnostics.agreement_with: {name!r} is not a preset; did you mean {near[0]!r}?"
+            )
+        other = self.compared
+        for whose, objective in (
+            (f"the preset {name}", other),
+            ("this run's objective", self.objective),
+        ):
+            if objective is not None and not objective.corrected:
+                raise ValueError(
+                    f"diagnostics.agreement_with does nothing: {whose} has no weight and no rejection; remove it"
+                )
+        return self
+
+    @property
+    def compared(self) -> ObjectiveConfig | None:
+        """The objective that this run's correction is compared with, or None."""
+        if (name := self.diagnostics.agreement_with) is None:
+            return None
+        return ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
 
     def identity(self) -> dict[str, Any]:
         """Canonical JSON-ready form of what decides this run's numbers."""

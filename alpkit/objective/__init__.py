@@ -1,23 +1,30 @@
-"""Pure functions of tensors: ratios, weights, surrogates, advantages, aggregation.
+"""Pure functions of tensors: ratios, weights, rejections, surrogates, advantages, aggregation.
 
 Takes arrays and plain settings, so that a notebook can call it on anyone's log-probs.
 """
 
 from alpkit.objective.advantage import group_advantage
-from alpkit.objective.aggregate import aggregate_loss, loss_normalizer
+from alpkit.objective.aggregate import Normalizer, normalizer_sums, whole_batch
+from alpkit.objective.correction import Correction, agreement, mismatch_correction
 from alpkit.objective.levels import reduce_to_level
-from alpkit.objective.loss import LossOutput, policy_loss
+from alpkit.objective.loss import LossOutput, policy_loss, removal_agreement
+from alpkit.objective.reference import reference_kl
 from alpkit.objective.surrogate import surrogate
-from alpkit.objective.weights import Correction, importance_weight
+from alpkit.objective.weights import importance_weight
 
 __all__ = [
     "Correction",
     "LossOutput",
-    "aggregate_loss",
+    "Normalizer",
+    "agreement",
     "group_advantage",
     "importance_weight",
-    "loss_normalizer",
+    "mismatch_correction",
+    "normalizer_sums",
     "policy_loss",
     "reduce_to_level",
+    "reference_kl",
+    "removal_agreement",
     "surrogate",
+    "whole_batch",
 ]

@@ -1,36 +1,112 @@
-"""From per-token losses to one number, with the whole mini-batch's denominator."""
+"""From per-token losses to one number, with the whole mini-batch's denominators."""
 
-from typing import assert_never
+from collections.abc import Iterable
+from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alpkit.config.objective import Aggregate
+from alpkit.config.objective import Aggregate, ObjectiveConfig
+from alpkit.objective.rejection import reject
+from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.weights import raw_weight, weight_sums
 
 
-def loss_normalizer(mask: Bool[Tensor, "batch tok"], aggregate: Aggregate) -> Float[Tensor, ""]:
-    """Denominator of a mini-batch: valid tokens, sequences that have any, or the padded length."""
-    match aggregate:
+class Normalizer(NamedTuple):
+    """The whole mini-batch's denominator of the loss, and the mean that batch normalisation divides by."""
+
+    loss: Float[Tensor, ""]
+    mean_weight: Float[Tensor, ""] | None = None
+
+
+class Sums(NamedTuple):
+    """What denominators are made of; adds up over micro-batches."""
+
+    tokens: Float[Tensor, ""]
+    sequences: Float[Tensor, ""]
+    rows: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+    weights: Float[Tensor, ""]
+
+
+def normalizer_sums(
+    *,
+    logp: Float[Tensor, "batch tok"] | None,
+    logp_old: Float[Tensor, "batch tok"] | None,
+    logp_rollout: Float[Tensor, "batch tok"],
+    mask: Tensor,
+    advantage: Tensor,
+    config: ObjectiveConfig,
+    turn: Int[Tensor, "batch tok"] | None = None,
+) -> Sums:
+    """One micro-batch's share of the mini-batch's denominators; arguments as of `policy_loss`.
+
+    `logp` may be None unless `config.of_whole_batch` has "bypass", `logp_old` unless it has "mismatch".
+    """
+    tokens = TokenBatch.of(
+        logp=logp, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
+    )
+    return sums_of(tokens, advantage[:, None] if advantage.ndim == 1 else advantage, config)
+
+
+def sums_of(
+    tokens: TokenBatch, advantage: Float[Tensor, "batch #tok"], config: ObjectiveConfig
+) -> Sums:
+    """The same from a prepared batch. The mean weight is taken before any rejection."""
+    counted, clamp = tokens.mask, config.log_ratio_clamp
+    shrinking = [rule for rule in config.reject if rule.normalizer == "shrink"]
+    if shrinking:
+        counted = counted & ~reject(tokens, shrinking, clamp=clamp, advantage=advantage).uncounted
+    dtype = tokens.logp_rollout.dtype
+    rows = torch.tensor(counted.shape[0], dtype=dtype, device=counted.device)
+    weight = weights = torch.zeros_like(rows)
+    if config.weight.normalize == "batch":
+        factor = raw_weight(tokens, config.weight, clamp).weight
+        weight, weights = weight_sums(factor, tokens.mask, config.weight)
+    return Sums(
+        torch.count_nonzero(counted).to(dtype),
+        torch.count_nonzero(counted.any(dim=1)).to(dtype),
+        rows,
+        weight,
+        weights,
+    )
+
+
+def whole_batch(parts: Iterable[Sums], config: ObjectiveConfig, *, fixed_length: int) -> Normalizer:
+    """Add the micro-batches' sums up to the mini-batch's denominators (never 0).
+
+    `fixed_length`: tokens that fixed_length_* divides by.
+    """
+    tokens, sequences, rows, weight, weights = (
+        torch.stack(column).sum() for column in zip(*parts, strict=True)
+    )
+    mean = weight / weights.clamp(min=1) if config.weight.normalize == "batch" else None
+    match config.aggregate:
         case "token_mean":
-            count = mask.sum()
+            count = tokens
+        case "token_mean_per_micro_batch":
+            count = rows
         case "seq_mean_token_sum" | "seq_mean_token_mean":
-            count = mask.any(dim=1).sum()
+            count = sequences
         case "fixed_length_sum":
-            count = torch.tensor(mask.shape[1], device=mask.device)
+            count = torch.full_like(rows, fixed_length)
+        case "fixed_length_mean":
+            count = sequences * fixed_length
         case _:
-            assert_never(aggregate)
-    return count.float().clamp(min=1)
+            assert_never(config.aggregate)
+    return Normalizer(count.clamp(min=1), mean)
 
 
-def aggregate_loss(
-    loss: Float[Tensor, "batch tok"],
-    mask: Bool[Tensor, "batch tok"],
-    aggregate: Aggregate,
-    normalizer: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """Sum of per-token losses over `normalizer`; summed over micro-batches it is the mini-batch's loss."""
-    total = torch.where(mask, loss, 0.0)
-    if aggregate == "seq_mean_token_mean":
-        total = total / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return total.sum() / normalizer.to(loss.dtype)
+def token_scale(
+    counted: Bool[Tensor, "batch tok"], aggregate: Aggregate, normalizer: Float[Tensor, ""]
+) -> Float[Tensor, "#batch"]:
+    """Factor on every row's summed loss, so that micro-batches add up to the mini-batch's loss."""
+    match aggregate:
+        case "seq_mean_token_mean":
+            return 1 / (counted.sum(dim=1).clamp(min=1) * normalizer)
+        case "token_mean_per_micro_batch":
+            tokens = torch.count_nonzero(counted).clamp(min=1)
+            return (counted.shape[0] / (tokens * normalizer)).reshape(1)
+        case _:
+            return (1 / normalizer).reshape(1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alpkit.config.objective import Level
+from alpkit.config.correction import Level
 
 
 def reduce_to_level(
@@ -23,7 +23,7 @@ def reduce_to_level(
     Masked entries are removed before any arithmetic, so their values (inf, NaN) never matter.
     `turn` ids (0-based, non-decreasing along tok) are used by the turn levels; None means one turn.
     """
-    valid = torch.where(mask, log_ratio, 0.0)
+    valid = log_ratio.masked_fill(~mask, 0.0)
     match level:
         case "token":
             return valid
@@ -45,4 +45,4 @@ def reduce_to_level(
             reduced = per_turn.gather(1, ids)
         case _:
             assert_never(level)
-    return torch.where(mask, reduced, 0.0)
+    return reduced.masked_fill(~mask, 0.0)

@@ -3,25 +3,28 @@
 Log space until the last step; float32 at least; masked tokens never reach `exp`.
 """
 
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig
-from alpkit.objective.aggregate import aggregate_loss, loss_normalizer
+from alpkit.objective.aggregate import Normalizer, sums_of, token_scale, whole_batch
+from alpkit.objective.correction import agreement, correct
 from alpkit.objective.levels import reduce_to_level
+from alpkit.objective.receipt import loss_receipt
+from alpkit.objective.reference import reference_kl
 from alpkit.objective.surrogate import surrogate
-from alpkit.objective.weights import importance_weight
+from alpkit.objective.tokens import TokenBatch
 
 
 class LossOutput(NamedTuple):
     """What one micro-batch gave.
 
-    `ratio`: what the surrogate clips; `weight`: the detached factor; `keep`: valid tokens that the
-    weight left in. All detached except `loss`. `receipt`: sums over valid tokens (key `tokens` counts
-    them), so that micro-batches add up.
+    `ratio`: what the surrogate clips; `weight`: the detached factor; `keep`: valid tokens that weight and
+    rejections left in. All detached except `loss`. `receipt`: sums over valid tokens (key `tokens`
+    counts them), so that micro-batches add up.
     """
 
     loss: Float[Tensor, ""]
@@ -38,67 +41,131 @@ def policy_loss(
     logp_rollout: Float[Tensor, "batch tok"],
     mask: Tensor,
     advantage: Tensor,
-    config: ObjectiveConfig,
     turn: Int[Tensor, "batch tok"] | None = None,
-    normalizer: Float[Tensor, ""] | float | None = None,
+    config: ObjectiveConfig,
+    normalizer: Normalizer | Float[Tensor, ""] | float | None = None,
+    logp_reference: Float[Tensor, "batch tok"] | None = None,
 ) -> LossOutput:
     """Off-policy corrected policy-gradient loss of one (micro-)batch, to be minimised.
 
     `logp` is the ratio's numerator (perturbed or not) and carries the gradient; log-probs in nats;
     `mask` bool or 0/1; `advantage` [batch] or [batch, tok]; `normalizer` the whole mini-batch's
-    denominator (`loss_normalizer`), None for this batch's own. `logp_old` may be None where the
-    config does not use it (`config.needs_logp_old`); ValueError otherwise.
+    denominator (`whole_batch`; a number where weights are not batch-normalised), None for this batch's
+    own. `logp_old` may be None where the config does not use it (`config.needs_logp_old`), and
+    `logp_reference` where reference_kl.coef is 0; ValueError otherwise.
     Straight-through for every level but token: log x_t = sg(x) + logp_t - sg(logp_t), arXiv:2507.18071
     eq. 14 and `spec/alp.md` A.4.
     """
-    mask = mask.bool()
-    dtype = torch.promote_types(logp.dtype, torch.float32)
-    logp = torch.where(mask, logp, 0.0).to(dtype)
-    if logp_old is None and config.needs_logp_old:
+    old = logp_old if config.needs_logp_old else None
+    if old is None and config.needs_logp_old:
         raise ValueError("this objective uses pi_old: pass logp_old")
-    advantage = advantage.to(dtype)
-    if advantage.ndim == 1:
-        advantage = advantage[:, None]
-    advantage = torch.where(mask, advantage.expand_as(logp), 0.0)
+    tokens = TokenBatch.of(logp=logp, logp_old=old, logp_rollout=logp_rollout, mask=mask, turn=turn)
+    valid, clamp = tokens.mask, config.log_ratio_clamp
+    now = tokens.numerator("bypass")
+    advantage = advantage.to(now.dtype)
+    advantage = advantage[:, None] if advantage.ndim == 1 else advantage.masked_fill(~valid, 0.0)
 
+    level = reduce_to_level(
+        tokens.log_ratio(now, _denominator(tokens, config)), valid, config.ratio.level, turn
+    )
+    log_ratio = level.clamp(*clamp)
+    saturated = log_ratio != level
+    ratio = log_ratio.exp()
+    whole = _normalizer(normalizer, tokens, advantage, config)
+    done = correct(
+        tokens,
+        config.weight,
+        config.reject,
+        clamp=clamp,
+        advantage=advantage,
+        mean_weight=whole.mean_weight,
+    )
+    (weight, keep, receipt), accepted, counted = done
+
+    terms = surrogate(ratio, now.masked_fill(~valid, 0.0), advantage, config.surrogate)
+    value, slope = terms.loss, terms.slope
+    if config.surrogate.kind == "ppo":
+        slope = slope.masked_fill_(saturated, 0.0)
+    if config.weight.action != "none":
+        value, slope = value * weight, slope * weight
+    value, slope = value.masked_fill_(~keep, 0.0), slope.masked_fill_(~keep, 0.0)
+    receipt |= loss_receipt(tokens, advantage, terms, saturated, keep)
+    if config.reference_kl.coef > 0:
+        if logp_reference is None:
+            raise ValueError("reference_kl.coef is above 0: pass logp_reference")
+        reference = logp_reference.detach().to(now.dtype)
+        kl = reference_kl(tokens.log_ratio(reference, now), config.reference_kl.estimator)
+        value = value + config.reference_kl.coef * kl.value * accepted
+        slope = slope + config.reference_kl.coef * kl.slope * accepted
+        receipt["reference_kl"] = kl.value.sum()
+    scale = token_scale(counted, config.aggregate, whole.loss.to(now.dtype))
+    loss = _WithSlope.apply(logp, value, slope, scale)  # type: ignore[no-untyped-call]
+    return LossOutput(loss, ratio, weight, keep, receipt)
+
+
+def removal_agreement(
+    keep: Bool[Tensor, "batch tok"],
+    *,
+    logp: Float[Tensor, "batch tok"],
+    logp_old: Float[Tensor, "batch tok"] | None,
+    logp_rollout: Float[Tensor, "batch tok"],
+    mask: Tensor,
+    advantage: Tensor,
+    turn: Int[Tensor, "batch tok"] | None = None,
+    config: ObjectiveConfig,
+) -> dict[str, Tensor]:
+    """Sums that compare what a correction kept with what `config`'s would have kept of the same tokens."""
+    tokens = TokenBatch.of(
+        logp=logp, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
+    )
+    advantage = advantage[:, None] if advantage.ndim == 1 else advantage
+    other = correct(
+        tokens, config.weight, config.reject, clamp=config.log_ratio_clamp, advantage=advantage
+    )
+    return agreement(keep, other.correction.keep, tokens.mask)
+
+
+class _WithSlope(torch.autograd.Function):
+    """A loss whose derivative by each token's log-prob is known: sum(value * scale), slope * scale."""
+
+    @staticmethod
+    def forward(ctx: Any, logp: Tensor, value: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(slope, scale)
+        ctx.dtype = logp.dtype
+        return (value.sum(dim=1) * scale).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        slope, scale = ctx.saved_tensors
+        return (slope * (scale * grads[0])[:, None]).to(ctx.dtype), None, None, None
+
+
+def _denominator(tokens: TokenBatch, config: ObjectiveConfig) -> Float[Tensor, "batch tok"]:
     match config.ratio.denominator:
         case "old":
-            reference = logp_old
+            return tokens.numerator("mismatch")
         case "rollout":
-            reference = logp_rollout
+            return tokens.logp_rollout
         case "current":
-            reference = logp.detach()
+            return tokens.numerator("bypass")
         case _:
             assert_never(config.ratio.denominator)
-    assert reference is not None
-    difference = logp - torch.where(mask, reference, 0.0).to(dtype)
-    level = reduce_to_level(difference.detach(), mask, config.ratio.level, turn)
-    low, high = config.log_ratio_clamp
-    saturated = mask & ((level < low) | (level > high))
-    log_ratio = (level + (difference - difference.detach())).clamp(low, high)
 
-    of = logp_old if config.weight.of == "mismatch" else logp.detach()
-    log_weight = torch.zeros_like(logp) if of is None else (of - logp_rollout).to(dtype)
-    correction = importance_weight(
-        log_weight, mask, config.weight, clamp=config.log_ratio_clamp, turn=turn
-    )
-    terms = surrogate(log_ratio, logp, advantage, config.surrogate)
-    if normalizer is None:
-        normalizer = loss_normalizer(mask, config.aggregate)
-    loss = aggregate_loss(
-        terms.loss * correction.weight, mask, config.aggregate, torch.as_tensor(normalizer)
-    )
 
-    dead = terms.clipped_low | terms.clipped_high | terms.dual_clipped
-    if config.surrogate.kind != "ppo":
-        dead = torch.zeros_like(dead)
-    receipt = {
-        "tokens": mask.sum(),
-        "clipped_low": (terms.clipped_low & mask).sum(),
-        "clipped_high": (terms.clipped_high & mask).sum(),
-        "dual_clipped": (terms.dual_clipped & mask).sum(),
-        "saturated": saturated.sum(),
-        "surviving": (correction.keep & ~dead & ~saturated).sum(),
-    }
-    receipt = {name: value.to(dtype) for name, value in receipt.items()} | correction.receipt
-    return LossOutput(loss, log_ratio.detach().exp(), correction.weight, correction.keep, receipt)
+def _normalizer(
+    given: Normalizer | Float[Tensor, ""] | float | None,
+    tokens: TokenBatch,
+    advantage: Float[Tensor, "batch #tok"],
+    config: ObjectiveConfig,
+) -> Normalizer:
+    """What the caller knows of the whole mini-batch, or this batch's own."""
+    if isinstance(given, Normalizer):
+        return given
+    if given is None:
+        length = tokens.mask.shape[1]
+        return whole_batch([sums_of(tokens, advantage, config)], config, fixed_length=length)
+    if config.weight.normalize == "batch":
+        raise ValueError(
+            "weight.normalize: batch divides by the whole mini-batch's mean weight: pass the Normalizer of whole_batch"
+        )
+    return Normalizer(torch.as_tensor(given, device=tokens.mask.device))

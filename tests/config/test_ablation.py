@@ -2,13 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from alpkit.config import Ablation, expand, load_ablation
+from alpkit.config import PRESETS, Ablation, expand, load_ablation
 from alpkit.errors import ConfigError
 
-PRESETS = (
-    "presets: grpo, gspo, paper/gspo, seq-alp, seq-bypass, seq-mis, token-alp, token-bypass, "
-    "token-tis"
-)
+NAMES = "presets: " + ", ".join(sorted(PRESETS))
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +99,11 @@ HEAD = "name: a\narms: [grpo]\n"
         ),
         (
             "name: a\narms: [grpo, seq-apl]",
-            f"a.yaml:2:14  'seq-apl' is not a preset\n  did you mean 'seq-alp'?  {PRESETS}",
+            f"a.yaml:2:14  'seq-apl' is not a preset\n  did you mean 'seq-alp'?  {NAMES}",
         ),
         (
             "name: a\narms:\n  - {preset: zzz, name: x}",
-            f"a.yaml:3:14  'zzz' is not a preset\n  {PRESETS}",
+            f"a.yaml:3:14  'zzz' is not a preset\n  {NAMES}",
         ),
         (
             "name: a\narms: [grpo, {preset: grpo, dtype: bfloat16}]",
@@ -134,7 +131,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             HEAD + "axes:\n  perturbation.sigmaa: [1]",
             "a.yaml:4:3  perturbation.sigmaa is not a field of perturbation\n"
-            "  did you mean 'sigma'?  allowed: distribution, layers, scale, sigma, site",
+            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
         ),
         (
             HEAD + "axes: {seed: [1, 2]}",
@@ -183,9 +180,9 @@ def test_a_fault_of_the_file_is_named_where_it_stands(text: str, message: str) -
         ),
         (
             "name: a\narms: [grpo, {preset: token-tis, perturbation: {}}]",
-            "a.yaml:2:14  a perturbed ratio and a separate weight correct the same drift twice "
-            "(spec: ALP replaces the two-factor correction); set objective.weight.action: none, "
-            "or drop the perturbation",
+            "a.yaml:2:14  objective.weight.action: a perturbed ratio and a separate weight correct the "
+            "same drift twice (ALP replaces the two-factor correction); set it to none, or drop the "
+            "perturbation",
         ),
         (
             HEAD + "axes:\n  train.lr: [1.0e-4, fast, -1]",

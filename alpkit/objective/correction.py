@@ -1,0 +1,107 @@
+"""What a correction does to each token: its weight, whether it stays, whether it counts.
+
+`mismatch_correction` is the part that other trainers can use as it is: they multiply their per-token
+loss by `weight` and take the mean over `keep` (shrinking) or over their own mask (keeping).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from alpkit.config.correction import RejectConfig, WeightConfig
+from alpkit.objective.rejection import reject as apply_rules
+from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.weights import raw_weight, weight_sums
+
+_CLAMP = (-20.0, 20.0)
+
+
+class Correction(NamedTuple):
+    """`weight` multiplies the loss (detached; 0 where rejected, 1 where masked); `keep` marks the valid
+    tokens that weight and rejections left in.
+
+    `receipt` holds sums over valid tokens (`tokens` counts them), so that micro-batches add up.
+    """
+
+    weight: Float[Tensor, "batch tok"]
+    keep: Bool[Tensor, "batch tok"]
+    receipt: dict[str, Tensor]
+
+
+class Corrected(NamedTuple):
+    """A correction with what only the loss needs: tokens not rejected, and tokens that count."""
+
+    correction: Correction
+    accepted: Bool[Tensor, "batch tok"]
+    counted: Bool[Tensor, "batch tok"]
+
+
+def mismatch_correction(
+    *,
+    logp_old: Float[Tensor, "batch tok"],
+    logp_rollout: Float[Tensor, "batch tok"],
+    mask: Tensor,
+    turn: Int[Tensor, "batch tok"] | None = None,
+    weight: WeightConfig,
+    reject: Sequence[RejectConfig],
+) -> Correction:
+    """Weights and rejections of pi_old/mu alone: what a trainer computes once per rollout.
+
+    Log-probs in nats, `mask` bool or 0/1. Batch normalisation divides by this batch's mean. Raises
+    ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:
+    negative_advantage`): those belong to `policy_loss`.
+    """
+    tokens = TokenBatch.of(
+        logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
+    )
+    return correct(tokens, weight, reject, clamp=_CLAMP).correction
+
+
+def correct(
+    tokens: TokenBatch,
+    weight: WeightConfig,
+    rules: Sequence[RejectConfig],
+    *,
+    clamp: tuple[float, float],
+    advantage: Float[Tensor, "batch #tok"] | None = None,
+    mean_weight: Float[Tensor, ""] | None = None,
+) -> Corrected:
+    """Weight and rejections of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
+    mask = tokens.mask
+    receipt: dict[str, Tensor] = {}
+    factor = tokens.logp_rollout.new_ones(()).expand_as(tokens.logp_rollout)
+    if weight.action != "none":
+        factor, receipt = raw_weight(tokens, weight, clamp)
+        if weight.normalize == "batch":
+            if mean_weight is None:
+                total, count = weight_sums(factor, mask, weight)
+                mean_weight = total / count.clamp(min=1)
+            # A mean of 0 is a batch without weight: nothing is left to scale.
+            factor = torch.where(mask & (mean_weight > 0), factor / mean_weight, factor)
+    accepted = counted = mask
+    if rules:
+        rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
+        accepted, counted = mask & ~rejected, mask & ~uncounted
+        factor = factor.masked_fill(rejected, 0.0)
+        gone = rejected.any(dim=1) & ~accepted.any(dim=1)
+        receipt["rejected"] = torch.count_nonzero(rejected).to(factor.dtype)
+        receipt["rejected_sequences"] = torch.count_nonzero(gone).to(factor.dtype)
+    keep = accepted if weight.action == "none" else accepted & (factor > 0)
+    receipt["tokens"] = torch.count_nonzero(mask).to(factor.dtype)
+    return Corrected(Correction(factor, keep, receipt), accepted, counted)
+
+
+def agreement(
+    keep: Bool[Tensor, "batch tok"], other: Bool[Tensor, "batch tok"], mask: Tensor
+) -> dict[str, Tensor]:
+    """Counts that say how far two corrections remove the same valid tokens; they add over micro-batches.
+
+    `both` / (`both` + `only_own` + `only_other`) is their Jaccard index.
+    """
+    valid = mask.bool()
+    own, others = valid & ~keep, valid & ~other
+    hits = {"both": own & others, "only_own": own & ~others, "only_other": others & ~own}
+    return {f"agreement_{name}": torch.count_nonzero(hit).float() for name, hit in hits.items()}

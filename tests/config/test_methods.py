@@ -1,0 +1,61 @@
+"""Every method has a card, and the committed page is the generated one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alpkit.config import PRESETS, RunConfig
+from alpkit.config.methods import axes, card, markdown
+from alpkit.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+NAMED = """grpo dapo dr-grpo gspo cispo token-bypass seq-bypass token-tis seq-tis token-mis seq-mis icepop
+geo-rs k3-rs seq-mask-tis opsm veto decoupled-ppo token-alp seq-alp geo-alp paper/gspo""".split()
+
+
+def test_every_named_method_is_there_and_is_its_own_run():
+    assert set(NAMED) <= set(PRESETS)
+    ids = {RunConfig.model_validate(p.settings).cell_id() for p in PRESETS.values()}
+    assert len(ids) == len(PRESETS)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_card_has_formula_axes_source_and_caveat(name):
+    preset, text = PRESETS[name], card(name)
+    for part in (preset.formula, preset.source, preset.avoid, *(v for _, v in axes(preset))):
+        assert part in text
+    assert (
+        re.search(r"arXiv:\d{4}\.\d{5}", preset.source + preset.formula) or "verl" in preset.source
+    )
+    assert {key for key, _ in axes(preset)} >= {
+        "ratio",
+        "surrogate",
+        "weight",
+        "reject",
+        "aggregate",
+    }
+
+
+def test_cards_show_bounds():
+    assert "mask, mismatch, token, in [0.5, 5]" in card("icepop")
+    assert "ratio geometric of mismatch < 0.999 or > 1.001, denominator shrink" in card("geo-rs")
+    assert "k1 mean of bypass > 0.5, only A < 0, denominator keep" in card("opsm")
+    assert "band [0.5, 4], dual clip 10" in card("seq-alp")
+    assert "mask, mismatch, product, <= 3" in card("paper/token-mis")
+
+
+def test_an_unknown_method_is_named_with_its_neighbour():
+    with pytest.raises(ConfigError, match="there is no method 'icepops'") as caught:
+        card("icepops")
+    assert caught.value.fix == "did you mean 'icepop'?"
+
+
+def test_the_committed_page_is_the_generated_one():
+    assert (ROOT / "docs" / "methods.md").read_text() == markdown()
+    printed = subprocess.run(
+        [sys.executable, "-m", "alpkit.config.methods"], check=True, capture_output=True, text=True
+    )
+    assert printed.stdout == markdown()
