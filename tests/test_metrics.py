@@ -18,7 +18,9 @@ eval/greedy eval/avg_at_k eval/pass_at_k ratio/raw/token/width kl/k1 kl/k2 kl/k3
 kl/spike_z receipt/clipped_low receipt/clipped_high receipt/dual_clipped receipt/truncated
 receipt/raised receipt/masked receipt/saturated receipt/weight_removed receipt/surviving sigma/mean
 sigma/min sigma/max sigma/layer_00 sigma/layer_27 sigma/layer_100 noise/realised_std
-noise/realised_ratio probe/gap_mean probe/gap_max policy/lag nonfinite/rollout_logp
+noise/realised_ratio noise/to_rms noise/signal_to_noise sigma/grad_norm sigma/grad_norm/layer_00
+noise/realised_std/layer_03 noise/to_rms/layer_12 noise/signal_to_noise/layer_01
+probe/gap_mean probe/gap_max policy/lag nonfinite/rollout_logp
 nonfinite/grad_norm time/rollout time/logp_old time/update time/diagnostics time/sync time/eval
 """.split()
 STATS = """mean std min max p01 p02 p50 p98 p99 p999 ess chi2 hill_right hill_left khat_right

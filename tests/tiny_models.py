@@ -1,30 +1,60 @@
 """Random models built from config objects: no download, milliseconds."""
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+
+_SHARED = {
+    "vocab_size": 20,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "attn_implementation": "sdpa",
+}
+_KV = {"num_key_value_heads": 2, "head_dim": 16}
+# fmt: off
+ARCHITECTURES = {
+    "llama": _KV,
+    "qwen2": _KV,
+    "qwen3": _KV,
+    "mistral": _KV,
+    "gemma": _KV,
+    "gpt2": {},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "phi": {},
+    "mixtral": _KV | {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "qwen3_moe": _KV | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+                        "decoder_sparse_step": 2},
+}
+# fmt: on
+
+
+def tiny(architecture, *, seed=0, **changes):
+    """A three-layer model of any architecture that the perturbation must find its way in."""
+    torch.manual_seed(seed)
+    settings = _SHARED | ARCHITECTURES[architecture] | changes
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings)).eval()
 
 
 def tiny_qwen2(*, layers=3, tied=False, seed=0, vocab=20, hidden=32):
-    torch.manual_seed(seed)
-    config = Qwen2Config(
+    return tiny(
+        "qwen2",
+        seed=seed,
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
+        head_dim=hidden // 2,
         num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
         tie_word_embeddings=tied,
-        initializer_range=0.3,
-        attn_implementation="sdpa",
     )
-    return Qwen2ForCausalLM(config).eval()
 
 
 def tiny_gpt2(*, layers=3, seed=0):
     """All float64 on request: unlike the RMSNorm of the Qwen family, LayerNorm never casts to float32."""
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=20, n_embd=32, n_layer=layers, n_head=2, n_positions=64, initializer_range=0.3
-    )
-    return GPT2LMHeadModel(config).eval()
+    return tiny("gpt2", seed=seed, num_hidden_layers=layers)

@@ -1,4 +1,4 @@
-"""The model that is trained: where it comes from, where its layers are, how it is prompted.
+"""The model that is trained: where it comes from, how it is prompted.
 
 Weights are always loaded as float32 masters in eval mode; a run's `dtype: bfloat16` is autocast
 over them. `Policy.source` is a folder that a second engine can load the very same weights from.
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import torch
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,21 +22,11 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.policy.sites import decoder_layers
 
 BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
 
 _ASSETS = Path(__file__).parent / "assets"
-# Where decoders live on models whose `get_decoder` does not lead to them, and what their list of
-# layers is called.
-_DECODER_PATHS: Final = (
-    "model.decoder",
-    "model.language_model",
-    "model",
-    "transformer",
-    "gpt_neox",
-    "decoder",
-)
-_LAYER_NAMES: Final = ("layers", "h", "blocks")
 
 
 class Policy(NamedTuple):
@@ -80,28 +69,6 @@ def load_policy(name: str, *, revision: str | None = None) -> Policy:
     model.eval()
     decoder_layers(model)
     return Policy(model, tokenizer, str(source))
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Give the decoder layers in order, whichever architecture or adapter wraps them."""
-    base = _without_adapter(model)
-    candidates: list[object] = []
-    if callable(get_decoder := getattr(base, "get_decoder", None)):
-        candidates.append(get_decoder())
-    candidates += [_attribute(base, path) for path in _DECODER_PATHS]
-    candidates.append(base)
-    for decoder in candidates:
-        for name in _LAYER_NAMES:
-            layers = getattr(decoder, name, None)
-            if isinstance(layers, nn.ModuleList) and len(layers) > 0:
-                return list(layers)
-    raise ConfigError(
-        f"no decoder layers found in {type(base).__name__}",
-        where="model",
-        why=f"looked for a non-empty ModuleList called {', '.join(_LAYER_NAMES)} in get_decoder(), "
-        f"{', '.join(_DECODER_PATHS)} and the model itself",
-        fix="use a decoder-only causal language model",
-    )
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
@@ -168,19 +135,6 @@ def _commit(name: str, revision: str | None) -> str:
 def _snapshot(name: str, revision: str | None) -> Path:
     """Give the folder in the hub's cache that holds the files of one commit."""
     return Path(cast(str, cached_file(name, "config.json", revision=revision))).parent
-
-
-def _without_adapter(model: nn.Module) -> nn.Module:
-    """Unwrap PEFT, whose wrapper hands attributes through but hides `get_decoder`'s owner."""
-    unwrap = getattr(model, "get_base_model", None)
-    return cast(nn.Module, unwrap()) if callable(unwrap) else model
-
-
-def _attribute(module: nn.Module, path: str) -> object:
-    found: object = module
-    for name in path.split("."):
-        found = getattr(found, name, None)
-    return found
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Log-prob and entropy of given tokens under a policy, with the LM head on response tokens only.
 
 The backbone runs on whole padded rows; prompt and padding rows are dropped before the head, which
-runs in chunks, so that its memory is O(chunk x vocab). Not here: noise (`perturbation`) and sampling.
+runs in chunks, so that its memory is O(chunk x vocab). Not here: noise (`perturbation`), which only
+needs to be told which tokens the head sees, and sampling.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
+from alpkit.policy.gate import HeadTokens, bound, head_tokens
 
 
 class TokenLogprobs(NamedTuple):
@@ -55,15 +57,17 @@ def response_logprobs(
     ).last_hidden_state
     predicts = response[:, 1:]
     rows, targets = hidden[:, :-1][predicts], tokens[:, 1:][predicts]
+    where = predicts.nonzero()
     recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
     logps, entropies = [], []
-    for piece, target in zip(rows.split(chunk), targets.split(chunk), strict=True):
+    for piece, target, at in zip(
+        rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
+    ):
+        inputs = (model, piece, target, HeadTokens(*at.unbind(1)), temperature)
         if recompute:
-            logp, entropy = checkpoint(
-                _head, model, piece, target, temperature, use_reentrant=False
-            )
+            logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
         else:
-            logp, entropy = _head(model, piece, target, temperature)
+            logp, entropy = _head(*inputs)
         logps.append(logp)
         entropies.append(entropy)
     return TokenLogprobs(
@@ -75,9 +79,11 @@ def _head(
     model: PreTrainedModel,
     hidden: Float[Tensor, "tok hidden"],
     target: Int[Tensor, " tok"],
+    at: HeadTokens,
     temperature: float,
 ) -> tuple[Float[Tensor, " tok"], Float[Tensor, " tok"]]:
-    logits = model.get_output_embeddings()(hidden)
+    with head_tokens(at):
+        logits = model.get_output_embeddings()(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap is not None:

@@ -1,237 +1,415 @@
-"""Layerwise perturbation: seeded Gaussian noise on hidden states, with a learnable size per layer.
+"""Layerwise perturbation: seeded noise on hidden states, with a learnable size per layer.
 
 Implements ALP (arXiv:2603.19470; `spec/alp.md` A.4-A.7) on any Hugging Face causal LM through forward
-pre-hooks: h_l <- h_l + sigma_l z_l at the input of every selected decoder layer. The noise is keyed,
-never stored: backward draws it again for the gradient of log sigma. Usage, no trainer needed:
+hooks: h_l <- h_l + sigma_l z_l at the site of every selected layer. The noise is keyed, never stored:
+backward draws it again for the gradient of log sigma. Usage, no trainer needed:
 
     perturbation = LayerwisePerturbation(model, PerturbationConfig(scale="rms"))
     with perturbation.active(key=(seed, step, update), mask=attention):
-        loss = model(input_ids, attention_mask=attention).logits...
-        loss.backward()
+        logits = model(input_ids, attention_mask=attention).logits
+    loss(logits).backward()                      # inside or outside, checkpointed or not: the same
 
-Not here: other sites, several draws, and noise under activation checkpointing.
+Not here: where modules are (`sites`), the noise (`noise`), measurements (`noise_log`), sigma from a
+target (`calibration`).
 """
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, assert_never
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar, assert_never, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from alpkit.config.perturbation import PerturbationConfig, resolve_layers
-from alpkit.policy.loading import decoder_layers
-from alpkit.seeds import derive
+from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, resolve_layers
+from alpkit.errors import NumericalError
+from alpkit.policy.gate import (
+    HeadTokens,
+    bind_checkpointing,
+    current,
+    opened,
+    tokens_at_head,
+    unbind_checkpointing,
+)
+from alpkit.policy.layout import SampleIds, TokenLayout
+from alpkit.policy.noise import NoiseStream, add_noise
+from alpkit.policy.noise_log import NoiseLog
+from alpkit.policy.sites import Sites, find_sites
+
+logger = logging.getLogger("alpkit.perturbation")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class NoiseStream:
-    """Unit-variance noise of one layer: one stream per (key, site, layer, sample), in token order.
-
-    Drawn over each sample's real tokens only, so that padding, packing, micro-batch split, arm and
-    rank do not change it. Drawing twice gives the same numbers.
-    """
-
-    key: tuple[int, ...]
-    site: str
-    layer: int
-    sample: tuple[int, ...]
-    mask: Bool[Tensor, "batch tok"] | None
-    distribution: str
-
-    def draw(self, like: Float[Tensor, "batch tok hidden"]) -> Float[Tensor, "batch tok hidden"]:
-        """Noise of `like`'s shape and device, float32 (float64 for float64); 0 at masked tokens."""
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        batch, tok, hidden = like.shape
-        if self.mask is None:
-            counts = [tok] * batch
-        else:
-            counts = self.mask.sum(dim=1).tolist()
-        flat = torch.empty(sum(counts), hidden, dtype=dtype, device=like.device)
-        generator = torch.Generator(device=like.device)
-        start = 0
-        for sample, count in zip(self.sample, counts, strict=True):
-            generator.manual_seed(derive(*self.key, "noise", self.site, self.layer, sample))
-            _fill(flat[start : start + count], self.distribution, generator)
-            start += count
-        if self.mask is None:
-            return flat.view(batch, tok, hidden)
-        noise = torch.zeros(batch, tok, hidden, dtype=dtype, device=like.device)
-        noise[self.mask] = flat
-        return noise
-
-
-def _fill(out: Tensor, distribution: str, generator: torch.Generator) -> None:
-    match distribution:
-        case "normal":
-            out.normal_(generator=generator)
-        case "uniform":
-            out.uniform_(-math.sqrt(3), math.sqrt(3), generator=generator)
-        case "rademacher":
-            out.random_(0, 2, generator=generator).mul_(2).sub_(1)
-        case _:
-            raise ValueError(f"unknown distribution {distribution!r}")
-
-
-class _AddNoise(torch.autograd.Function):
-    """h + sigma * scale * z forward; backward re-draws z for d loss / d log sigma and keeps no activation."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, log_sigma: Tensor, scale: Tensor | None, stream: NoiseStream
-    ) -> Tensor:
-        noise = stream.draw(hidden)
-        if scale is not None:
-            noise = noise * scale
-        ctx.save_for_backward(log_sigma, scale)
-        ctx.stream = stream
-        return (hidden + log_sigma.exp() * noise).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        (grad,) = grads
-        log_sigma, scale = ctx.saved_tensors
-        if not ctx.needs_input_grad[1]:
-            return grad, None, None, None
-        noise = ctx.stream.draw(grad)
-        if scale is not None:
-            noise = noise * scale
-        inner = (noise * grad.to(noise.dtype)).sum()
-        return (
-            grad,
-            (log_sigma.exp() * inner).to(log_sigma.dtype).reshape(log_sigma.shape),
-            None,
-            None,
-        )
+def _eager(hook: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Break torch.compile's graph at a hook: generators and gates are not for tracing."""
+    return cast(Callable[_P, _T], torch.compiler.disable(hook))
 
 
 @dataclass
-class _Active:
+class _Draw:
+    """One open `active(...)`: which noise, for which tokens, and whether all it met was finite."""
+
     key: tuple[int, ...]
-    sample: tuple[int, ...] | None
+    sign: int
+    factor: float
+    sample: SampleIds | None
     mask: Bool[Tensor, "batch tok"] | None
+    grid: tuple[int, int] | None = None
+    layouts: dict[tuple[int, int], TokenLayout] = field(default_factory=dict)
+    finite: dict[int, Tensor] = field(default_factory=dict)
+
+    def layout(self, grid: tuple[int, int]) -> TokenLayout:
+        if grid not in self.layouts:
+            self.layouts[grid] = TokenLayout(grid, self.sample, self.mask)
+        return self.layouts[grid]
 
 
 class LayerwisePerturbation:
-    """Noise at the inputs of a model's selected decoder layers, on inside `active(...)` only.
+    """Noise at one site of a model, on inside `active(...)` only.
 
-    `log_sigma` (float32, one entry per selected layer, nats) lives here and never in the model's
-    `state_dict`. Raises `ConfigError` for layers outside the model and for unknown architectures.
+    Parameters
+    ----------
+    model : causal LM of transformers, plain or PEFT-wrapped; its parameters and `state_dict` stay as
+        they are, and log sigma stays out of them.
+    config : site, layers, sigma, schedule, scale, distribution, draws. Sigma 0 or no layers attach
+        nothing.
+
+    Attributes
+    ----------
+    log_sigma : float32 [slot] (nats): one entry per selected layer, one at embedding, final_hidden
+        and logits, one per vocabulary entry with `per: vocab`.
+    layers : resolved 0-based layers; empty away from the decoder layers and when nothing is attached.
+
+    Raises
+    ------
+    ConfigError : layers outside the model; a site or an architecture that is not found.
+
+    References
+    ----------
+    Ye et al. 2026, Adaptive Layerwise Perturbation, arXiv:2603.19470.
     """
 
     def __init__(self, model: nn.Module, config: PerturbationConfig) -> None:
-        layers = decoder_layers(model)
-        self.config = config
-        self.layers = [] if config.attaches_nothing else resolve_layers(config.layers, len(layers))
-        start = math.log(config.sigma.init) if self.layers else 0.0
-        device = next(model.parameters()).device
+        sites = find_sites(model)
+        self.config, self._sites = config, sites
+        attached = not config.attaches_nothing
+        layerwise = attached and config.site in LAYER_SITES
+        self.layers = resolve_layers(config.layers, len(sites.layers)) if layerwise else []
+        entries = _entries(sites, config, len(self.layers)) if attached else 0
+        first = next(model.parameters())
+        init = math.nan if config.sigma.init is None else config.sigma.init
         self.log_sigma = nn.Parameter(
-            torch.full((len(self.layers),), start, dtype=torch.float32, device=device),
+            torch.full(
+                (entries,),
+                math.log(init) if entries else 0.0,
+                dtype=torch.float32,
+                device=first.device,
+            ),
             requires_grad=config.sigma.learnable,
         )
-        self._active: _Active | None = None
-        self._realised: dict[int, Tensor] = {}
-        self._hooks = [
-            layers[layer].register_forward_pre_hook(self._hook(slot, layer), with_kwargs=True)
-            for slot, layer in enumerate(self.layers)
+        self._factor = 1.0 if config.schedule.constant else None
+        self._log = NoiseLog()
+        self._warned = False
+        self._hooks: list[Any] = []
+        if not attached:
+            return
+        self._hooks += [
+            sites.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
+            *self._attach(),
         ]
+        if config.sigma.learnable:
+            self._hooks.append(self.log_sigma.register_hook(self._log.gradient))
+        where = f" of layers {self.layers} of {len(sites.layers)}" if self.layers else ""
+        logger.info("noise at %s%s, sigma %s", config.site, where, config.sigma.init)
 
     @contextmanager
     def active(
         self,
         key: Sequence[int],
-        sample: Sequence[int] | Int[Tensor, " batch"] | None = None,
+        sample: SampleIds | None = None,
         mask: Bool[Tensor, "batch tok"] | None = None,
+        *,
+        draw: int = 0,
     ) -> Iterator[None]:
         """Turn the noise on: the only gate, whatever `training` or the grad mode.
 
-        `key` names the draw (seed, step, update); `sample` gives each row's id (default: row index);
-        `mask` marks real tokens (default: all). Not re-entrant: RuntimeError inside itself.
+        Parameters
+        ----------
+        key : ints that name the update: (seed, step, update).
+        sample : id per row, or per token for packed rows (default: row index). Rows of one id and key
+            get the same noise wherever they stand, so give ids when a batch is split.
+        mask : real tokens, bool (default: all). Padding gets no noise.
+        draw : which of `config.draws`; antithetic pairs are (0, 1), (2, 3), ...
+
+        Raises
+        ------
+        RuntimeError : inside itself; before `at_step` with a schedule; before sigma is calibrated.
+        NumericalError : on leaving, when hidden states at a site or log sigma were not finite.
         """
-        if self._active is not None:
+        if current(self) is not None:
             raise RuntimeError(
                 "the perturbation is already active; leave the first context before entering another"
             )
-        ids = sample.tolist() if isinstance(sample, Tensor) else sample
-        self._active = _Active(
-            tuple(int(part) for part in key), None if ids is None else tuple(ids), mask
-        )
-        try:
+        if not 0 <= draw < self.config.draws:
+            raise ValueError(f"draw {draw} is not one of perturbation.draws = {self.config.draws}")
+        if self._factor is None:
+            raise RuntimeError(
+                "perturbation.schedule depends on the step: call at_step(step) first"
+            )
+        if self.config.sigma.init is None and self.log_sigma.isnan().any():
+            raise RuntimeError(
+                "perturbation.sigma.target_ratio_std: sigma is not found yet; call "
+                "alpkit.policy.calibration.calibrate_sigma first"
+            )
+        pair, member = divmod(draw, 2) if self.config.antithetic else (draw, 0)
+        name = tuple(int(part) for part in key)
+        now = _Draw((*name, pair), 1 - 2 * member, self._factor, sample, mask)
+        self._log.micro_batch(name, _hashable(sample))
+        with opened(self, now):
             yield
-        finally:
-            self._active = None
+        self._refuse_nonfinite(now)
+
+    def at_step(self, step: int | None) -> None:
+        """Set the schedule's factor for `step` (1-based); None: sigma itself, without the schedule."""
+        self._factor = 1.0 if step is None else self.config.schedule.factor(step)
+
+    def set_sigma(self, sigma: float) -> None:
+        """Give every entry the same sigma (> 0)."""
+        with torch.no_grad():
+            self.log_sigma.fill_(math.log(sigma))
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimizer should train: log sigma, or nothing when it is fixed or empty."""
-        return [self.log_sigma] if self.layers and self.config.sigma.learnable else []
+        return [self.log_sigma] if self.log_sigma.requires_grad and len(self.log_sigma) else []
 
     def metrics(self) -> dict[str, float]:
-        """sigma per layer, and the noise's realised std in the model's dtype since the last call."""
-        if not self.layers:
+        """sigma/* and noise/* since the last call (`docs/metrics.md`); empty when nothing is attached.
+
+        Warns once, in the log, when less than half of the noise arrives.
+        """
+        if not len(self.log_sigma):
             return {}
-        sigma = self.log_sigma.detach().exp()
+        sigma = self.log_sigma.detach().exp() * (1.0 if self._factor is None else self._factor)
         found = {"sigma/mean": sigma.mean(), "sigma/min": sigma.min(), "sigma/max": sigma.max()}
-        found |= {f"sigma/layer_{layer:02d}": sigma[i] for i, layer in enumerate(self.layers)}
-        if self._realised:
-            slots = list(self._realised)
-            realised = torch.stack([self._realised[slot] for slot in slots])
-            found["noise/realised_std"] = realised.mean()
-            found["noise/realised_ratio"] = (realised / sigma[slots]).min()
-            self._realised.clear()
-        return {name: float(value) for name, value in found.items()}
+        found |= self._by_layer("sigma", sigma)
+        if (gradient := self._log.take_gradient()) is not None:
+            found["sigma/grad_norm"] = gradient.norm
+            found |= self._by_layer("sigma/grad_norm", gradient.size)
+            if gradient.signal_to_noise is not None:
+                found["noise/signal_to_noise"] = gradient.signal_to_noise.mean()
+                found |= self._by_layer("noise/signal_to_noise", gradient.signal_to_noise)
+        if (taken := self._log.take_arrived()) is not None:
+            slots, arrived = taken
+            found["noise/realised_std"] = arrived.std.mean()
+            found["noise/realised_ratio"] = arrived.ratio.min()
+            found["noise/to_rms"] = arrived.to_rms.mean()
+            found |= self._by_layer("noise/realised_std", arrived.std, slots)
+            found |= self._by_layer("noise/to_rms", arrived.to_rms, slots)
+            self._warn_if_swallowed(slots, arrived.ratio)
+        numbers = {name: float(value) for name, value in found.items()}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def remove(self) -> None:
         """Take the hooks off; the model is bit for bit what it was."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        unbind_checkpointing([self._sites.decoder, *self._sites.layers])
 
-    def _hook(self, slot: int, layer: int) -> Any:
+    def _attach(self) -> list[Any]:
+        sites = self._sites
+        match self.config.site:
+            case "layer_input":
+                return [
+                    sites.layers[layer].register_forward_pre_hook(
+                        self._at_input(slot), with_kwargs=True
+                    )
+                    for slot, layer in enumerate(self.layers)
+                ]
+            case "attention_output":
+                modules = [sites.attention(layer) for layer in self.layers]
+            case "mlp_output":
+                modules = [sites.mlp(layer) for layer in self.layers]
+            case "embedding":
+                modules = [sites.embedding()]
+            case "final_hidden":
+                modules = [sites.decoder]
+            case "logits":
+                modules = [sites.head()]
+            case _:
+                assert_never(self.config.site)
+        return [m.register_forward_hook(self._at_output(slot)) for slot, m in enumerate(modules)]
+
+    @_eager
+    def _before_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        bind_checkpointing([module, *self._sites.layers])
+        draw = current(self)
+        if draw is None:
+            return
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            raise RuntimeError(
+                "noise is keyed by whole samples, and this forward continues a KV cache; "
+                "run whole rows inside active(...), and generate outside of it"
+            )
+        inputs = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        draw.grid = next(tuple(t.shape[:2]) for t in inputs if isinstance(t, Tensor))
+
+    def _at_input(self, slot: int) -> Any:
+        @_eager
         def perturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._active is None:
+            draw = current(self)
+            if draw is None:
                 return None
-            by_position = bool(args)
-            hidden = args[0] if by_position else kwargs["hidden_states"]
-            noisy = self._add(hidden, slot, layer)
-            if by_position:
-                return (noisy, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": noisy}
+            if args:
+                return (self._add(args[0], slot, draw), *args[1:]), kwargs
+            return args, {
+                **kwargs,
+                "hidden_states": self._add(kwargs["hidden_states"], slot, draw),
+            }
+
+        return perturb
+
+    def _at_output(self, slot: int) -> Any:
+        @_eager
+        def perturb(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            draw = current(self)
+            if draw is None:
+                return None
+            if isinstance(output, Tensor):
+                return self._add(output, slot, draw)
+            if isinstance(output, tuple):
+                return (self._add(output[0], slot, draw), *output[1:])
+            output.last_hidden_state = self._add(output.last_hidden_state, slot, draw)
+            return output
 
         return perturb
 
     def _add(
-        self, hidden: Float[Tensor, "batch tok hidden"], slot: int, layer: int
-    ) -> Float[Tensor, "batch tok hidden"]:
-        active = self._active
-        assert active is not None
-        sample = tuple(range(hidden.shape[0])) if active.sample is None else active.sample
+        self, hidden: Float[Tensor, "*tokens hidden"], slot: int, draw: _Draw
+    ) -> Float[Tensor, "*tokens hidden"]:
+        shape, head = hidden.shape, None
+        if self.config.site == "logits":
+            grid, head = self._grid_of_logits(hidden, draw)
+        elif hidden.ndim == 2:  # OPT and some experts flatten [batch, tok] inside a layer
+            grid = _known(draw.grid)
+            hidden = hidden.view(*grid, -1)
+        else:
+            grid = (shape[0], shape[1])
+        layout = draw.layout(grid)
+        layer = self.layers[slot] if self.layers else 0
         stream = NoiseStream(
-            active.key, self.config.site, layer, sample, active.mask, self.config.distribution
+            draw.key, self.config.site, layer, layout, self.config.distribution, draw.sign, head
         )
-        match self.config.scale:
-            case "absolute":
-                scale = None
-            case "rms":
-                wide = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
-                scale = wide.pow(2).mean(dim=-1, keepdim=True).sqrt()
-            case _:
-                assert_never(self.config.scale)
-        noisy: Tensor = _AddNoise.apply(hidden, self.log_sigma[slot], scale, stream)  # type: ignore[no-untyped-call]
-        if slot not in self._realised:
-            self._realised[slot] = _realised_std(
-                hidden.detach(), noisy.detach(), scale, active.mask
+        log_sigma = self.log_sigma.to(hidden.device)
+        log_sigma = log_sigma if self.config.sigma.per == "vocab" else log_sigma[slot]
+        scale = _rms(hidden) if self.config.scale == "rms" else None
+        noisy = add_noise(hidden, log_sigma, draw.factor, scale, stream)
+        mask = None if head is not None else layout.mask
+        draw.finite[slot] = _all_finite(hidden, scale, mask)
+        if draw.factor > 0:
+            size = log_sigma.detach().exp() * draw.factor
+            self._log.arrival(slot, hidden.detach(), noisy.detach(), size, scale, mask)
+        return noisy.view(shape)
+
+    def _grid_of_logits(
+        self, logits: Tensor, draw: _Draw
+    ) -> tuple[tuple[int, int], HeadTokens | None]:
+        grid, head = _known(draw.grid), tokens_at_head()
+        if head is None and tuple(logits.shape[:-1]) != grid:
+            raise ValueError(
+                f"perturbation.site logits: logits of shape {list(logits.shape)} for a batch of "
+                f"{list(grid)} tokens do not say which tokens they are of; leave logits_to_keep out, "
+                "or name them with alpkit.policy.gate.head_tokens"
             )
-        return noisy
+        return grid, head
+
+    def _by_layer(
+        self, key: str, values: Tensor, slots: list[int] | None = None
+    ) -> dict[str, Tensor]:
+        chosen = slots if slots is not None else range(len(self.layers))
+        return (
+            {f"{key}/layer_{self.layers[s]:02d}": v for s, v in zip(chosen, values, strict=True)}
+            if self.layers
+            else {}
+        )
+
+    def _refuse_nonfinite(self, draw: _Draw) -> None:
+        if not draw.finite:
+            return
+        slots = sorted(draw.finite)
+        device = self.log_sigma.device
+        flags = [self.log_sigma.detach().isfinite().all()]
+        flags += [draw.finite[slot].to(device) for slot in slots]
+        sigma, *states = torch.stack(flags).tolist()
+        if not sigma:
+            raise NumericalError(
+                "perturbation.sigma: log sigma is NaN or infinite",
+                where=self._place(slots[0]),
+                fix="lower perturbation.sigma.lr, or fix sigma with learnable: false",
+            )
+        for slot, fine in zip(slots, states, strict=True):
+            if not fine:
+                raise NumericalError(
+                    f"perturbation.site {self.config.site}: hidden states are NaN or infinite",
+                    where=self._place(slot),
+                    why="the model's own numbers, before this layer's noise: real tokens only are looked at",
+                    fix="look at the weights (a diverged update) or lower sigma in the layers below",
+                )
+
+    def _warn_if_swallowed(self, slots: list[int], ratio: Tensor) -> None:
+        worst, share = int(ratio.argmin()), float(ratio.min())
+        if share < 0.5 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "the dtype swallows the noise at %s: %.2f of sigma arrives (spec/alp.md G1); "
+                "raise sigma, or keep float32 weights (dtype: bfloat16 is autocast over them)",
+                self._place(slots[worst]),
+                share,
+            )
+
+    def _place(self, slot: int) -> str:
+        return f"layer {self.layers[slot]}" if self.layers else self.config.site
 
 
-def _realised_std(
-    hidden: Tensor, noisy: Tensor, scale: Tensor | None, mask: Bool[Tensor, "batch tok"] | None
-) -> Tensor:
-    """Std of what really arrived, in units of the scale: below sigma where the dtype swallows it."""
-    arrived = noisy.float() - hidden.float()
-    if scale is not None:
-        arrived = arrived / scale.float().clamp(min=torch.finfo(torch.float32).tiny)
-    return arrived[mask].std() if mask is not None else arrived.std()
+def _entries(sites: Sites, config: PerturbationConfig, layers: int) -> int:
+    """How many sigmas there are."""
+    if config.site in LAYER_SITES:
+        return layers
+    if config.sigma.per == "vocab":
+        return int(cast(Tensor, sites.head().weight).shape[0])
+    return 1
+
+
+def _rms(hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens 1"]:
+    """Per token, over the hidden size, float32 at least, a constant for autograd."""
+    wide = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
+    norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return norm / math.sqrt(hidden.shape[-1])
+
+
+def _all_finite(
+    hidden: Float[Tensor, "*tokens hidden"],
+    scale: Float[Tensor, "*tokens 1"] | None,
+    mask: Bool[Tensor, "*tokens"] | None,
+) -> Bool[Tensor, ""]:
+    """One number per token tells: a sum or an rms is finite when its terms are."""
+    told = hidden.detach().sum(-1) if scale is None else scale[..., 0]
+    return (told.isfinite() if mask is None else told.isfinite() | ~mask.bool()).all()
+
+
+def _known(grid: tuple[int, int] | None) -> tuple[int, int]:
+    if grid is None:
+        raise RuntimeError("call the model itself inside active(...), not a module inside it")
+    return grid
+
+
+def _hashable(sample: SampleIds | None) -> tuple[int, ...]:
+    return () if sample is None else tuple(torch.as_tensor(sample).flatten().tolist())

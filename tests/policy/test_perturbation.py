@@ -9,8 +9,10 @@ from torch.testing import assert_close
 
 from alpkit.config import PerturbationConfig, resolve_layers
 from alpkit.errors import ConfigError
-from alpkit.policy.loading import decoder_layers
-from alpkit.policy.perturbation import LayerwisePerturbation, NoiseStream
+from alpkit.policy.layout import TokenLayout
+from alpkit.policy.noise import NoiseStream
+from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.policy.sites import decoder_layers
 
 TOKENS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3))
 KEY = (0, 1, 2)
@@ -20,8 +22,9 @@ def logits(model):
     return model(input_ids=TOKENS).logits
 
 
-def stream(*, key=KEY, layer=0, sample=(0, 1), mask=None, distribution="normal"):
-    return NoiseStream(key, "layer_input", layer, sample, mask, distribution)
+def draw(like, *, key=KEY, layer=0, sample=None, mask=None, distribution="normal"):
+    layout = TokenLayout(tuple(like.shape[:2]), sample, mask)
+    return NoiseStream((*key, 0), "layer_input", layer, layout, distribution).draw(like)
 
 
 @pytest.mark.parametrize("fixed", [{"sigma": {"init": 0.0, "learnable": False}}, {"layers": []}])
@@ -78,18 +81,25 @@ def test_same_key_same_noise_and_any_other_key_other_noise():
 def test_streams_are_independent_where_adding_integers_would_collide():
     """Layers, steps, updates, samples: |corr| < 4/sqrt(N), also for (rank r, layer l) swapped."""
     like = torch.zeros(1, 200, 50)
-    keys = [
-        stream(key=(0, s, u), layer=layer, sample=(i,))
-        for s, u, layer, i in ((1, 2, 0, 0), (2, 1, 0, 0), (1, 0, 2, 0), (1, 1, 1, 0), (1, 2, 0, 1))
-    ]
-    draws = torch.stack([k.draw(like).flatten() for k in keys])
-    corr = torch.corrcoef(draws) - torch.eye(len(keys))
+    draws = torch.stack(
+        [
+            draw(like, key=(0, s, u), layer=layer, sample=(i,)).flatten()
+            for s, u, layer, i in (
+                (1, 2, 0, 0),
+                (2, 1, 0, 0),
+                (1, 0, 2, 0),
+                (1, 1, 1, 0),
+                (1, 2, 0, 1),
+            )
+        ]
+    )
+    corr = torch.corrcoef(draws) - torch.eye(len(draws))
     assert corr.abs().max() < 4 / math.sqrt(draws.shape[1])
 
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "rademacher"])
 def test_unit_variance(distribution):
-    z = stream(distribution=distribution, sample=(5,)).draw(torch.zeros(1, 500, 200))
+    z = draw(torch.zeros(1, 500, 200), distribution=distribution, sample=(5,))
     n = z.numel()
     assert abs(z.mean()) < 4 / math.sqrt(n)
     assert z.std().item() == pytest.approx(1.0, abs=0.01)
@@ -99,13 +109,13 @@ def test_unit_variance(distribution):
 
 def test_noise_does_not_depend_on_padding_row_order_or_split():
     hidden = 6
-    whole = stream(sample=(7, 9)).draw(torch.zeros(2, 4, hidden))
+    whole = draw(torch.zeros(2, 4, hidden), sample=(7, 9))
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]], dtype=torch.bool)
-    padded = stream(sample=(9, 7), mask=mask).draw(torch.zeros(2, 6, hidden))
+    padded = draw(torch.zeros(2, 6, hidden), sample=(9, 7), mask=mask)
     assert torch.equal(padded[1, :4], whole[0])
     assert torch.equal(padded[0, 1:5], whole[1])
     assert (padded[~mask] == 0).all()
-    assert torch.equal(stream(sample=(9,)).draw(torch.zeros(1, 4, hidden))[0], whole[1])
+    assert torch.equal(draw(torch.zeros(1, 4, hidden), sample=(9,))[0], whole[1])
 
 
 @pytest.mark.parametrize("scale", ["absolute", "rms"])
@@ -143,7 +153,11 @@ def test_what_arrives_at_the_layer(scale):
     assert abs(noise.mean()) < 4 * 0.05 / math.sqrt(noise.numel())
     assert noise.std().item() == pytest.approx(0.05, rel=0.01)
     metrics = perturbation.metrics()
-    assert metrics["noise/realised_std"] == pytest.approx(0.05, rel=0.01)
+    rms = clean[1].pow(2).mean().sqrt().item()
+    wanted = 0.05 * (rms if scale == "rms" else 1.0)
+    assert metrics["noise/realised_std"] == pytest.approx(wanted, rel=0.01)
+    assert metrics["noise/realised_std/layer_01"] == metrics["noise/realised_std"]
+    assert metrics["noise/to_rms"] == pytest.approx(wanted / rms, rel=0.01)
     assert metrics["noise/realised_ratio"] == pytest.approx(1.0, rel=0.01)
     assert metrics["sigma/layer_01"] == pytest.approx(0.05, rel=1e-6)
     assert "sigma/layer_00" not in metrics
@@ -163,7 +177,7 @@ def test_noise_stays_in_the_residual_stream():
     model.model.norm.register_forward_pre_hook(lambda m, args: seen.update(out=args[0].detach()))
     with perturbation.active(KEY):
         logits(model)
-    expected = sum(stream(layer=layer).draw(embedded) for layer in (0, 2)) * 0.1
+    expected = sum(draw(embedded, layer=layer) for layer in (0, 2)) * 0.1
     assert_close(seen["out"] - embedded.detach(), expected, atol=1e-6, rtol=1e-5)
 
 
@@ -173,6 +187,7 @@ def test_sigma_gradient_is_the_central_difference(scale, layers):
     model = tiny_gpt2().double()
     config = PerturbationConfig(layers=layers, sigma={"init": 0.1}, scale=scale)
     perturbation = LayerwisePerturbation(model, config)
+    perturbation.log_sigma.data = perturbation.log_sigma.data.double()
     mask = torch.ones_like(TOKENS, dtype=torch.bool)
     mask[1, :2] = False
 
@@ -184,7 +199,7 @@ def test_sigma_gradient_is_the_central_difference(scale, layers):
     value = loss()
     value.backward()
     grad = perturbation.log_sigma.grad.clone()
-    step = 1e-2  # log sigma is float32: a smaller step drowns in its rounding
+    step = 1e-5
     for slot in range(len(layers)):
         values = []
         for sign in (1, -1):
@@ -211,7 +226,7 @@ def test_gradient_flows_through_the_hidden_state_as_if_the_noise_were_a_constant
     def constant(layer):
         def hook(module, args, kwargs):
             hidden = args[0] if args else kwargs["hidden_states"]
-            return (hidden + 0.1 * stream(layer=layer).draw(hidden), *args[1:]), kwargs
+            return (hidden + 0.1 * draw(hidden, layer=layer), *args[1:]), kwargs
 
         return hook
 
@@ -219,7 +234,7 @@ def test_gradient_flows_through_the_hidden_state_as_if_the_noise_were_a_constant
         layer.register_forward_pre_hook(constant(index), with_kwargs=True)
     logits(model).pow(2).mean().backward()
     for name, parameter in model.named_parameters():
-        assert_close(parameter.grad, grads[name], atol=1e-6, rtol=1e-5)
+        assert_close(parameter.grad, grads[name], atol=1e-5, rtol=1e-4)
 
 
 def test_no_tensor_of_the_activations_size_is_kept_for_the_noise():

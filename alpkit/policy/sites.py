@@ -1,0 +1,122 @@
+"""Where noise can go in a causal LM: decoder layers, their attention and MLP, embedding, LM head.
+
+Found by name on any Hugging Face architecture, plain or wrapped by an adapter (PEFT); what is not
+found is an error that says what was looked for. Not here: hooks and noise.
+
+    sites = find_sites(model)
+"""
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+from torch import nn
+
+from alpkit.errors import ConfigError
+
+# Where decoders live on models whose `get_decoder` does not lead to them, and what their list of
+# layers is called.
+_DECODER_PATHS: Final = (
+    "model.decoder",
+    "model.language_model",
+    "model",
+    "transformer",
+    "gpt_neox",
+    "decoder",
+)
+_LAYER_NAMES: Final = ("layers", "h", "blocks")
+_ATTENTION_NAMES: Final = ("self_attn", "attention", "attn", "self_attention")
+# OPT has no MLP module: its second linear layer ends the MLP.
+_MLP_NAMES: Final = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The modules of one model, in the order of its layers."""
+
+    model: nn.Module
+    """The causal LM itself, without an adapter's wrapper."""
+    decoder: nn.Module
+    """Owner of the layers; returns what the LM head reads."""
+    layers: list[nn.Module]
+
+    def attention(self, layer: int) -> nn.Module:
+        """Attention of one layer: its output is added to the residual stream."""
+        return self._inside(layer, "attention_output", _ATTENTION_NAMES)
+
+    def mlp(self, layer: int) -> nn.Module:
+        """MLP or mixture of experts of one layer (OPT: its last linear layer)."""
+        return self._inside(layer, "mlp_output", _MLP_NAMES)
+
+    def embedding(self) -> nn.Module:
+        """Token embeddings (before position embeddings, where there are any)."""
+        return self._end("embedding", "get_input_embeddings")
+
+    def head(self) -> nn.Module:
+        """LM head."""
+        return self._end("logits", "get_output_embeddings")
+
+    def _inside(self, layer: int, site: str, names: tuple[str, ...]) -> nn.Module:
+        found = self.layers[layer]
+        for name in names:
+            if isinstance(module := getattr(found, name, None), nn.Module):
+                return module
+        raise ConfigError(
+            f"perturbation.site: {site} is not found in layer {layer} of {type(self.model).__name__}",
+            why=f"looked for {', '.join(names)} in {type(found).__name__}, which has "
+            f"{', '.join(name for name, _ in found.named_children())}",
+            fix="choose another site or leave this layer out",
+        )
+
+    def _end(self, site: str, getter: str) -> nn.Module:
+        get = getattr(self.model, getter, None)
+        try:
+            module = get() if callable(get) else None
+        except NotImplementedError:
+            module = None
+        if isinstance(module, nn.Module):
+            return module
+        raise ConfigError(
+            f"perturbation.site: {site} is not found in {type(self.model).__name__}",
+            why=f"looked for a module from {getter}()",
+            fix="choose another site",
+        )
+
+
+def find_sites(model: nn.Module) -> Sites:
+    """Find the decoder and its layers; `ConfigError` for an architecture that hides them."""
+    base = _without_adapter(model)
+    candidates: list[object] = []
+    if callable(get_decoder := getattr(base, "get_decoder", None)):
+        candidates.append(get_decoder())
+    candidates += [_attribute(base, path) for path in _DECODER_PATHS]
+    candidates.append(base)
+    for decoder in candidates:
+        for name in _LAYER_NAMES:
+            layers = getattr(decoder, name, None)
+            if isinstance(layers, nn.ModuleList) and len(layers) > 0:
+                return Sites(base, cast(nn.Module, decoder), list(layers))
+    raise ConfigError(
+        f"no decoder layers found in {type(base).__name__}",
+        where="model",
+        why=f"looked for a non-empty ModuleList called {', '.join(_LAYER_NAMES)} in get_decoder(), "
+        f"{', '.join(_DECODER_PATHS)} and the model itself",
+        fix="use a decoder-only causal language model",
+    )
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Give the decoder layers in order, whichever architecture or adapter wraps them."""
+    return find_sites(model).layers
+
+
+def _without_adapter(model: nn.Module) -> nn.Module:
+    """Unwrap PEFT, whose wrapper hands attributes through but hides `get_decoder`'s owner."""
+    unwrap = getattr(model, "get_base_model", None)
+    return cast(nn.Module, unwrap()) if callable(unwrap) else model
+
+
+def _attribute(module: nn.Module, path: str) -> object:
+    found: object = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
