@@ -1,0 +1,394 @@
+"""The one list of metric keys: what a run may log, in which unit, how it is computed and read.
+
+A key is `area/quantity[/stat]`. The list is closed: `check_keys` refuses anything else, so that two
+definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`) and where they go
+(`alpkit.tracking`). `python -m alpkit.metrics` prints docs/metrics.md.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from typing import Final, NamedTuple
+
+from alpkit.errors import TrackingError
+
+
+class Metric(NamedTuple):
+    """One key, or one template of a family: definition with weighting, reading with source."""
+
+    key: str
+    unit: str
+    definition: str
+    reading: str
+
+
+# fmt: off
+_PLAIN = (
+    Metric("reward/mean", "reward",
+        "Mean reward of the step's responses; each response counts once.",
+        "The training curve. Compare means over the last 10 steps, never single steps."),
+    Metric("reward/std", "reward",
+        "Population standard deviation of the reward over the step's responses.",
+        "Near 0: nothing to learn from in this batch."),
+    Metric("reward/solved_all", "share",
+        "Groups in which every response earned the full reward / all groups.",
+        "These groups have zero advantage. Rising towards 1: the task is too easy."),
+    Metric("reward/solved_none", "share",
+        "Groups in which no response earned a positive reward / all groups.",
+        "These groups have zero advantage. Near 1 for long: the task is too hard."),
+    Metric("response/length_mean", "tokens",
+        "Mean number of response tokens; each response counts once.",
+        "Product ratios widen with length: read ratio/*/product beside it."),
+    Metric("response/length_max", "tokens",
+        "Longest response of the step.",
+        "At rollout.max_tokens unless every response finished."),
+    Metric("response/finished", "share",
+        "Responses that ended with the end token / all responses.",
+        "A fall means truncation, which rewards and lengths alone do not show."),
+    Metric("train/loss", "loss",
+        "Mean over the step's updates of the objective's value.",
+        "Not a progress measure: its zero moves with the advantages. Look for jumps."),
+    Metric("train/grad_norm", "norm",
+        "Mean over the step's updates of the joint gradient norm before clipping.",
+        "Compare with train.grad_clip; spikes that follow kl/k3 are the off-policy signature."),
+    Metric("train/grad_norm_max", "norm",
+        "Largest joint gradient norm, before clipping, of the step's updates.",
+        "One bad mini-batch shows here and not in the mean."),
+    Metric("train/reference_kl", "nats",
+        "Mean of the reference_kl estimator over valid tokens, ratio's numerator against the starting policy.",
+        "How far training has gone; only where objective.reference_kl.coef is above 0."),
+    Metric("train/entropy", "nats",
+        "Mean entropy of the unperturbed next-token distribution; each valid token counts once.",
+        "A fall towards 0 is collapse; exploration stops before reward does."),
+    Metric("train/skipped_updates", "count",
+        "Updates of the step that were not applied (no surviving token, or a non-finite gradient).",
+        "0 in a healthy run."),
+    Metric("eval/greedy", "share",
+        "Held-out items solved by greedy decoding / all items.",
+        "The steadiest score; deterministic for given weights."),
+    Metric("eval/avg_at_k", "share",
+        "Mean over items of the share of k sampled responses that solve the item.",
+        "What sampling at the training temperature achieves."),
+    Metric("eval/pass_at_k", "share",
+        "Mean over items of 1 when any of the k sampled responses solves it, else 0.",
+        "Above avg_at_k by the diversity that is left; falls when exploration is lost."),
+    Metric("kl/k1", "nats",
+        "Mean of -d, d = log pi_theta - log mu unperturbed; each valid token counts once. "
+        "Estimates KL(mu || pi_theta).",
+        "May be negative on finite data. |k1| > 0.1 is far off policy (verl)."),
+    Metric("kl/k2", "nats^2",
+        "Mean of d^2/2 over valid tokens, same d.",
+        "Never negative and less heavy-tailed than k3 (Schulman 2020)."),
+    Metric("kl/k3", "nats",
+        "Mean of exp(d) - 1 - d over valid tokens, same d.",
+        "Never negative. Above 1e-3: investigate (NeMo-RL). Holds the ratio: heavy-tailed itself."),
+    Metric("kl/k3_max", "nats",
+        "Largest per-update mean of exp(d) - 1 - d of the step.",
+        "Divergence grows inside a step: the last updates are the stalest."),
+    Metric("kl/spike", "flag",
+        "1 when log kl/k3 stands more than 4 robust standard deviations above its trailing window.",
+        "Share of ones = spike rate. Absent during the first 16 steps (design §6)."),
+    Metric("kl/spike_z", "robust sd",
+        "(log kl/k3 - median) / (1.4826 max(MAD, 0.05)) over the 50 steps before this one.",
+        "Above 4 is a spike; no look-ahead (corrections §3.2)."),
+    Metric("receipt/clipped_low", "share",
+        "Valid tokens with ratio below the band and negative advantage / valid tokens.",
+        "Only dead gradients count: a low ratio with positive advantage still trains."),
+    Metric("receipt/clipped_high", "share",
+        "Valid tokens with ratio above the band and positive advantage / valid tokens.",
+        "Only dead gradients count. Near 0 throughout: the upper clip is no correction at all."),
+    Metric("receipt/dual_clipped", "share",
+        "Valid tokens with ratio above dual_clip and negative advantage / valid tokens.",
+        "Where one huge ratio would otherwise rule the update; should be rare."),
+    *(
+        Metric(f"receipt/outside_{side}_{sign}", "share",
+            f"Valid tokens with ratio {where} the band and {sign} advantage / valid tokens.",
+            "With ppo the gradient dies for low and negative, high and positive (= clipped_*), and lives "
+            "for the others; with cispo it lives for all.")
+        for side, where in (("low", "below"), ("high", "above"))
+        for sign in ("negative", "positive")
+    ),
+    Metric("receipt/truncated", "share",
+        "Valid tokens whose weight was lowered to weight.upper / valid tokens.",
+        "0 for many steps: the correction does nothing."),
+    Metric("receipt/raised", "share",
+        "Valid tokens whose weight was raised to weight.lower / valid tokens.",
+        "Only weight.action: clip can make it positive."),
+    Metric("receipt/masked", "share",
+        "Valid tokens whose weight was set to 0 / valid tokens.",
+        "At product level whole responses go; near 1 there is no training left."),
+    Metric("receipt/rejected", "share",
+        "Valid tokens that a rejection took out / valid tokens.",
+        "0 for many steps: the rejection never fires. Near 1 there is no training left."),
+    Metric("receipt/rejected_sequences", "share",
+        "Responses whose valid tokens were all rejected / responses with valid tokens.",
+        "Above receipt/rejected where long responses survive; below where they go."),
+    Metric("receipt/removed_negative", "share",
+        "Valid tokens with weight 0 (masked or rejected) and negative advantage / valid tokens.",
+        "Beside removed_positive: whose tokens the correction takes, failures' or successes'."),
+    Metric("receipt/removed_positive", "share",
+        "Valid tokens with weight 0 (masked or rejected) and positive advantage / valid tokens.",
+        "Rising: the correction removes what the policy should learn from."),
+    Metric("receipt/advantage_removed", "share",
+        "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
+        "tokens.",
+        "Above removed tokens' share: the correction takes the tokens that matter most."),
+    Metric("receipt/agreement", "share",
+        "Valid tokens removed by this run's correction and by diagnostics.agreement_with's / tokens removed "
+        "by either (Jaccard index).",
+        "1: the two remove the same. Absent when neither removes anything."),
+    Metric("receipt/agreement_only_own", "share",
+        "Valid tokens removed by this run's correction alone / valid tokens.",
+        "See agreement."),
+    Metric("receipt/agreement_only_other", "share",
+        "Valid tokens removed by diagnostics.agreement_with's correction alone / valid tokens.",
+        "See agreement."),
+    Metric("receipt/saturated", "share",
+        "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
+        "Above 0: ratios were cut before the correction saw them."),
+    Metric("receipt/weight_removed", "share",
+        "Sum over valid tokens of max(weight before - weight after, 0) / sum of the weight before.",
+        "How much of the importance mass the correction threw away: its bias."),
+    Metric("receipt/surviving", "share",
+        "Valid tokens that neither the clip, the weight nor the clamp took the gradient from / valid "
+        "tokens; tokens of zero advantage count as surviving.",
+        "The effective step size that the correction leaves; compare arms by it."),
+    Metric("sigma/mean", "hidden units",
+        "Mean over perturbed layers (vocabulary entries with per: vocab) of the noise scale at the end of "
+        "the step, schedule included; relative to the rms with scale: rms.",
+        "Constant when not learnable; a drift with zero gradient is weight decay on log sigma."),
+    Metric(
+        "sigma/min", "hidden units", "Smallest noise scale of the perturbed layers.", "See mean."
+    ),
+    Metric(
+        "sigma/max", "hidden units", "Largest noise scale of the perturbed layers.", "See mean."
+    ),
+    Metric("sigma/grad_norm", "norm",
+        "Norm of the gradient of log sigma before clipping, mean over the step's updates.",
+        "Its share of train/grad_norm is the share of the clip that log sigma takes."),
+    Metric("noise/realised_std", "hidden units",
+        "Root mean square of (state after - state before) the addition, in the model's dtype; mean over "
+        "perturbed layers, on up to 2^17 numbers of the step's first noisy forward, real tokens only.",
+        "The noise that acted, not the one asked for."),
+    Metric("noise/realised_ratio", "ratio",
+        "Root mean square of the noise that arrived / (sigma, times the token's rms where relative); the "
+        "smallest over perturbed layers.",
+        "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, alp.md G1)."),
+    Metric("noise/to_rms", "ratio",
+        "noise/realised_std / root mean square of the state before the addition; mean over layers.",
+        "How loud the noise is; with scale: absolute it falls with depth as the residual stream grows."),
+    Metric("noise/signal_to_noise", "ratio",
+        "|mean| / sample standard deviation, over the step's micro-batches, of the gradient of log sigma; "
+        "mean over its entries. Absent below two micro-batches.",
+        "Near 0 log sigma walks at random: its signal grows with sigma itself (alp.md F.2.4)."),
+    Metric("probe/gap_mean", "nats",
+        "Mean |log-prob difference| between trainer and sampler on the fixed probe after a sync; "
+        "each probe token counts once.",
+        "A jump means a stale sampler, which looks like the phenomenon under study (trl#5312)."),
+    Metric("probe/gap_max", "nats",
+        "Largest |log-prob difference| on the probe after a sync.",
+        "Large with a small mean: a few tokens at the edge of the sampler's precision."),
+    Metric("policy/lag", "steps",
+        "Trainer's step minus the step of the weights that sampled the rollout.",
+        "rollout.lag after the first steps; anything else is a fault."),
+    Metric("nonfinite/rollout_logp", "count",
+        "Sampler log-probs of the step that were NaN or infinite, masked from everything.",
+        "0. Past diagnostics.max_nonfinite the run stops."),
+    Metric("nonfinite/loss_logp", "count",
+        "Valid tokens of the step that the loss left out because a log-prob it uses is NaN or infinite.",
+        "0; the trainer's own numbers are broken otherwise."),
+    Metric("nonfinite/grad_norm", "count",
+        "Updates of the step whose gradient norm was NaN or infinite.",
+        "0; each is a skipped update."),
+    *(
+        Metric(f"time/{name}", "seconds", f"Wall-clock time of the step spent on {what}.", reading)
+        for name, what, reading in (
+            ("rollout", "sampling responses and their rewards", "Usually the largest part."),
+            ("logp_old", "forwards for log pi_old", "Once per rollout."),
+            ("update", "forwards, backwards and optimizer steps", "Noise adds a few per cent."),
+            ("diagnostics", "forwards and statistics that only diagnostics need", "The price."),
+            ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
+            ("eval", "held-out evaluation", "Only on evaluation steps."),
+            ("records", "writing per-token records", "Only on recorded steps."),
+            ("step", "everything", "More than the sum of the parts by untimed glue only."),
+        )
+    ),
+    Metric("progress/tokens", "tokens",
+        "Response tokens trained on since the start of the run.",
+        "The axis on which arms with different lengths are comparable."),
+    Metric("progress/samples", "responses",
+        "Responses trained on since the start of the run.",
+        "Equal across arms at equal step."),
+)
+# fmt: on
+
+RATIO_KINDS: Final[dict[str, str]] = {
+    "raw": "unperturbed pi_theta / mu, for every arm: the quantity on which arms are compared",
+    "mismatch": "pi_old / mu: two engines, one set of weights",
+    "staleness": "pi_theta / pi_old: the updates since the rollout",
+    "perturbation": "pi_theta,delta / pi_theta: the noise alone (perturbed arms only)",
+    "loss": "the ratio that the surrogate clips, per token before reduction and clamp "
+    "(perturbed where the arm perturbs)",
+    "applied": "the weights that multiplied the loss, over tokens with weight > 0 only "
+    "(zeros are counted by receipt/masked)",
+}
+RATIO_LEVELS: Final[dict[str, str]] = {
+    "token": "each valid token counts once",
+    "geometric": "log ratio averaged over a response's valid tokens; each response counts once",
+    "product": "log ratio summed over a response's valid tokens; each response counts once",
+}
+_LOG = "of the log ratio, in nats"
+_RATIO_TEMPLATE = "ratio/{kind}/{level}/{stat}"
+# fmt: off
+RATIO_STATS: Final[dict[str, Metric]] = {
+    stat: Metric(_RATIO_TEMPLATE.replace("{stat}", stat), unit, definition, reading)
+    for stat, unit, definition, reading in (
+        ("mean", "nats", f"Mean {_LOG}.", "0 on policy; minus k1."),
+        ("std", "nats", f"Population standard deviation {_LOG}.", "The body, not the tail."),
+        ("min", "nats", f"Minimum {_LOG}.", "-20 is where engines clamp."),
+        ("max", "nats", f"Maximum {_LOG}.", "+20 is where engines clamp."),
+        *(
+            (f"p{digits}", "nats", f"{percent} % quantile (linear interpolation) {_LOG}.", reading)
+            for digits, percent, reading in (
+                ("01", "1", "Left tail: tokens that the trainer disowns."),
+                ("02", "2", "Lower edge of the paper's envelope (alp.md D.2.2)."),
+                ("50", "50", "0 when most tokens agree."),
+                ("98", "98", "Upper edge of the paper's envelope (alp.md D.2.2)."),
+                ("99", "99", "Right tail."),
+                ("999", "99.9", "Needs 1000 items to differ from the maximum."),
+            )
+        ),
+        ("ess", "share",
+            "Effective sample size of the ratio x itself: (sum x)^2 / (N sum x^2).",
+            "1 on policy; under 0.3-0.5 the batch is worth little (verl). Raw, never truncated."),
+        ("chi2", "1",
+            "mean(x^2) - 1 of the ratio x itself; at most the largest float64.",
+            "0 on policy, above 1 is bad (verl). May be negative on finite data."),
+        ("hill_right", "1",
+            "Hill estimate of the ratio's right tail on the n_tail largest ratios (as khat_right).",
+            "Tail shape xi: variance exists below 0.5, mean below 1. One k: see the Hill plot."),
+        ("hill_left", "1",
+            "Hill estimate of the right tail of 1/ratio on its n_tail largest values.",
+            "As hill_right, for ratios near 0."),
+        ("khat_right", "1",
+            "Pareto k-hat of the ratio: Zhang-Stephens shape of the excesses of its "
+            "ceil(min(0.2 N, 3 sqrt N)) largest values, with PSIS's weak prior.",
+            "Above min(1 - 1/log10 N, 0.7): means of ratios cannot be trusted "
+            "(Vehtari et al. 2024, arXiv:1507.02646). Absent when flat, short or saturated."),
+        ("khat_left", "1",
+            "Pareto k-hat of 1/ratio, computed as khat_right.",
+            "As khat_right, for ratios near 0."),
+        ("top1_share", "share",
+            "Sum of the ceil(N/100) largest ratios / sum of all ratios.",
+            "0.01 on policy; near 1 one per cent of the items is the whole update."),
+        ("saturated", "share",
+            "Items with |log ratio| >= 20 nats / all items.",
+            "0. Engines clamp there, so such items are censored observations."),
+    )
+}
+# fmt: on
+_WIDTH = Metric(
+    "ratio/raw/token/width",
+    "nats",
+    f"p98 - p02 {_LOG}: ratio/raw/token/p98 minus ratio/raw/token/p02.",
+    "The envelope's width in one number; wider is further off policy.",
+)
+# fmt: off
+_BY_LAYER = {
+    metric.key.removesuffix("/layer_{nn}"): metric
+    for metric in (
+        Metric("sigma/layer_{nn}", "hidden units",
+            "Noise scale of layer nn (0-based, at least two digits) at the end of the step.",
+            "Which layers the training asks to be noisier. Only perturbed layers appear."),
+        Metric("sigma/grad_norm/layer_{nn}", "norm",
+            "|gradient of log sigma| of layer nn before clipping, mean over the step's updates.",
+            "See sigma/grad_norm."),
+        Metric("noise/realised_std/layer_{nn}", "hidden units",
+            "noise/realised_std of layer nn alone.", "See noise/realised_std."),
+        Metric("noise/to_rms/layer_{nn}", "ratio",
+            "noise/to_rms of layer nn alone.", "Matched sigmas still differ here from layer to layer."),
+        Metric("noise/signal_to_noise/layer_{nn}", "ratio",
+            "noise/signal_to_noise of layer nn alone.", "Which layers' sigma is learned, not drifting."),
+    )
+}
+# fmt: on
+_LAYER_KEY = re.compile(r"(.+)/layer_(\d\d|[1-9]\d{2,})")
+
+
+@cache
+def _table() -> dict[str, Metric]:
+    table = {metric.key: metric for metric in (*_PLAIN, _WIDTH)}
+    for kind, what in RATIO_KINDS.items():
+        for level, weighting in RATIO_LEVELS.items():
+            for stat, family in RATIO_STATS.items():
+                key = f"ratio/{kind}/{level}/{stat}"
+                definition = f"{family.definition} Ratio: {what}. Level: {weighting}."
+                table[key] = family._replace(key=key, definition=definition)
+    return table
+
+
+def describe(key: str) -> Metric:
+    """Definition of `key`; raises `TrackingError` that names the closest key when there is none."""
+    if metric := _table().get(key):
+        return metric
+    if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
+        return _BY_LAYER[match[1]]._replace(key=key)
+    near = difflib.get_close_matches(key, [*_table(), "sigma/layer_00"], n=1, cutoff=0.0)
+    raise TrackingError(
+        f"{key!r} is not a metric",
+        why="an unlisted key has no definition, so nobody could read or compare it",
+        fix=f"did you mean {near[0]!r}? docs/metrics.md lists every key; "
+        "a new one is added in alpkit/metrics.py first",
+    )
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise `TrackingError` for the first of `keys` that is not a metric."""
+    for key in keys:
+        describe(key)
+
+
+_HEAD = """\
+# Metrics
+
+Generated by `python -m alpkit.metrics`; edit `alpkit/metrics.py` instead.
+One value per key and step. A key that could not be computed is absent, never 0.
+d is a log ratio in nats, x = exp(d), N the number of items; valid tokens are response
+tokens whose log-probs are finite."""
+_RATIO_HEAD = f"""\
+`{_RATIO_TEMPLATE}` for every kind, level and stat below, and `{_WIDTH.key}`.
+Mean, std, min, max and quantiles are of the **log** ratio, in nats; ess, chi2, tails and
+top1_share of the ratio itself. Nothing is clamped."""
+
+
+def _rows(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines]
+
+
+def _metric_rows(metrics: Iterable[Metric]) -> list[str]:
+    header = ("key", "unit", "definition", "how to read it")
+    return _rows(header, ((f"`{m.key}`", m.unit, m.definition, m.reading) for m in metrics))
+
+
+def markdown() -> str:
+    """Text of docs/metrics.md."""
+    areas: dict[str, list[Metric]] = {}
+    for metric in _PLAIN:
+        areas.setdefault(metric.key.split("/")[0], []).append(metric)
+    for metric in _BY_LAYER.values():
+        areas[metric.key.split("/")[0]].append(metric)
+    lines = _HEAD.splitlines()
+    for area, metrics in areas.items():
+        lines += ["", f"## {area}", "", *_metric_rows(metrics)]
+    lines += ["", "## ratio", "", *_RATIO_HEAD.splitlines(), ""]
+    lines += [*_rows(("kind", "ratio"), ((f"`{k}`", v) for k, v in RATIO_KINDS.items())), ""]
+    lines += [*_rows(("level", "items"), ((f"`{k}`", v) for k, v in RATIO_LEVELS.items())), ""]
+    lines += _metric_rows((*RATIO_STATS.values(), _WIDTH))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
