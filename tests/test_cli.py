@@ -161,6 +161,26 @@ def test_plan_names_the_control_that_was_added(call, workplace):
     assert "control: seq-bypass is seq-alp without its noise" in err
 
 
+def test_analyze_writes_a_report_and_logs_it_on_the_parent_run(call, fake):
+    call("run", "grid.yaml", "--launcher", "inline", "--only", "grpo")
+    code, out, _ = call("analyze", "latest")
+    assert code == 0
+    page = Path(out.strip())
+    assert page.name == "report.html"
+    assert "<html" in page.read_text()
+    parent = list_grids(Path("."))[0].parent_run_id
+    logged = {file.path for file in prepare_store().client.list_artifacts(parent, "report")}
+    assert logged == {f"report/{path.name}" for path in page.parent.iterdir()}
+    (fake / "mlflow.db").unlink()
+    code, out, err = call(
+        "analyze", "small", "--json", "--tracking-uri", "sqlite:///grid.yaml/x.db"
+    )
+    assert code == 0
+    told = json.loads(out)
+    assert told["logged"] is False
+    assert "not on the parent run" in err
+
+
 def test_show_has_states_and_one_cells_whole_error(call, fake):
     call("run", "grid.yaml", "--launcher", "inline")
     _, out, _ = call("show", "latest")

@@ -8,8 +8,8 @@ from rich.console import Console, RenderableType
 
 from alpkit.tracking import DEFAULT_URI, charts_path
 
-# Wide enough for ids and formulas where there is no terminal to ask.
-_PIPE_WIDTH = 200
+# Where there is no terminal, a row is a line, however long.
+_PIPE_WIDTH = 1000
 
 
 def out() -> Console:

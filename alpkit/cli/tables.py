@@ -136,7 +136,7 @@ def method_card(name: str) -> dict[str, Any]:
 
 
 def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("method", "denominator, level", "band", "weight", "noise", "formula")
+    table = _table("method", "denominator, level", "band", "weight", "reject", "noise", "formula")
     for row in rows:
         ratio, clip = row["objective"]["ratio"], row["objective"]["surrogate"]
         table.add_row(
@@ -144,6 +144,7 @@ def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
             f"{ratio['denominator']}, {ratio['level']}",
             _band(clip),
             _weight(row["objective"]["weight"]),
+            ", ".join(rule["statistic"] for rule in row["objective"]["reject"]) or "none",
             row["perturbation"]["site"] if row["perturbation"] else "none",
             row["formula"],
         )
@@ -181,4 +182,5 @@ def _band(clip: Mapping[str, Any]) -> str:
 def _weight(weight: Mapping[str, Any]) -> str:
     if weight["action"] == "none":
         return "none"
-    return f"{weight['action']} {weight['of']} {weight['level']} <= {weight['upper']:g}"
+    low = "" if weight["action"] == "truncate" else f"{weight['lower']:g} <= "
+    return f"{low}{weight['of']} {weight['level']} <= {weight['upper']:g}, {weight['action']}"

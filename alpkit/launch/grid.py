@@ -64,17 +64,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch left behind; `skipped` had finished before it."""
+    """What a launch left behind: `launched` cells had yet to finish, `skipped` ones had."""
 
     folder: Path
     parent_run_id: str
     tracking_uri: str
     records: tuple[CellRecord, ...]
+    launched: tuple[str, ...]
     skipped: tuple[str, ...]
 
     @property
     def failed(self) -> tuple[CellRecord, ...]:
-        return tuple(record for record in self.records if record.state in ("failed", "killed"))
+        """The cells of this launch that did not finish."""
+        return tuple(
+            record
+            for record in self.records
+            if record.cell_id in self.launched and record.state != "finished"
+        )
 
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
@@ -141,12 +147,14 @@ def run_grid(
         records = tuple(ledger.records.values())
         failed = any(record.state in ("failed", "killed") for record in records)
         ledger.close("FAILED" if failed else "FINISHED")
-    skipped = {c.cell_id for c in selected(grid, options.only)} - {c.cell_id for c in todo}
+    launched = tuple(cell.cell_id for cell in todo)
+    skipped = {c.cell_id for c in selected(grid, options.only)} - set(launched)
     return Outcome(
         folder=folder,
         parent_run_id=str(ledger.manifest["parent_run_id"]),
         tracking_uri=resolve_uri(options.tracking_uri),
         records=records,
+        launched=launched,
         skipped=tuple(c.cell_id for c in grid.cells if c.cell_id in skipped),
     )
 
@@ -178,15 +186,17 @@ def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options:
     }
     records: dict[str, CellRecord] = {}
     waiting = {cell.cell_id for cell in todo}
-    for cell, record in zip(grid.cells, states(grid, options.root), strict=True):
+    # The lock is ours, so a cell that claims to run belongs to a launch that was killed.
+    before = honest(states(grid, options.root), live=False)
+    for cell, record in zip(grid.cells, before, strict=True):
         # A cell may have run under another arm's name before the file was amended.
         record = replace(record, arm=cell.arm, seed=cell.seed, grid=grid.name)
         if cell.cell_id in waiting or record.state == "finished":
             record = _open_cell(cell, record, folder / cell.cell_id, store, manifest)
-        if cell.cell_id in waiting:
-            record = replace(record, state="pending", error=None)
         records[cell.cell_id] = record
-    ledger = Ledger(folder, manifest, records, _retired(old, grid), store)
+    retired = _retired(old, grid)
+    _mark_retired(old, retired, records, store)
+    ledger = Ledger(folder, manifest, records, retired, store)
     ledger.save()
     if options.source:
         store.log_text(parent, options.source, "grid.yaml")
@@ -222,6 +232,22 @@ def _open_cell(
     write_text(folder / CONFIG_FILE, text)
     write_cell(folder, record)
     return record
+
+
+def _mark_retired(
+    old: GridRecord | None,
+    retired: Sequence[CellRecord],
+    current: Mapping[str, CellRecord],
+    store: Store,
+) -> None:
+    """Keep runs of dropped cells out of the charts of the grid's cells, and let them come back."""
+    known = {record.cell_id for record in old.retired} if old else set()
+    for record in retired:
+        if record.cell_id not in known and store.last_step(record.run_id) is not None:
+            store.set_tags(record.run_id, {"alpkit.kind": "retired"})
+    for cell_id in known & current.keys():
+        if current[cell_id].run_id:
+            store.set_tags(current[cell_id].run_id, {"alpkit.kind": "cell"})
 
 
 def _retired(old: GridRecord | None, grid: Grid) -> tuple[CellRecord, ...]:

@@ -77,5 +77,7 @@ def misbehave(model: str, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "fake/exit":
             os._exit(7)
+        case "fake/interrupt":
+            raise KeyboardInterrupt
         case "fake/sleep":
             time.sleep(600)

@@ -137,9 +137,31 @@ def test_an_amended_grid_adds_new_cells_and_keeps_the_dropped_ones(make_grid, op
     assert len([e for e in events if isinstance(e, Started)]) == 3
     record = read_grid(second.folder)
     assert record.retired == (dropped,)
-    assert store.client.get_run(dropped.run_id).info.status == "FINISHED"
+    gone = store.client.get_run(dropped.run_id)
+    assert gone.info.status == "FINISHED"
+    assert gone.data.tags["alpkit.kind"] == "retired"
     assert record.manifest["created"] == json.loads(json.dumps(record.manifest))["created"]
     assert record.manifest["created"] < record.launched
+
+
+def test_a_dropped_cell_comes_back_without_running_again(make_grid, options, store):
+    both, one = [ORDERLY, arm("other")], [ORDERLY]
+    first = run(make_grid("back", both), options)
+    run(make_grid("back", one), options)
+    third = run(make_grid("back", both), options)
+    assert third.launched == ()
+    assert third.records == first.records
+    assert read_grid(third.folder).retired == ()
+    other = by_arm(third.records)["other", 0]
+    assert store.client.get_run(other.run_id).data.tags["alpkit.kind"] == "cell"
+
+
+def test_an_old_failure_of_another_arm_is_not_this_launchs(make_grid, options):
+    grid = make_grid("others", [ORDERLY, arm("raise")])
+    assert [r.arm for r in run(grid, options, only=["raise"]).failed] == ["raise"]
+    outcome = run(grid, options, only=["orderly"])
+    assert outcome.failed == ()
+    assert {r.arm: r.state for r in outcome.records} == {"orderly": "finished", "raise": "failed"}
 
 
 def test_only_runs_the_named_arms(make_grid, options):
@@ -158,13 +180,8 @@ def test_fail_fast_leaves_the_rest_pending(make_grid, options):
     assert outcome.records[0].error == "step 3  too much is nan\n  why: share 0.5\n  fix: stop"
 
 
-def test_an_interrupt_marks_the_cell_and_the_grid_killed(make_grid, options, store, monkeypatch):
-    grid = make_grid("interrupted", [arm("sleep"), ORDERLY])
-
-    def interrupt(_seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("time.sleep", interrupt)
+def test_an_interrupt_marks_the_cell_and_the_grid_killed(make_grid, options, store):
+    grid = make_grid("interrupted", [arm("interrupt"), ORDERLY])
     with pytest.raises(KeyboardInterrupt):
         run(grid, options)
     record = read_grid(options().root / "runs" / "interrupted")
