@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help install models quickstart test test-slow check format clean
+.PHONY: help install models quickstart test test-slow oracle mutate check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,6 +38,19 @@ test: install models  ## the default test suite (CPU, under 8 minutes on 2 cores
 
 test-slow: install models  ## the long checks; commit docs/test-slow.log before resolving an issue
 	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | tee docs/test-slow.log'
+
+# verl 0.9 wants transformers < 5.11: it lives apart and runs in a subprocess, with ray stubbed.
+ORACLE := verl==0.9.1 tensordict==0.10.0 hydra-core omegaconf codetiming dill antlr4-python3-runtime==4.9.3 pyvers orjson
+
+.oracle/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --target .oracle $(ORACLE)
+	touch $@
+
+oracle: install .oracle/.installed  ## compare the objective with verl 0.9 on 200 random batches per option
+	$(BIN)/python -m pytest -m oracle -q tests/objective
+
+mutate: install  ## break every operator, bound and mask of alpkit/objective once; a test must notice
+	$(BIN)/python benchmarks/mutate.py
 
 check: install  ## what CI checks before the tests: ruff, ruff format, mypy
 	$(BIN)/ruff check .

@@ -154,7 +154,7 @@ def receipt_metrics(outputs: Sequence[LossOutput], objective: ObjectiveConfig) -
         found["receipt/agreement_only_other"] = other / tokens
     size, sequences = total.pop("advantage"), max(total.pop("sequences"), 1.0)
     raw, cut = total.pop("weight_raw", 0.0), total.pop("weight_removed", 0.0)
-    lost, gone = total.pop("advantage_removed"), total.pop("rejected_sequences", 0.0)
+    lost, gone = total.pop("advantage_removed", 0.0), total.pop("rejected_sequences", 0.0)
     found |= {f"receipt/{name}": value / tokens for name, value in total.items()}
     if objective.weight.action != "none":
         found["receipt/weight_removed"] = cut / raw if raw > 0 else 0.0

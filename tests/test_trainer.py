@@ -169,6 +169,62 @@ def test_zero_sigma_is_the_control_bit_for_bit(sigma, tmp_path, finished):
     assert all(torch.equal(saved[0][name], value) for name, value in saved[1].items())
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_draws_are_averaged_in_the_loss(antithetic, tmp_path, finished, monkeypatch):
+    """Four draws of vanishing noise are the control bit for bit; each draw is opened once per micro-batch."""
+    opened, active = [], LayerwisePerturbation.active
+
+    def counted(self, key, *args, draw=0, **kwargs):
+        opened.append((*key, draw))
+        return active(self, key, *args, draw=draw, **kwargs)
+
+    monkeypatch.setattr(LayerwisePerturbation, "active", counted)
+    noise = {"sigma": {"init": 1e-30}, "draws": 4, "antithetic": antithetic}
+    alp = train(tmp_path, config("seq-alp", perturbation=noise))
+    assert opened == [(0, s, u, d) for s in (1, 2) for u in range(4) for d in range(4)]
+    for step, metrics in without_times(finished["seq-bypass"][1]).items():
+        shared = {key: alp[step][key] for key in metrics}
+        assert shared == pytest.approx(metrics, rel=1e-6, abs=1e-9, nan_ok=True), step
+
+
+@pytest.mark.parametrize(
+    "site", ["attention_output", "mlp_output", "embedding", "final_hidden", "logits"]
+)
+def test_every_site_trains_in_either_dtype(site, tmp_path):
+    noise = {"site": site, "scale": "rms", "sigma": {"init": 0.02}}
+    metrics = train(
+        tmp_path,
+        config(
+            "seq-alp",
+            perturbation=noise,
+            dtype="bfloat16",
+            train={"micro_batch_tokens": 40, "head_chunk": 8},
+        ),
+    )[2]
+    assert metrics["train/skipped_updates"] == 0
+    assert metrics["noise/realised_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert metrics["noise/signal_to_noise"] > 0
+    assert metrics["sigma/grad_norm"] > 0
+    assert metrics["ratio/perturbation/token/std"] > 1e-4
+
+
+def test_a_matched_sigma_moves_the_ratio_as_asked(tmp_path):
+    matched = {"scale": "rms", "sigma": {"target_ratio_std": 0.05}}
+    metrics = train(tmp_path, config("seq-alp", perturbation=matched, train={"lr": 1e-9}))
+    assert metrics[1]["ratio/perturbation/token/std"] == pytest.approx(0.05, rel=0.5)
+    assert metrics[1]["sigma/mean"] == metrics[2]["sigma/mean"] > 0  # fixed
+    resumed = train(
+        tmp_path, config("seq-alp", perturbation=matched, train={"lr": 1e-9, "steps": 3})
+    )
+    assert resumed[3]["sigma/mean"] == metrics[1]["sigma/mean"]
+
+
+def test_a_schedule_follows_the_step(tmp_path):
+    noise = {"sigma": {"init": 0.02, "learnable": False}, "schedule": {"warmup": 2}}
+    metrics = train(tmp_path, config("seq-alp", perturbation=noise))
+    assert [metrics[s]["sigma/mean"] for s in (1, 2)] == pytest.approx([0.01, 0.02], rel=1e-5)
+
+
 def test_no_layers_leave_loss_and_gradients_untouched():
     policy = load_policy("builtin:tiny-addition")
     tokens = torch.randint(3, 15, (4, 12), generator=torch.Generator().manual_seed(0))
@@ -327,3 +383,44 @@ def test_a_sampler_that_never_gets_the_weights_stops_the_run_before_step_1(tmp_p
     with pytest.raises(RolloutError, match="did not all arrive"):
         train(tmp_path, config())
     assert not (tmp_path / "metrics.jsonl").exists() or metrics_of(tmp_path) == {}
+
+
+def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batches(tmp_path):
+    objective = {
+        "weight": {"action": "truncate", "upper": 1.5, "normalize": "batch"},
+        "reject": [
+            {"statistic": "k3", "reduce": "mean", "upper": 0.02, "normalizer": "shrink"},
+            {"statistic": "k1", "of": "bypass", "upper": 0.5, "normalizer": "shrink"},
+        ],
+        "reference_kl": {"coef": 0.05},
+    }
+    metrics = [
+        train(
+            tmp_path / str(budget),
+            config(
+                objective=objective,
+                diagnostics={"agreement_with": "icepop"},
+                train={"steps": 1, "micro_batch_tokens": budget},
+            ),
+        )[1]
+        for budget in (4096, 40)
+    ]
+    assert 0 < metrics[0]["receipt/rejected"] < 1
+    assert metrics[0]["receipt/rejected_sequences"] > 0
+    assert metrics[0]["receipt/advantage_removed"] > 0
+    assert 0 <= metrics[0]["receipt/agreement"] <= 1
+    assert metrics[0]["train/reference_kl"] > 0
+    for key in ("train/loss", "train/grad_norm", "kl/k3", "train/reference_kl"):
+        assert metrics[1][key] == pytest.approx(metrics[0][key], rel=2e-3, abs=1e-6), key
+    assert metrics[1]["receipt/surviving"] == pytest.approx(
+        metrics[0]["receipt/surviving"], abs=0.01
+    )
+
+
+def test_an_update_in_which_nothing_survives_moves_nothing(tmp_path):
+    nothing = config(objective={"reject": [{"statistic": "ratio", "lower": 1e6}]})
+    metrics = train(tmp_path, nothing)
+    assert metrics[2]["train/skipped_updates"] == 4
+    assert metrics[2]["nonfinite/grad_norm"] == 0
+    assert metrics[2]["receipt/rejected"] == metrics[2]["receipt/rejected_sequences"] == 1
+    assert metrics[2]["ratio/staleness/token/std"] == 0

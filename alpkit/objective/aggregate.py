@@ -54,19 +54,20 @@ def sums_of(
     tokens: TokenBatch, advantage: Float[Tensor, "batch #tok"], config: ObjectiveConfig
 ) -> Sums:
     """The same from a prepared batch. The mean weight is taken before any rejection."""
-    counted, clamp = tokens.mask, config.log_ratio_clamp
+    counted, clamp = tokens.real, config.log_ratio_clamp
     shrinking = [rule for rule in config.reject if rule.normalizer == "shrink"]
     if shrinking:
-        counted = counted & ~reject(tokens, shrinking, clamp=clamp, advantage=advantage).uncounted
+        gone = reject(tokens, shrinking, clamp=clamp, advantage=advantage).uncounted
+        counted = counted * (~gone).to(counted.dtype)
     dtype = tokens.logp_rollout.dtype
     rows = torch.tensor(counted.shape[0], dtype=dtype, device=counted.device)
     weight = weights = torch.zeros_like(rows)
     if config.weight.normalize == "batch":
         factor = raw_weight(tokens, config.weight, clamp).weight
-        weight, weights = weight_sums(factor, tokens.mask, config.weight)
+        weight, weights = weight_sums(factor, tokens.real, config.weight)
     return Sums(
-        torch.count_nonzero(counted).to(dtype),
-        torch.count_nonzero(counted.any(dim=1)).to(dtype),
+        counted.sum(),
+        counted.amax(dim=1).sum(),
         rows,
         weight,
         weights,

@@ -71,26 +71,26 @@ def correct(
 ) -> Corrected:
     """Weight and rejections of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
     mask = tokens.mask
-    receipt: dict[str, Tensor] = {}
-    factor = tokens.logp_rollout.new_ones(()).expand_as(tokens.logp_rollout)
-    if weight.action != "none":
-        factor, receipt = raw_weight(tokens, weight, clamp)
-        if weight.normalize == "batch":
-            if mean_weight is None:
-                total, count = weight_sums(factor, mask, weight)
-                mean_weight = total / count.clamp(min=1)
-            # A mean of 0 is a batch without weight: nothing is left to scale.
-            factor = torch.where(mask & (mean_weight > 0), factor / mean_weight, factor)
+    receipt: dict[str, Tensor] = {"tokens": tokens.real.sum()}
+    factor = tokens.real.new_ones(()).expand_as(tokens.real)
     accepted = counted = mask
+    if weight.action != "none":
+        factor, touched = raw_weight(tokens, weight, clamp)
+        receipt |= touched
+    if weight.normalize == "batch":
+        if mean_weight is None:
+            total, count = weight_sums(factor, tokens.real, weight)
+            mean_weight = total / count.clamp(min=1)
+        # A mean of 0 is a batch without weight: nothing is left to scale.
+        factor = torch.where(mask & (mean_weight > 0), factor / mean_weight, factor)
     if rules:
         rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
         accepted, counted = mask & ~rejected, mask & ~uncounted
-        factor = factor.masked_fill(rejected, 0.0)
+        factor = factor * (~rejected).to(factor.dtype)
         gone = rejected.any(dim=1) & ~accepted.any(dim=1)
         receipt["rejected"] = torch.count_nonzero(rejected).to(factor.dtype)
         receipt["rejected_sequences"] = torch.count_nonzero(gone).to(factor.dtype)
     keep = accepted if weight.action == "none" else accepted & (factor > 0)
-    receipt["tokens"] = torch.count_nonzero(mask).to(factor.dtype)
     return Corrected(Correction(factor, keep, receipt), accepted, counted)
 
 

@@ -16,7 +16,7 @@ from alpkit.objective.levels import reduce_to_level
 from alpkit.objective.receipt import loss_receipt
 from alpkit.objective.reference import reference_kl
 from alpkit.objective.surrogate import surrogate
-from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.tokens import TokenBatch, clean, indicator
 
 
 class LossOutput(NamedTuple):
@@ -60,19 +60,20 @@ def policy_loss(
     if old is None and config.needs_logp_old:
         raise ValueError("this objective uses pi_old: pass logp_old")
     tokens = TokenBatch.of(logp=logp, logp_old=old, logp_rollout=logp_rollout, mask=mask, turn=turn)
-    valid, clamp = tokens.mask, config.log_ratio_clamp
+    clamp = config.log_ratio_clamp
     now = tokens.numerator("bypass")
     advantage = advantage.to(now.dtype)
-    advantage = advantage[:, None] if advantage.ndim == 1 else advantage.masked_fill(~valid, 0.0)
+    advantage = advantage[:, None] if advantage.ndim == 1 else clean(advantage.clone(), tokens.real)
 
-    level = reduce_to_level(
-        tokens.log_ratio(now, _denominator(tokens, config)), valid, config.ratio.level, turn
-    )
+    difference = tokens.log_ratio(now, _denominator(tokens, config))
+    level = difference
+    if config.ratio.level != "token":
+        level = reduce_to_level(difference, tokens.real, config.ratio.level, turn)
     log_ratio = level.clamp(*clamp)
-    saturated = log_ratio != level
+    unsaturated = indicator(torch.eq, log_ratio, level)
     ratio = log_ratio.exp()
     whole = _normalizer(normalizer, tokens, advantage, config)
-    done = correct(
+    (weight, keep, receipt), accepted, counted = correct(
         tokens,
         config.weight,
         config.reject,
@@ -80,23 +81,29 @@ def policy_loss(
         advantage=advantage,
         mean_weight=whole.mean_weight,
     )
-    (weight, keep, receipt), accepted, counted = done
 
-    terms = surrogate(ratio, now.masked_fill(~valid, 0.0), advantage, config.surrogate)
-    value, slope = terms.loss, terms.slope
-    if config.surrogate.kind == "ppo":
-        slope = slope.masked_fill_(saturated, 0.0)
-    if config.weight.action != "none":
-        value, slope = value * weight, slope * weight
-    value, slope = value.masked_fill_(~keep, 0.0), slope.masked_fill_(~keep, 0.0)
-    receipt |= loss_receipt(tokens, advantage, terms, saturated, keep)
+    kind = config.surrogate.kind
+    current = now if kind == "ppo" else clean(now.clone(), tokens.real)
+    terms = surrogate(ratio, current, advantage, config.surrogate)
+    corrected = bool(config.corrected)
+    kept = keep.to(ratio.dtype) if corrected else tokens.real
+    factor = kept * weight if config.weight.action != "none" else kept
+    alive = kept if terms.alive is None else unsaturated * terms.alive * kept
+    value = terms.loss.mul_(factor)
+    slope = terms.slope.mul_(factor)
+    if kind == "ppo":
+        slope = slope.mul_(unsaturated)
+    receipt["saturated"] = unsaturated.numel() - unsaturated.sum()
+    receipt |= loss_receipt(
+        tokens, advantage, terms, alive, tokens.real - kept if corrected else None
+    )
     if config.reference_kl.coef > 0:
         if logp_reference is None:
             raise ValueError("reference_kl.coef is above 0: pass logp_reference")
         reference = logp_reference.detach().to(now.dtype)
         kl = reference_kl(tokens.log_ratio(reference, now), config.reference_kl.estimator)
-        value = value + config.reference_kl.coef * kl.value * accepted
-        slope = slope + config.reference_kl.coef * kl.slope * accepted
+        pull = config.reference_kl.coef * accepted
+        value, slope = value + pull * kl.value, slope + pull * kl.slope
         receipt["reference_kl"] = kl.value.sum()
     scale = token_scale(counted, config.aggregate, whole.loss.to(now.dtype))
     loss = _WithSlope.apply(logp, value, slope, scale)  # type: ignore[no-untyped-call]

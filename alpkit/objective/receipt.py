@@ -3,59 +3,46 @@
 Shares are made from them in `alpkit.measure`; `alpkit.metrics` says how to read each.
 """
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.objective.surrogate import Surrogate
-from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.tokens import TokenBatch, total
 
 
 def loss_receipt(
     tokens: TokenBatch,
     advantage: Float[Tensor, "batch #tok"],
     terms: Surrogate,
-    saturated: Bool[Tensor, "batch tok"],
-    keep: Bool[Tensor, "batch tok"],
+    alive: Float[Tensor, "batch tok"],
+    removed: Float[Tensor, "batch tok"] | None,
 ) -> dict[str, Tensor]:
-    """Counts by side and advantage sign, what lost its gradient, and how much |advantage| went."""
-    valid = tokens.mask
-    negative, positive = advantage < 0, advantage > 0
+    """Counts by side and advantage sign, what lost its gradient, and how much |advantage| went.
+
+    `alive`: 1 for valid tokens with a gradient; `removed`: 1 for those that weight or rejection took
+    out, None where nothing can.
+    """
+    negative, positive = ((advantage < 0).to(alive.dtype), (advantage > 0).to(alive.dtype))
     size = advantage.abs()
-    removed = valid & ~keep
-    sums: dict[str, Tensor] = {
-        "sequences": torch.count_nonzero(valid.any(dim=1)),
+    sums = {
+        "sequences": tokens.real.amax(dim=1).sum(),
         "nonfinite": tokens.nonfinite,
-        "saturated": torch.count_nonzero(saturated),
-        "removed_negative": torch.count_nonzero(removed & negative),
-        "removed_positive": torch.count_nonzero(removed & positive),
-        "advantage": _total(size, valid),
-        "advantage_removed": _total(size, removed),
+        "surviving": alive.sum(),
+        "advantage": total(tokens.real, size),
     }
-    alive = keep
-    if terms.below is not None and terms.above is not None:
-        for side, outside in (("low", terms.below), ("high", terms.above)):
+    if removed is not None:
+        sums["removed_negative"] = total(removed, negative)
+        sums["removed_positive"] = total(removed, positive)
+        sums["advantage_removed"] = total(removed, size)
+    for side, outside, dies in (
+        ("low", terms.below, "negative"),
+        ("high", terms.above, "positive"),
+    ):
+        if outside is not None:
             # Masked tokens have ratio 1, which no band leaves out.
-            by_sign = {
-                "negative": torch.count_nonzero(outside & negative),
-                "positive": torch.count_nonzero(outside & positive),
-            }
+            by_sign = {"negative": total(outside, negative), "positive": total(outside, positive)}
             sums |= {f"outside_{side}_{sign}": count for sign, count in by_sign.items()}
-            dies = "negative" if side == "low" else "positive"
-            both = terms.dead is None
-            sums[f"clipped_{side}"] = torch.count_nonzero(outside) if both else by_sign[dies]
-    if terms.dead is not None:
-        alive = keep & ~terms.dead & ~saturated
+            sums[f"clipped_{side}"] = outside.sum() if terms.alive is None else by_sign[dies]
     if terms.dual is not None:
-        sums["dual_clipped"] = torch.count_nonzero(terms.dual)
-    sums["surviving"] = torch.count_nonzero(alive)
-    return {name: value.to(size.dtype) for name, value in sums.items()}
-
-
-def _total(
-    size: Float[Tensor, "batch #tok"], chosen: Bool[Tensor, "batch tok"]
-) -> Float[Tensor, ""]:
-    """Sum of `size` over the chosen tokens; per row where a row has one size."""
-    if size.shape[1] == 1:
-        return (size[:, 0] * chosen.sum(dim=1)).sum()
-    return (size * chosen).sum()
+        sums["dual_clipped"] = terms.dual.sum()
+    return sums

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
 from alpkit.objective.levels import reduce_to_level
-from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.tokens import TokenBatch, clean
 
 
 class Rejection(NamedTuple):
@@ -60,7 +60,7 @@ def _statistic(
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
-        return reduce_to_level(log_ratio, tokens.mask, rule.level).clamp(*clamp).exp()
+        return reduce_to_level(log_ratio, tokens.real, rule.level).clamp(*clamp).exp()
     log_ratio = log_ratio.clamp(*clamp)
     match rule.statistic:
         case "k1":
@@ -73,24 +73,24 @@ def _statistic(
             values = (numerator.exp() - tokens.logp_rollout.exp()).abs()
         case _:
             assert_never(rule.statistic)
-    return _reduce(values, tokens.mask, rule)
+    return _reduce(values, tokens, rule)
 
 
 def _reduce(
-    values: Float[Tensor, "batch tok"], mask: Bool[Tensor, "batch tok"], rule: RejectDivergence
+    values: Float[Tensor, "batch tok"], tokens: TokenBatch, rule: RejectDivergence
 ) -> Float[Tensor, "batch #tok"]:
     """Over a response's valid tokens; a response without any is never rejected, its mask sees to it."""
     match rule.reduce:
         case "token":
             return values
         case "mean":
-            count = mask.sum(dim=1, keepdim=True).clamp(min=1)
-            return values.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
+            count = tokens.real.sum(dim=1, keepdim=True).clamp(min=1)
+            return clean(values, tokens.real).sum(dim=1, keepdim=True) / count
         case "sum":
-            return values.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True)
+            return clean(values, tokens.real).sum(dim=1, keepdim=True)
         case "min":
-            return values.masked_fill(~mask, torch.inf).amin(dim=1, keepdim=True)
+            return values.masked_fill(~tokens.mask, torch.inf).amin(dim=1, keepdim=True)
         case "max":
-            return values.masked_fill(~mask, -torch.inf).amax(dim=1, keepdim=True)
+            return values.masked_fill(~tokens.mask, -torch.inf).amax(dim=1, keepdim=True)
         case _:
             assert_never(rule.reduce)

@@ -7,25 +7,26 @@ anyway, so a backward pass costs one multiplication, and no 0 * inf can arise on
 from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.objective import SurrogateConfig
+from alpkit.objective.tokens import indicator
 
 
 class Surrogate(NamedTuple):
     """`loss` per token, to be minimised; `slope`: its derivative with respect to the token's log-prob.
 
-    `below` and `above` mark ratios outside the band; `dead` the tokens that lost their gradient to it,
-    `dual` those that lost it to the dual clip. None: this kind has no such bound.
+    The rest are float 0/1 marks: ratios `below` and `above` the band, tokens that the bounds left
+    `alive`, tokens whose gradient the `dual` clip took. None: this kind has no such bound.
     """
 
     loss: Float[Tensor, "batch tok"]
     slope: Float[Tensor, "batch tok"]
-    below: Bool[Tensor, "batch tok"] | None = None
-    above: Bool[Tensor, "batch tok"] | None = None
-    dead: Bool[Tensor, "batch tok"] | None = None
-    dual: Bool[Tensor, "batch tok"] | None = None
+    below: Float[Tensor, "batch tok"] | None = None
+    above: Float[Tensor, "batch tok"] | None = None
+    alive: Float[Tensor, "batch tok"] | None = None
+    dual: Float[Tensor, "batch tok"] | None = None
 
 
 def surrogate(
@@ -50,17 +51,24 @@ def surrogate(
                 for if_negative, otherwise in ((low, -torch.inf), (cap, high))
             )
             bounded = torch.minimum(torch.maximum(ratio, floor), ceiling)
-            dead = bounded != ratio
+            alive = indicator(torch.eq, bounded, ratio)
             loss = bounded.mul_(-advantage)
-            dual = None if config.dual_clip is None else negative & (ratio > cap)
-            return Surrogate(
-                loss, loss.masked_fill(dead, 0.0), ratio < low, ratio > high, dead, dual
-            )
+            below, above = _outside(ratio, low, high)
+            dual = None
+            if config.dual_clip is not None:
+                dual = indicator(torch.gt, ratio, config.dual_clip) * negative.to(ratio.dtype)
+            return Surrogate(loss, loss * alive, below, above, alive, dual)
         case "cispo":
             slope = -ratio.clamp(low, high) * advantage
-            return Surrogate(slope * logp, slope, ratio < low, ratio > high)
+            return Surrogate(slope * logp, slope, *_outside(ratio, low, high))
         case "reinforce":
             slope = -ratio * advantage
             return Surrogate(slope * logp, slope)
         case _:
             assert_never(config.kind)
+
+
+def _outside(
+    ratio: Float[Tensor, "batch tok"], low: float, high: float
+) -> tuple[Float[Tensor, "batch tok"], Float[Tensor, "batch tok"]]:
+    return indicator(torch.lt, ratio, low), indicator(torch.gt, ratio, high)

@@ -3,12 +3,12 @@
 from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alpkit.config.correction import Level, WeightConfig
 from alpkit.objective.levels import reduce_to_level
-from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.tokens import TokenBatch, indicator
 
 ONE_PER_RESPONSE: frozenset[Level] = frozenset({"product", "geometric"})
 
@@ -22,7 +22,7 @@ class Weights(NamedTuple):
 
 def importance_weight(
     log_weight: Float[Tensor, "batch tok"],
-    mask: Bool[Tensor, "batch tok"],
+    mask: Tensor,
     config: WeightConfig,
     *,
     clamp: tuple[float, float],
@@ -35,9 +35,10 @@ def importance_weight(
     """
     if config.action == "none":
         return Weights(log_weight.new_ones(()).expand_as(log_weight), {})
-    reduced = reduce_to_level(log_weight.detach(), mask, config.level, turn)
-    raw = reduced.clamp(*clamp).exp()
-    above, below = mask & (raw > config.upper), mask & (raw < config.lower)
+    real = mask.to(log_weight.dtype)
+    raw = reduce_to_level(log_weight.detach(), real, config.level, turn).clamp_(*clamp).exp_()
+    above = indicator(torch.gt, raw, config.upper) * real
+    below = indicator(torch.lt, raw, config.lower) * real
     match config.action:
         case "truncate":
             weight, touched = raw.clamp(max=config.upper), {"truncated": above}
@@ -45,32 +46,31 @@ def importance_weight(
             weight = raw.clamp(config.lower, config.upper)
             touched = {"truncated": above, "raised": below}
         case "mask":
-            weight = raw.masked_fill(above | below, 0.0)
-            touched = {"masked": above | below}
+            outside = above + below
+            weight, touched = raw * (1 - outside), {"masked": outside}
         case _:
             assert_never(config.action)
-    receipt = {name: torch.count_nonzero(hit).to(raw.dtype) for name, hit in touched.items()}
-    receipt["weight_raw"] = (raw * mask).sum()
-    receipt["weight_removed"] = ((raw - weight).clamp(min=0) * mask).sum()
-    return Weights(weight.masked_fill(~mask, 1.0), receipt)
+    receipt = {name: hit.sum() for name, hit in touched.items()}
+    receipt["weight_raw"] = (raw * real).sum()
+    receipt["weight_removed"] = ((raw - weight).clamp_(min=0) * real).sum()
+    return Weights(weight.mul_(real).add_(1 - real), receipt)
 
 
 def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> Weights:
     """The weights of a micro-batch, of what `config.of` names; raises ValueError where that was not given."""
     log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
-    return importance_weight(log_weight, tokens.mask, config, clamp=clamp, turn=tokens.turn)
+    return importance_weight(log_weight, tokens.real, config, clamp=clamp, turn=tokens.turn)
 
 
 def weight_sums(
-    weight: Float[Tensor, "batch tok"], mask: Bool[Tensor, "batch tok"], config: WeightConfig
+    weight: Float[Tensor, "batch tok"], real: Float[Tensor, "batch tok"], config: WeightConfig
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum of the weights, and their number, that batch normalisation divides: both add over micro-batches.
 
     Over valid tokens; at a level with one weight per response, over responses, so that long ones do not
     count more.
     """
-    total = (weight * mask).sum(dim=1)
-    count = mask.sum(dim=1).to(weight.dtype)
+    total, count = (weight * real).sum(dim=1), real.sum(dim=1)
     if config.level in ONE_PER_RESPONSE:
         total, count = total / count.clamp(min=1), (count > 0).to(weight.dtype)
     return total.sum(), count.sum()
