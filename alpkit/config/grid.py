@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpkit.config.ablation import Ablation, LaunchConfig
+from alpkit.config.cautions import cautions
 from alpkit.config.points import Point, Points
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError, GridError
@@ -168,3 +169,4 @@ def _warnings(ablation: Ablation, points: list[Point]) -> Iterator[str]:
             "eval.every is above train.steps, so only step 0 is evaluated: "
             f"{late[0]!r}{f' and {len(late) - 1} more' if len(late) > 1 else ''}"
         )
+    yield from cautions({point.arm: point.config for point in points})

@@ -1,0 +1,94 @@
+"""Combinations that run but mean less than they seem to: one sentence each, shown by plan and run.
+
+What can never act or counts twice is an error of the config itself (`objective.py`, `run.py`).
+Evidence: `spec/corrections.md` §2.4.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from alpkit.config.run import RunConfig
+
+_LONG = 256
+"""Response tokens from which on a product of ratios is all spread."""
+_NEVER = math.log(2) - 1e-9
+"""A mean log ratio of a factor of 2 per token is never seen; a band that wide does not act."""
+
+
+def cautions(arms: Mapping[str, RunConfig]) -> Iterator[str]:
+    """Yield what is worth knowing of each arm's correction, and of comparing the arms with each other."""
+    for arm, config in arms.items():
+        for text in _of_one(arm, config):
+            yield f"{arm!r}: {text}"
+    yield from _of_the_comparison(arms)
+
+
+def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
+    objective, tokens = config.objective, config.rollout.max_tokens
+    weight = objective.weight
+    if weight.action != "none" and weight.level == "product" and tokens > _LONG:
+        yield (
+            f"the weight is a product over up to {tokens} tokens: its log's spread grows with length, so most "
+            f"weights end at the cap {weight.upper:g} or near 0; look at receipt/truncated, masked and "
+            "weight_removed first, or use level: token or geometric"
+        )
+    if weight.action == "mask" and weight.normalize == "batch":
+        yield (
+            "normalize: batch divides masked weights by a mean that holds their zeros, so the tokens that stay are "
+            "amplified; set normalize: none, or action: truncate"
+        )
+    if weight.action == "mask" and weight.lower == 0 and "icepop" in arm.lower():
+        yield "IcePop masks on both sides and this weight has no lower bound; set weight.lower (published: 0.5)"
+    if weight.action in ("clip", "mask") and weight.level == "geometric":
+        if _wide(weight.lower, weight.upper):
+            yield _never("weight", weight.lower, weight.upper)
+    for i, rule in enumerate(objective.reject):
+        if (
+            rule.statistic == "ratio"
+            and rule.level == "geometric"
+            and _wide(rule.lower, rule.upper)
+        ):
+            yield _never(f"reject[{i}]", rule.lower, rule.upper)
+    clip = objective.surrogate
+    low, high = 1 - clip.epsilon_low, 1 + clip.epsilon_high
+    if clip.kind == "ppo" and objective.ratio.level == "geometric" and _wide(low, high):
+        yield _never("surrogate", low, high)
+    if objective.reference_kl.coef > 0 and objective.reference_kl.estimator == "k1":
+        yield (
+            "reference_kl.estimator: k1 has the same gradient for every token and none in expectation; "
+            "use k3_straight_through or k2"
+        )
+    if clip.kind == "ppo" and clip.dual_clip is not None and clip.dual_clip < high:
+        yield (
+            f"dual_clip {clip.dual_clip:g} lies below the band's top {high:g}, so negative advantages are capped "
+            "before the band; raise dual_clip, or mean it"
+        )
+
+
+def _of_the_comparison(arms: Mapping[str, RunConfig]) -> Iterator[str]:
+    shrinking = [arm for arm, config in arms.items() if _shrinks(config)]
+    keeping = [arm for arm in arms if arm not in shrinking]
+    if shrinking and keeping:
+        yield (
+            f"{shrinking[0]!r} takes rejected tokens out of its token mean and {keeping[0]!r} does not: the survivors' "
+            "step grows, a hidden learning rate; set normalizer: keep, or read receipt/surviving beside the scores"
+        )
+
+
+def _shrinks(config: RunConfig) -> bool:
+    mean = config.objective.aggregate in ("token_mean", "token_mean_per_micro_batch")
+    return mean and any(rule.normalizer == "shrink" for rule in config.objective.reject)
+
+
+def _wide(lower: float | None, upper: float | None) -> bool:
+    low = -math.inf if not lower or lower <= 0 else math.log(lower)
+    high = math.inf if upper is None else math.log(upper)
+    return low <= -_NEVER and high >= _NEVER
+
+
+def _never(where: str, lower: float | None, upper: float | None) -> str:
+    band = f"[{lower or 0:g}, {'inf' if upper is None else f'{upper:g}'}]"
+    return (
+        f"{where} bounds a geometric mean by {band}, which it never leaves; use a band like [0.999, 1.001], "
+        "or level: token"
+    )
