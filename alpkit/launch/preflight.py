@@ -1,19 +1,15 @@
-"""What can be known to be missing before anything is created: packages, folders, places.
+"""What can be known to be missing before anything is created: packages, models, layers, places.
 
-Looks for packages without importing them; whether a model loads is for the worker to find out.
+Looks for packages without importing them, and at a model's config without reading its weights.
 """
 
 import importlib.util
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from urllib.parse import urlparse
 
 from alpkit.config import Cell, RunConfig
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.launch.base import visible_gpus
-
-BUILTIN_MODELS = ("builtin:tiny-addition", "builtin:smollm2-135m")
 
 
 def check_cells(cells: Iterable[Cell]) -> None:
@@ -22,7 +18,7 @@ def check_cells(cells: Iterable[Cell]) -> None:
         try:
             _check_engine(cell.config)
             _check_task(cell.config)
-            _check_model(cell.config.model)
+            _check_model(cell.config)
         except AlpkitError as error:
             error.where = f"{error.where} of cell {cell.cell_id} ({cell.arm}, seed {cell.seed})"
             raise
@@ -60,30 +56,11 @@ def _check_task(config: RunConfig) -> None:
         )
 
 
-def _check_model(name: str) -> None:
-    if name.startswith("builtin:"):
-        if name not in BUILTIN_MODELS:
-            raise ConfigError(
-                f"{name} is not a built-in model",
-                where="model",
-                fix=f"use {' or '.join(BUILTIN_MODELS)}",
-            )
-        return
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = Path(name).expanduser()
-    if looks_local and not folder.is_dir():
-        raise PrerequisiteError(
-            f"model folder {name} does not exist",
-            where="model",
-            why=f"relative folders are looked up from {os.getcwd()}",
-            fix=f"correct the path, or use a hub id or {' or '.join(BUILTIN_MODELS)}",
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise PrerequisiteError(
-            f"model folder {name} holds no config.json",
-            where="model",
-            fix="point at a folder that save_pretrained wrote",
-        )
+def _check_model(config: RunConfig) -> None:
+    # Imports torch: a few seconds, against a grid of runs that all fail.
+    from alpkit.policy.checking import check_model
+
+    check_model(config.model, config.revision, config.perturbation)
 
 
 def _installed(package: str) -> bool:

@@ -39,7 +39,7 @@ class Policy(NamedTuple):
 
 def load_policy(name: str, *, revision: str | None = None) -> Policy:
     """Load `builtin:…`, a local folder or a hub id as float32 masters in eval mode, on the CPU."""
-    folder = _local_folder(name)
+    folder = local_folder(name)
     if folder is not None and revision is not None:
         raise ConfigError(
             f"revision {revision!r} has no effect on {name}",
@@ -103,7 +103,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def _local_folder(name: str) -> Path | None:
+def local_folder(name: str) -> Path | None:
     """Resolve a builtin or a folder; None for what can only be a hub id."""
     if name == "builtin:tiny-addition":
         return _ASSETS / "tiny-addition"

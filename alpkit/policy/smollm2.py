@@ -23,8 +23,7 @@ _log = logging.getLogger(__name__)
 
 def materialise() -> Path:
     """Give the folder of the converted model; the first call converts it (about 40 s, 0.5 GB)."""
-    gguf = _packaged_file()
-    target = _cache() / f"smollm2-135m-{importlib.metadata.version(PACKAGE)}"
+    gguf, target = _packaged_file(), _target()
     if target.is_dir():
         return target
     _log.info("converting %s to %s, once", gguf.name, target)
@@ -34,6 +33,16 @@ def materialise() -> Path:
         _convert(gguf, finished)
         _publish(finished, target)
     return target
+
+
+def converted() -> Path | None:
+    """Give the converted model's folder, or None before the first use; raises if it cannot be made."""
+    _packaged_file()
+    return _target() if _target().is_dir() else None
+
+
+def _target() -> Path:
+    return _cache() / f"smollm2-135m-{importlib.metadata.version(PACKAGE)}"
 
 
 def _packaged_file() -> Path:

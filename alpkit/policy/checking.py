@@ -1,0 +1,56 @@
+"""What can be known of a model from its config alone: that it loads, has layers, can be perturbed.
+
+Builds the architecture on the meta device: no weights are read, and nothing is created. The launcher
+asks before it creates the first run, so that a mistake costs no half-made grid.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from alpkit.config import PerturbationConfig
+from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.policy.loading import BUILTINS, local_folder
+from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.policy.sites import decoder_layers
+
+
+@cache
+def check_model(name: str, revision: str | None, perturbation: PerturbationConfig | None) -> None:
+    """Refuse a model that cannot be trained, or not perturbed as asked; reads its config only.
+
+    Raises `PrerequisiteError` for what is not installed or not to be found, `ConfigError` for a model
+    without decoder layers and for layers or sites that it lacks.
+    """
+    folder = _folder(name)
+    if folder is None and name in BUILTINS:
+        return  # installed, but not converted yet: its config is still inside the package
+    try:
+        config = AutoConfig.from_pretrained(folder or name, revision=None if folder else revision)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        lines = str(error).strip().splitlines()
+        raise PrerequisiteError(
+            f"model {name} has no config that transformers can build a causal language model from",
+            where="model",
+            why=lines[0] if lines else type(error).__name__,
+            fix=f"check the id or the folder, or use {' or '.join(BUILTINS)}",
+        ) from error
+    decoder_layers(model)
+    if perturbation is not None:
+        try:
+            LayerwisePerturbation(model, perturbation).remove()
+        except ConfigError as error:
+            error.where = error.where or "perturbation"
+            raise
+
+
+def _folder(name: str) -> Path | None:
+    if name == "builtin:smollm2-135m":
+        from alpkit.policy.smollm2 import converted
+
+        return converted()
+    return local_folder(name)
