@@ -11,18 +11,21 @@ from transformers import PreTrainedModel
 from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
 from alpkit.diagnostics import SpikeDetector
+from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.records import RecordWriter
-from alpkit.rollout import Request, Response, Sampler
+from alpkit.rollout import Request, Response, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
+from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
 
 _PROBE_ITEMS = 8
+_CALIBRATION_ITEMS = 64
 
 
 @dataclass
@@ -81,6 +84,43 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         optimizer=_optimizer(config, policy, perturbation),
         records=RecordWriter(folder / "records"),
         probe=probe,
+    )
+
+
+def match_sigma(run: Run) -> None:
+    """Before step 1, find the sigma that `target_ratio_std` asks for; it is the same for every seed.
+
+    The probe batch: one response of the untrained policy, in float32, to each of 64 held-out items.
+    """
+    noise = run.perturbation
+    if noise is None or noise.config.sigma.target_ratio_std is None:
+        return
+    rollout, policy = run.config.rollout, run.policy
+    items = eval_items(run.task, _CALIBRATION_ITEMS)
+    requests = [
+        Request(encode_prompt(policy.tokenizer, item.prompt), derive("calibration", index))
+        for index, item in enumerate(items)
+    ]
+    pad = pad_id(policy.tokenizer)
+    responses = generate(
+        policy.model,
+        requests,
+        max_tokens=rollout.max_tokens,
+        temperature=rollout.temperature,
+        stop_ids=stop_ids(policy.model, policy.tokenizer),
+        pad_id=pad,
+    )
+    rows = range(len(requests))
+    probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
+    probe = probe.to(run.device)
+    calibrate_sigma(
+        noise,
+        policy.model,
+        probe.tokens,
+        probe.attention,
+        probe.response,
+        target=noise.config.sigma.target_ratio_std,
+        temperature=rollout.temperature,
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alpkit.batches import Batch, MicroBatch, cut, requests_for
-from alpkit.cell import Run, decode, resume, save, set_up
+from alpkit.cell import Run, decode, match_sigma, resume, save, set_up
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
 from alpkit.evaluation import evaluate
@@ -64,6 +64,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
         done = resume(run)
         tracker.rewind(done)
         if done is None:
+            match_sigma(run)
             tracker.log(0, first_look(run))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock = Clock()
@@ -93,6 +94,8 @@ def train_step(run: Run, step: int, clock: "Clock") -> dict[str, float]:
     """One rollout and its updates; returns the step's metrics."""
     config = run.config
     lag = run.history.version - run.history.sampler_version
+    if run.perturbation is not None:
+        run.perturbation.at_step(step)
     with clock("rollout"):
         batch = collect(run, step)
     metrics = batch_metrics(batch, config.rollout.group) | {"policy/lag": float(lag)}
@@ -199,8 +202,12 @@ def update_policy(
     diagnose: bool,
     clock: "Clock",
 ) -> Update:
-    """One optimizer update on one mini-batch, micro-batch by micro-batch."""
+    """One optimizer update on one mini-batch, micro-batch by micro-batch.
+
+    The loss is averaged over the noise's draws; records and ratio metrics show the first.
+    """
     config = run.config
+    draws = 1 if run.perturbation is None else run.perturbation.config.draws
     normalizer = _normalizer(run, step, update, micros, old, clock)
     outputs, rows, loss = [], [], 0.0
     for micro in micros:
@@ -212,19 +219,25 @@ def update_policy(
             with clock("diagnostics"), torch.no_grad():
                 clean = _logprobs(run, micro)
                 per_token |= {"logp_train": clean.logp, "entropy": clean.entropy}
-        with clock("update"), _noise(run, step, update, micro):
-            scored = _logprobs(run, micro)
-            output = policy_loss(
-                logp=scored.logp,
-                logp_old=reference,
-                logp_rollout=micro.rollout.logp_rollout,
-                mask=micro.valid,
-                advantage=micro.advantage.to(run.device),
-                config=config.objective,
-                normalizer=normalizer,
-                logp_reference=_logp_reference(run, micro),
-            )
-            output.loss.backward()
+        with clock("update"):
+            start = _logp_reference(run, micro)
+        drawn = []
+        for draw in range(draws):
+            with clock("update"), _noise(run, step, update, micro, draw):
+                scored = _logprobs(run, micro)
+                output = policy_loss(
+                    logp=scored.logp,
+                    logp_old=reference,
+                    logp_rollout=micro.rollout.logp_rollout,
+                    mask=micro.valid,
+                    advantage=micro.advantage.to(run.device),
+                    config=config.objective,
+                    normalizer=normalizer,
+                    logp_reference=start,
+                )
+                (output.loss / draws).backward()
+            drawn.append((scored, output))
+        scored, output = drawn[0]
         if run.perturbation is None:
             per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
         else:
@@ -243,8 +256,8 @@ def update_policy(
                 )
             )
         rows.append(token_rows(update, micro, per_token, micro.rollout.policy_version))
-        outputs.append(output)
-        loss += float(output.loss.detach())
+        outputs += [output for _, output in drawn]
+        loss += sum(float(output.loss.detach()) for _, output in drawn) / draws
     with clock("update"):
         survivors = any(bool(output.keep.any()) for output in outputs)
         grad_norm = _apply(run, skip=not survivors)
@@ -342,11 +355,15 @@ def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None)
         )
 
 
-def _noise(run: Run, step: int, update: int, micro: MicroBatch) -> AbstractContextManager[None]:
+def _noise(
+    run: Run, step: int, update: int, micro: MicroBatch, draw: int = 0
+) -> AbstractContextManager[None]:
     if run.perturbation is None:
         return nullcontext()
     key = (run.config.seed, step, update)
-    return run.perturbation.active(key, sample=micro.sample, mask=micro.rollout.attention)
+    return run.perturbation.active(
+        key, sample=micro.sample, mask=micro.rollout.attention, draw=draw
+    )
 
 
 def _logp_reference(run: Run, micro: MicroBatch) -> Tensor | None:

@@ -6,12 +6,13 @@ validation can point at it. What the layers are is decided in `grid.py`.
 """
 
 import copy
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 from pydantic import BaseModel
 
 from alpkit.config.correction import WeightConfig
 from alpkit.config.objective import AdvantageConfig, RatioConfig, SurrogateConfig
+from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, Site
 from alpkit.config.run import (
     AdditionConfig,
     HfRolloutConfig,
@@ -38,6 +39,14 @@ def _fields(model: type[BaseModel], *unused: str) -> frozenset[str]:
 
 
 _KINDS: dict[KeyPath, _Kinds] = {
+    ("perturbation",): _Kinds(
+        "site",
+        "layer_input",
+        {
+            site: _fields(PerturbationConfig, *(() if site in LAYER_SITES else ("layers",)))
+            for site in get_args(Site)
+        },
+    ),
     ("task",): _Kinds(
         "name",
         "addition",
@@ -121,8 +130,8 @@ class Layers:
 
     def applies(self, path: KeyPath) -> bool:
         """Whether setting `path` means anything here: an axis over an absent part does not."""
-        if path[0] == "perturbation" and len(path) > 1:
-            return self.data.get("perturbation") is not None
+        if path[0] == "perturbation" and len(path) > 1 and self.data.get("perturbation") is None:
+            return False
         for section, kinds in _KINDS.items():
             if path[: len(section)] == section and len(path) > len(section):
                 used = kinds.fields.get(self._kind(section, kinds), kinds.every)

@@ -12,7 +12,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from alpkit.config.base import Section
 from alpkit.errors import ConfigError
 
-Site = Literal["layer_input", "attention_output", "mlp_output", "embedding", "final_hidden", "logits"]
+Site = Literal[
+    "layer_input", "attention_output", "mlp_output", "embedding", "final_hidden", "logits"
+]
 LAYER_SITES: Final = ("layer_input", "attention_output", "mlp_output")
 
 _SPEC = re.compile(r"all|early|middle|late|(first|last|middle|every):[1-9]\d*|\d+-\d+")
@@ -82,7 +84,9 @@ class ScheduleConfig(Section):
             raise ValueError(f"{data!r} is no schedule; write {_SCHEDULES}")
         given = {key for key, value in data.items() if value is not None} & set(cls.model_fields)
         if given not in (set(), {"warmup"}, {"decay_to", "steps"}):
-            raise ValueError(f"{', '.join(sorted(given))} do not make a schedule; write {_SCHEDULES}")
+            raise ValueError(
+                f"{', '.join(sorted(given))} do not make a schedule; write {_SCHEDULES}"
+            )
         return data
 
     def factor(self, step: int) -> float:

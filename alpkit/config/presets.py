@@ -17,11 +17,8 @@ _TIS = (
 )
 _CONTROL = "without its sigma = 0 control: the published comparisons change band, denominator and noise together"
 _BYPASS_CLIP = {"epsilon_low": 0.5, "epsilon_high": 3.0, "dual_clip": 10.0}
-_NOISE = {
-    "site": "layer_input",
-    "layers": "all",
-    "sigma": {"init": 0.02, "learnable": True, "lr": 0.01},
-}
+# Sigma 0.02, learnable at 0.01, by default: not set here, so that an arm may put target_ratio_std there.
+_NOISE = {"site": "layer_input", "layers": "all"}
 
 
 class Preset(NamedTuple):
