@@ -105,6 +105,9 @@ def test_weights(cases, name):
     for data, peer in cases:
         mask = data["mask"]
         got = ours(data, weight=WEIGHTS[name]).weight
+        if peer[f"weight/{name}"] is None:  # verl 0.9.1 divides by zero when every weight is masked
+            assert (got[mask] == 0).all()
+            continue
         assert_close(got[mask], torch.tensor(peer[f"weight/{name}"])[mask], **CLOSE)
         if "normalized" not in name:
             # verl's effective sample size is of the weights as applied, never of the raw ones.

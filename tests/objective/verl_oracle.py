@@ -97,7 +97,13 @@ def outputs(data: dict[str, torch.Tensor]) -> dict[str, object]:
     }
     found: dict[str, object] = {"metrics": compute_offpolicy_metrics(**shared)}
     for name, settings in WEIGHTS.items():
-        weights, _, metrics = compute_rollout_correction_and_rejection_mask(**shared, **settings)
+        try:
+            weights, _, metrics = compute_rollout_correction_and_rejection_mask(
+                **shared, **settings
+            )
+        except ZeroDivisionError:  # its effective sample size, when every weight is masked
+            found[f"weight/{name}"] = None
+            continue
         found[f"weight/{name}"] = weights.batch["rollout_is_weights"].tolist()
         found[f"ess/{name}"] = metrics["rollout_corr/rollout_is_eff_sample_size"]
     for name, threshold in REJECTIONS.items():
