@@ -112,7 +112,7 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
     todo = tuple(cell for cell in cells if cell.cell_id not in finished)
     check_store(resolve_uri(options.tracking_uri))
-    check_cells(todo)
+    check_cells(todo, models=options.trainer == TRAINER)
     return todo
 
 
