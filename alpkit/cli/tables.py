@@ -1,6 +1,5 @@
 """The tables of the terminal, and the same content as JSON: states, plan, results, methods."""
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -175,8 +174,7 @@ def _with_spread(score: Mapping[str, float | None]) -> str:
 def _band(clip: Mapping[str, Any]) -> str:
     low, high = 1 - clip["epsilon_low"], 1 + clip["epsilon_high"]
     dual = f", dual {clip['dual_clip']:g}" if clip["dual_clip"] else ""
-    digits = max(1, math.ceil(-math.log10(min(clip["epsilon_low"], clip["epsilon_high"]) or 1)))
-    return f"[{low:.{digits}f}, {high:.{digits}f}]{dual}"
+    return f"[{low:.6g}, {high:.6g}]{dual}"
 
 
 def _weight(weight: Mapping[str, Any]) -> str:
