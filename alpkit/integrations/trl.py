@@ -60,12 +60,18 @@ class ObjectiveLoss:
             self._forwards += 1
             key = (trainer.args.seed, trainer.state.global_step, self._forwards)
             noise = self.perturbation.active(key, mask=attention.bool())
+        tokens = torch.cat([prompt, completion], dim=1)
         with noise:
-            scored = trainer._get_per_token_logps_and_entropies(
-                model, torch.cat([prompt, completion], dim=1), attention, completion.shape[1]
-            )
-        logp = scored[0]
+            logp = trainer._get_per_token_logps_and_entropies(
+                model, tokens, attention, completion.shape[1]
+            )[0]
         old = inputs.get("old_per_token_logps")
+        if old is None and self.perturbation is not None:
+            # TRL spares itself pi_old where theta has not moved; the noisy log-probs are not it.
+            with torch.no_grad():
+                old = trainer._get_per_token_logps_and_entropies(
+                    model, tokens, attention, completion.shape[1]
+                )[0]
         old = logp.detach() if old is None else old
         mean = self.objective.aggregate == "token_mean"
         share = trainer.current_gradient_accumulation_steps if model.training else 1
@@ -80,10 +86,10 @@ class ObjectiveLoss:
             normalizer=None if total is None else total / trainer.accelerator.num_processes,
         )
         mode = "train" if model.training else "eval"
-        tokens = output.receipt["tokens"].clamp(min=1)
+        count = output.receipt["tokens"].clamp(min=1)
         for name in ("clipped_low", "clipped_high", "truncated", "masked", "rejected", "surviving"):
             if name in output.receipt:
-                value = (output.receipt[name] / tokens).item()
+                value = (output.receipt[name] / count).item()
                 trainer._metrics[mode][f"receipt/{name}"].append(value)
         return output.loss if total is not None else output.loss / share
 
