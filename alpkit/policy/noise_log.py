@@ -3,8 +3,9 @@
 Kept on the device and read once per step. Not here: what the keys mean (`alpkit.metrics`).
 """
 
+import logging
+import math
 from collections.abc import Hashable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,26 +15,18 @@ _ELEMENTS = 2**17
 """Noise is measured on the first rows of a step's first noisy forward, up to this many numbers."""
 
 
-class Arrived(NamedTuple):
-    """Per slot: std of the noise after the addition, that over what was asked for, that over the rms."""
-
-    std: Float[Tensor, " slot"]
-    ratio: Float[Tensor, " slot"]
-    to_rms: Float[Tensor, " slot"]
-
-
-class SigmaGradient(NamedTuple):
-    """Per entry of log sigma, over a step; `signal_to_noise` None below two micro-batches."""
-
-    norm: Float[Tensor, ""]
-    size: Float[Tensor, " entry"]
-    signal_to_noise: Float[Tensor, " entry"] | None
+logger = logging.getLogger("alpkit.perturbation")
 
 
 class NoiseLog:
-    """Collects per-slot measurements and per-micro-batch gradients until they are taken."""
+    """Collects per-slot measurements and per-micro-batch gradients until `metrics` takes them.
 
-    def __init__(self) -> None:
+    A slot is one perturbed layer, or 0 at a site that has none (`layers` empty).
+    """
+
+    def __init__(self, site: str, layers: list[int]) -> None:
+        self._site, self._layers = site, layers
+        self._warned = False
         self._arrived: dict[int, Tensor] = {}
         self._micro: tuple[tuple[int, ...], Hashable] = ((), None)
         self._gradients: list[tuple[tuple[tuple[int, ...], Hashable], Tensor]] = []
@@ -77,24 +70,71 @@ class NoiseLog:
         chosen = squares.flatten(1) if mask is None else squares[:, mask[:rows]]
         self._arrived[slot] = chosen.mean(1).sqrt()
 
-    def take_arrived(self) -> tuple[list[int], Arrived] | None:
-        """Slots that were measured, and what arrived there; forgets it."""
-        if not self._arrived:
-            return None
-        slots = sorted(self._arrived)
-        std, ratio, rms = torch.stack([self._arrived[slot] for slot in slots]).unbind(1)
-        self._arrived.clear()
-        return slots, Arrived(std, ratio, std / rms)
+    def metrics(self, sigma: Float[Tensor, " entry"]) -> dict[str, float]:
+        """sigma/* of the given sigma and all that was collected, which is then forgotten.
 
-    def take_gradient(self) -> SigmaGradient | None:
-        """Gradient of log sigma over the updates since the last call; forgets it."""
-        if not self._gradients:
-            return None
+        Numbers that could not be computed are absent. Warns once when less than half the noise arrives.
+        """
+        found = {"sigma/mean": sigma.mean(), "sigma/min": sigma.min(), "sigma/max": sigma.max()}
+        found |= self._by_layer("sigma", sigma)
+        if self._gradients:
+            found |= self._gradient_metrics()
+        if self._arrived:
+            found |= self._arrival_metrics()
+        self.clear()
+        numbers = {name: float(value) for name, value in found.items()}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def clear(self) -> None:
+        """Forget what was collected."""
+        self._arrived.clear()
+        self._gradients.clear()
+
+    def place(self, slot: int) -> str:
+        """Name of a slot in messages."""
+        return f"layer {self._layers[slot]}" if self._layers else self._site
+
+    def _gradient_metrics(self) -> dict[str, Tensor]:
         updates: dict[tuple[int, ...], Tensor] = {}
         for (key, _), grad in self._gradients:
             updates[key] = updates[key] + grad if key in updates else grad
         totals = torch.stack(list(updates.values()))
         micros = torch.stack([grad for _, grad in self._gradients])
-        self._gradients.clear()
-        ratio = micros.mean(0).abs() / micros.std(0) if len(micros) > 1 else None
-        return SigmaGradient(totals.norm(dim=1).mean(), totals.abs().mean(0), ratio)
+        found = {"sigma/grad_norm": totals.norm(dim=1).mean()}
+        found |= self._by_layer("sigma/grad_norm", totals.abs().mean(0))
+        if len(micros) > 1:
+            ratio = micros.mean(0).abs() / micros.std(0)
+            found["noise/signal_to_noise"] = ratio.mean()
+            found |= self._by_layer("noise/signal_to_noise", ratio)
+        return found
+
+    def _arrival_metrics(self) -> dict[str, Tensor]:
+        slots = sorted(self._arrived)
+        std, ratio, rms = torch.stack([self._arrived[slot] for slot in slots]).unbind(1)
+        self._warn_if_swallowed(slots, ratio)
+        return {
+            "noise/realised_std": std.mean(),
+            "noise/realised_ratio": ratio.min(),
+            "noise/to_rms": (std / rms).mean(),
+            **self._by_layer("noise/realised_std", std, slots),
+            **self._by_layer("noise/to_rms", std / rms, slots),
+        }
+
+    def _by_layer(
+        self, key: str, values: Tensor, slots: list[int] | None = None
+    ) -> dict[str, Tensor]:
+        if not self._layers:
+            return {}
+        layers = self._layers if slots is None else [self._layers[slot] for slot in slots]
+        return {f"{key}/layer_{layer:02d}": v for layer, v in zip(layers, values, strict=True)}
+
+    def _warn_if_swallowed(self, slots: list[int], ratio: Tensor) -> None:
+        worst, share = int(ratio.argmin()), float(ratio.min())
+        if share < 0.5 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "the dtype swallows the noise at %s: %.2f of sigma arrives (spec/alp.md G1); "
+                "raise sigma, or keep float32 weights (dtype: bfloat16 is autocast over them)",
+                self.place(slots[worst]),
+                share,
+            )

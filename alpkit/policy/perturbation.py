@@ -113,8 +113,7 @@ class LayerwisePerturbation:
             requires_grad=config.sigma.learnable,
         )
         self._factor = 1.0 if config.schedule.constant else None
-        self._log = NoiseLog()
-        self._warned = False
+        self._log = NoiseLog(config.site, self.layers)
         self._hooks: list[Any] = []
         if not attached:
             return
@@ -179,9 +178,10 @@ class LayerwisePerturbation:
         self._factor = 1.0 if step is None else self.config.schedule.factor(step)
 
     def set_sigma(self, sigma: float) -> None:
-        """Give every entry the same sigma (> 0)."""
+        """Give every entry the same sigma (> 0); what was measured with another one is forgotten."""
         with torch.no_grad():
             self.log_sigma.fill_(math.log(sigma))
+        self._log.clear()
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimizer should train: log sigma, or nothing when it is fixed or empty."""
@@ -195,24 +195,7 @@ class LayerwisePerturbation:
         if not len(self.log_sigma):
             return {}
         sigma = self.log_sigma.detach().exp() * (1.0 if self._factor is None else self._factor)
-        found = {"sigma/mean": sigma.mean(), "sigma/min": sigma.min(), "sigma/max": sigma.max()}
-        found |= self._by_layer("sigma", sigma)
-        if (gradient := self._log.take_gradient()) is not None:
-            found["sigma/grad_norm"] = gradient.norm
-            found |= self._by_layer("sigma/grad_norm", gradient.size)
-            if gradient.signal_to_noise is not None:
-                found["noise/signal_to_noise"] = gradient.signal_to_noise.mean()
-                found |= self._by_layer("noise/signal_to_noise", gradient.signal_to_noise)
-        if (taken := self._log.take_arrived()) is not None:
-            slots, arrived = taken
-            found["noise/realised_std"] = arrived.std.mean()
-            found["noise/realised_ratio"] = arrived.ratio.min()
-            found["noise/to_rms"] = arrived.to_rms.mean()
-            found |= self._by_layer("noise/realised_std", arrived.std, slots)
-            found |= self._by_layer("noise/to_rms", arrived.to_rms, slots)
-            self._warn_if_swallowed(slots, arrived.ratio)
-        numbers = {name: float(value) for name, value in found.items()}
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+        return self._log.metrics(sigma)
 
     def remove(self) -> None:
         """Take the hooks off; the model is bit for bit what it was."""
@@ -331,16 +314,6 @@ class LayerwisePerturbation:
             )
         return grid, head
 
-    def _by_layer(
-        self, key: str, values: Tensor, slots: list[int] | None = None
-    ) -> dict[str, Tensor]:
-        chosen = slots if slots is not None else range(len(self.layers))
-        return (
-            {f"{key}/layer_{self.layers[s]:02d}": v for s, v in zip(chosen, values, strict=True)}
-            if self.layers
-            else {}
-        )
-
     def _refuse_nonfinite(self, draw: _Draw) -> None:
         if not draw.finite:
             return
@@ -352,31 +325,17 @@ class LayerwisePerturbation:
         if not sigma:
             raise NumericalError(
                 "perturbation.sigma: log sigma is NaN or infinite",
-                where=self._place(slots[0]),
+                where=self._log.place(slots[0]),
                 fix="lower perturbation.sigma.lr, or fix sigma with learnable: false",
             )
         for slot, fine in zip(slots, states, strict=True):
             if not fine:
                 raise NumericalError(
                     f"perturbation.site {self.config.site}: hidden states are NaN or infinite",
-                    where=self._place(slot),
+                    where=self._log.place(slot),
                     why="the model's own numbers, before this layer's noise: real tokens only are looked at",
                     fix="look at the weights (a diverged update) or lower sigma in the layers below",
                 )
-
-    def _warn_if_swallowed(self, slots: list[int], ratio: Tensor) -> None:
-        worst, share = int(ratio.argmin()), float(ratio.min())
-        if share < 0.5 and not self._warned:
-            self._warned = True
-            logger.warning(
-                "the dtype swallows the noise at %s: %.2f of sigma arrives (spec/alp.md G1); "
-                "raise sigma, or keep float32 weights (dtype: bfloat16 is autocast over them)",
-                self._place(slots[worst]),
-                share,
-            )
-
-    def _place(self, slot: int) -> str:
-        return f"layer {self.layers[slot]}" if self.layers else self.config.site
 
 
 def _entries(sites: Sites, config: PerturbationConfig, layers: int) -> int:

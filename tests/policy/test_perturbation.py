@@ -130,7 +130,7 @@ def test_what_arrives_at_the_layer(scale):
             ),
             with_kwargs=True,
         )
-    tokens = torch.randint(0, 20, (8, 40), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(1, 20, (8, 40), generator=torch.Generator().manual_seed(0))
     model(input_ids=tokens)
     clean = dict(seen)
     config = PerturbationConfig(layers=[1], sigma={"init": 0.05}, scale=scale)

@@ -377,7 +377,10 @@ def test_calibration_reaches_its_target_at_every_site(site, scale):
         pass
     sigma = calibrate_sigma(perturbation, model, TOKENS, attention, response, target=0.05)
     assert perturbation.parameters() == []
-    assert perturbation.metrics()["sigma/mean"] == pytest.approx(sigma, rel=1e-6)
+    metrics = perturbation.metrics()
+    assert metrics["sigma/mean"] == pytest.approx(sigma, rel=1e-6)
+    if scale == "rms":
+        assert metrics["noise/to_rms"] == pytest.approx(sigma, rel=0.1)  # of this sigma, not a try
 
     def logp():
         return response_logprobs(model, TOKENS, attention, response).logp[response]
