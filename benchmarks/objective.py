@@ -50,15 +50,23 @@ def main() -> None:
     print(
         f"`python benchmarks/objective.py`: loss + backward on {ROWS} x {TOKENS} tokens, float32, one thread, "
         f"medians of {PAIRS} alternating pairs; torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}.\nPlain: ten lines of PPO that measure nothing. Ours: `policy_loss` with its whole receipt.\n"
+        f"{platform.machine()}.\nPlain: ten lines of PPO that measure nothing. "
+        "Ours: `policy_loss` with its whole receipt.\n"
     )
-    print("| method | plain, ms | ours, ms | ours / plain, median of pairs |\n| --- | --- | --- | --- |")
+    print(
+        "| method | plain, ms | ours, ms | ours / plain, median of pairs |\n| --- | --- | --- | --- |"
+    )
     for name in METHODS:
         config = ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
 
         def ours(config: ObjectiveConfig = config) -> Tensor:
             return policy_loss(
-                logp=logp, logp_old=old, logp_rollout=rollout, mask=mask, advantage=advantage, config=config
+                logp=logp,
+                logp_old=old,
+                logp_rollout=rollout,
+                mask=mask,
+                advantage=advantage,
+                config=config,
             ).loss
 
         pairs = [

@@ -25,15 +25,24 @@ def reduce_to_level(
     `mask` is bool or 0/1. `turn` ids (0-based, non-decreasing along tok) serve the turn levels; None: one turn.
     """
     real = mask.to(log_ratio.dtype)
-    valid = clean(log_ratio.clone(), real)
+    return reduce_clean(clean(log_ratio.clone(), real), real, level, turn)
+
+
+def reduce_clean(
+    valid: Float[Tensor, "batch tok"],
+    real: Float[Tensor, "batch tok"],
+    level: Level,
+    turn: Int[Tensor, "batch tok"] | None = None,
+) -> Float[Tensor, "batch tok"]:
+    """The same for log ratios that are already 0 where `real` is 0."""
     match level:
         case "token":
             return valid
         case "product":
-            reduced = valid.sum(dim=1, keepdim=True).expand_as(valid)
+            reduced = valid.sum(dim=1, keepdim=True)
         case "geometric":
             count = real.sum(dim=1, keepdim=True).clamp(min=1)
-            reduced = (valid.sum(dim=1, keepdim=True) / count).expand_as(valid)
+            reduced = valid.sum(dim=1, keepdim=True) / count
         case "cumulative":
             reduced = valid.cumsum(dim=1)
         case "cumulative_geometric":

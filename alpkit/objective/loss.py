@@ -12,7 +12,7 @@ from torch import Tensor
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.objective.aggregate import Normalizer, sums_of, token_scale, whole_batch
 from alpkit.objective.correction import agreement, correct
-from alpkit.objective.levels import reduce_to_level
+from alpkit.objective.levels import reduce_clean
 from alpkit.objective.receipt import loss_receipt
 from alpkit.objective.reference import reference_kl
 from alpkit.objective.surrogate import surrogate
@@ -66,9 +66,7 @@ def policy_loss(
     advantage = advantage[:, None] if advantage.ndim == 1 else clean(advantage.clone(), tokens.real)
 
     difference = tokens.log_ratio(now, _denominator(tokens, config))
-    level = difference
-    if config.ratio.level != "token":
-        level = reduce_to_level(difference, tokens.real, config.ratio.level, turn)
+    level = reduce_clean(difference, tokens.real, config.ratio.level, turn)
     log_ratio = level.clamp(*clamp)
     unsaturated = indicator(torch.eq, log_ratio, level)
     ratio = log_ratio.exp()

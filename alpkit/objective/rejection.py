@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
-from alpkit.objective.levels import reduce_to_level
+from alpkit.objective.levels import reduce_clean
 from alpkit.objective.tokens import TokenBatch, clean
 
 
@@ -60,7 +60,7 @@ def _statistic(
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
-        return reduce_to_level(log_ratio, tokens.real, rule.level).clamp(*clamp).exp()
+        return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp()
     log_ratio = log_ratio.clamp(*clamp)
     match rule.statistic:
         case "k1":
