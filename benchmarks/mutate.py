@@ -22,6 +22,7 @@ FOLDER = Path("alpkit/objective")
 TESTS = [
     "tests/objective/test_correction.py",
     "tests/objective/test_loss.py",
+    "tests/objective/test_equivalences.py",
     "tests/objective/test_verl.py",
 ]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -105,8 +106,8 @@ def _drop_sign(node: ast.UnaryOp) -> None:
         node.op, node.operand = ast.Invert(), ast.UnaryOp(ast.Invert(), node.operand)
 
 
-def noticed(copy_of: Path, seconds: float) -> bool:
-    """Whether the tests fail on the package in `copy_of` (or run past `seconds`)."""
+def noticed(copy_of: Path, seconds: float, *, show: bool = False) -> bool:
+    """Whether the tests fail on the package in `copy_of` (or run past `seconds`); `show`: print how."""
     command = [
         sys.executable,
         "-m",
@@ -121,7 +122,6 @@ def noticed(copy_of: Path, seconds: float) -> bool:
     env = os.environ | {
         "PYTHONPATH": str(copy_of),
         "OMP_NUM_THREADS": "1",
-        "HYPOTHESIS_DATABASE_FILE": "",
     }
     try:
         done = subprocess.run(command, cwd=copy_of, env=env, capture_output=True, timeout=seconds)
@@ -129,6 +129,8 @@ def noticed(copy_of: Path, seconds: float) -> bool:
         return True
     if done.returncode not in (0, 1):  # not a failed test: the run itself is broken
         raise SystemExit(done.stdout.decode()[-2000:] + done.stderr.decode()[-2000:])
+    if show and done.returncode:
+        print(done.stdout.decode()[-3000:])
     return done.returncode != 0
 
 
@@ -145,7 +147,7 @@ def main() -> None:
         for name in ("alpkit", "tests", "pyproject.toml"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, place / name)
-        if noticed(place, 600):
+        if noticed(place, 600, show=True):
             raise SystemExit("the tests fail without any mutation")
         every = [
             (path, label, text)
