@@ -208,6 +208,8 @@ def test_rloo_is_dr_grpo_scaled_by_n_over_n_minus_1():
     rloo = group_advantage(rewards, group, ObjectiveConfig(advantage={"kind": "rloo"}).advantage)
     assert_close(rloo, dr * torch.tensor([4 / 3] * 4 + [2.0] * 2))
     assert rloo[0].item() == pytest.approx(1 - 1 / 3)  # mean of the other three
+    alone = ObjectiveConfig(advantage={"kind": "rloo"}).advantage
+    assert group_advantage(torch.tensor([0.25]), torch.tensor([0]), alone).item() == 0.25
 
 
 @pytest.mark.parametrize("level", ["turn", "cumulative_turn"])
