@@ -6,10 +6,11 @@ pytest.importorskip("trl")
 
 import torch
 from datasets import Dataset
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from alpkit.config import PRESETS, ObjectiveConfig, PerturbationConfig
 from alpkit.integrations.trl import grpo_trainer
+from alpkit.objective import policy_loss
 from alpkit.policy.loading import load_policy
 
 
@@ -67,3 +68,35 @@ def test_noise_makes_the_first_ratio_differ_from_one_and_sigma_learns(tmp_path):
 def test_what_trl_cannot_feed_is_refused():
     with pytest.raises(ValueError, match="normalizer: keep"):
         grpo_trainer()(objective=ObjectiveConfig(reference_kl={"coef": 0.1}))
+
+
+def test_opsm_is_trls_off_policy_mask():
+    """200 ragged batches: the same responses stay (TRL 1.16; off_policy_mask_threshold)."""
+    generator = torch.Generator().manual_seed(0)
+    dropped = 0
+    for _ in range(200):
+        mu, noise = (torch.randn(6, 9, generator=generator) for _ in range(2))
+        logp, mask = (
+            mu + 0.5 * noise,
+            torch.arange(9) < torch.randint(1, 10, (6, 1), generator=generator),
+        )
+        advantage = torch.randn(6, generator=generator)
+        theirs = GRPOTrainer.get_off_policy_mask(
+            advantages=advantage[:, None],
+            per_token_logps=logp,
+            sampling_per_token_logps=mu,
+            mask=mask.long(),
+            off_policy_threshold=0.1,
+        )
+        rule = {"statistic": "k1", "of": "bypass", "reduce": "mean", "upper": 0.1}
+        out = policy_loss(
+            logp=logp,
+            logp_old=mu,
+            logp_rollout=mu,
+            mask=mask,
+            advantage=advantage,
+            config=ObjectiveConfig(reject=[{**rule, "when": "negative_advantage"}]),
+        )
+        assert torch.equal(out.keep.any(dim=1), theirs.bool().squeeze(1))
+        dropped += int((~out.keep.any(dim=1)).sum())
+    assert dropped > 100

@@ -128,3 +128,13 @@ def test_half_precision_inputs_are_widened():
     assert gradient.dtype == torch.bfloat16
     assert out.ratio.dtype == torch.float32
     assert value == pytest.approx(loss(data)[0], abs=0.05)
+
+
+@pytest.mark.parametrize("aggregate", ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean"])
+def test_a_single_valid_token_counts_once(aggregate):
+    data = batch(rows=2, tok=3)
+    data["logp"] = data["logp_old"].clone()
+    data["mask"] = torch.tensor([[True, False, False], [False] * 3])
+    value, gradient, _ = loss(data, aggregate=aggregate)
+    assert value == pytest.approx(-data["advantage"][0].item(), abs=1e-14)
+    assert gradient[0, 0].item() == pytest.approx(-data["advantage"][0].item(), abs=1e-14)
