@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
 from alpkit.diagnostics import SpikeDetector
+from alpkit.measure import ReceiptWatch
 from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
@@ -45,6 +46,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     records: RecordWriter
     probe: SyncProbe
+    receipts: ReceiptWatch
     spikes: SpikeDetector = field(default_factory=SpikeDetector)
     tokens: int = 0
 
@@ -84,6 +86,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         optimizer=_optimizer(config, policy, perturbation),
         records=RecordWriter(folder / "records"),
         probe=probe,
+        receipts=ReceiptWatch(config.objective),
     )
 
 

@@ -135,6 +135,30 @@ def ratio_metrics(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, f
     return found
 
 
+class ReceiptWatch:
+    """Says once of every configured bound that it has touched nothing for its first steps.
+
+    A correction that never acts makes its arm a copy of another; nobody sees it in the reward.
+    """
+
+    def __init__(self, objective: ObjectiveConfig, *, patience: int = 20) -> None:
+        self._idle = dict.fromkeys(objective.bounds, 0)
+        self._receipts, self._patience = objective.bounds, patience
+
+    def update(self, metrics: dict[str, float]) -> list[str]:
+        """Take one step's metrics; returns the bounds that have just run out of patience."""
+        found = []
+        for bound in list(self._idle):
+            if any(metrics.get(f"receipt/{name}", 0.0) > 0 for name in self._receipts[bound]):
+                del self._idle[bound]  # it acts
+                continue
+            self._idle[bound] += 1
+            if self._idle[bound] == self._patience:
+                del self._idle[bound]
+                found.append(bound)
+        return found
+
+
 def receipt_metrics(outputs: Sequence[LossOutput], objective: ObjectiveConfig) -> dict[str, float]:
     """receipt/*: what the correction touched, over the whole step's valid tokens."""
     total: dict[str, float] = {}

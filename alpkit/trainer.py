@@ -10,6 +10,7 @@ before any training. Every random stream is keyed by (seed, purpose, step, ...),
 and an uninterrupted one are the same run, and arms of one seed share prompts and draws.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,8 @@ from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
 from alpkit.tasks import train_items
 from alpkit.tracking import Tracker
+
+logger = logging.getLogger("alpkit.trainer")
 
 
 def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
@@ -121,6 +124,10 @@ def train_step(run: Run, step: int, clock: "Clock") -> dict[str, float]:
         run.tokens += len(tokens["token"])
         metrics |= _update_metrics(updates)
         metrics |= receipt_metrics([o for u in updates for o in u.outputs], config.objective)
+        for bound in run.receipts.update(metrics):
+            logger.warning(
+                "step %d: the %s has touched no token so far: it does nothing", step, bound
+            )
         if diagnose:
             metrics |= divergence_metrics(tokens) | ratio_metrics(tokens, config.objective)
             metrics |= _spike_metrics(run, metrics["kl/k3"])

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
+from alpkit.config import ObjectiveConfig
 from alpkit.errors import TrackingError
 from alpkit.runs import is_live, resolve
 from analysis.records import RecordedCell, Records
@@ -223,7 +225,7 @@ def _headline(config: dict[str, Any]) -> dict[str, Any]:
     section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
     rollout, train = section.get("rollout", {}), section.get("train", {})
     objective, noise = section.get("objective", {}), section.get("perturbation", {})
-    ratio, weight = objective.get("ratio") or {}, objective.get("weight") or {}
+    ratio = objective.get("ratio") or {}
     return {
         "model": config.get("model"),
         "task": section.get("task", {}).get("name"),
@@ -235,12 +237,18 @@ def _headline(config: dict[str, Any]) -> dict[str, Any]:
         "denominator": ratio.get("denominator"),
         "level": ratio.get("level"),
         "surrogate": (objective.get("surrogate") or {}).get("kind"),
-        "weight_action": weight.get("action"),
-        "weight_upper": weight.get("upper"),
+        "bounds": _bounds(objective),
         "site": noise.get("site"),
         "layers": str(noise["layers"]) if "layers" in noise else None,
         "sigma": (noise.get("sigma") or {}).get("init"),
     }
+
+
+def _bounds(objective: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    try:
+        return ObjectiveConfig.model_validate(objective).bounds
+    except ValidationError:  # written by another version: its bounds are unknown, not absent
+        return {}
 
 
 def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -9,12 +9,6 @@ from analysis.frames import GridFrame
 from analysis.tables import Table, number, records
 
 PREFIX: Final = "receipt/"
-_WEIGHT_KEYS: Final = {
-    "truncate": ("truncated",),
-    "clip": ("truncated", "raised"),
-    "mask": ("masked",),
-}
-_BAND_KEYS: Final = ("clipped_low", "clipped_high", "dual_clipped")
 
 
 def receipt_table(frame: GridFrame) -> Table:
@@ -31,8 +25,8 @@ def receipt_table(frame: GridFrame) -> Table:
     )
     caption = (
         "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "
-        "over steps and finished seeds. surviving: tokens with a gradient, so 100 is never reached "
-        "where groups agree. Definitions: docs/metrics.md."
+        "over steps and finished seeds. surviving: tokens whose gradient nothing took; those of zero "
+        "advantage count. Definitions: docs/metrics.md."
     )
     return Table("receipt", "What the corrections touched", caption, data, shown)
 
@@ -46,14 +40,11 @@ def inactive(frame: GridFrame) -> list[str]:
             continue
         first = frame.cells[frame.cells["arm"] == arm].iloc[0]
         span = f"in {own['cell_id'].nunique()} cell(s) × {int(own['step'].max())} steps"
-        action = str(first["weight_action"])
-        if _never(own, _WEIGHT_KEYS.get(action, ())):
-            warnings.append(
-                f"{arm}: its weight ({action}, upper {number(float(first['weight_upper']), 1)}) "
-                f"touched no token {span}: the bound did nothing, only the plain weight acted."
-            )
-        if first["surrogate"] in ("ppo", "cispo") and _never(own, _BAND_KEYS):
-            warnings.append(f"{arm}: its clip band was never left {span}: the clip did nothing.")
+        warnings += [
+            f"{arm}: its {bound} touched no token {span}: that bound did nothing."
+            for bound, receipts in dict(first["bounds"]).items()
+            if _never(own, receipts)
+        ]
     return warnings
 
 

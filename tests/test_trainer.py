@@ -424,3 +424,18 @@ def test_an_update_in_which_nothing_survives_moves_nothing(tmp_path):
     assert metrics[2]["nonfinite/grad_norm"] == 0
     assert metrics[2]["receipt/rejected"] == metrics[2]["receipt/rejected_sequences"] == 1
     assert metrics[2]["ratio/staleness/token/std"] == 0
+
+
+def test_a_bound_that_touches_nothing_is_said_once(tmp_path, caplog):
+    """Float32 rollouts leave the mismatch weight at 1, so its cap at 2 never acts; the clip does."""
+    idle = config(
+        "token-tis",
+        rollout={"weights": "float32"},
+        train={"steps": 22},
+        eval={"every": 99, "items": 4},
+    )
+    train(tmp_path, idle)
+    said = [r.getMessage() for r in caplog.records if r.name == "alpkit.trainer"]
+    assert said == [
+        "step 20: the weight truncate (upper 2) has touched no token so far: it does nothing"
+    ]

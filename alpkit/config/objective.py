@@ -154,6 +154,24 @@ class ObjectiveConfig(Section):
         return self
 
     @property
+    def bounds(self) -> dict[str, tuple[str, ...]]:
+        """Every bound that this method sets, and the `receipt/` counts of what it touched."""
+        weight = {
+            "none": (),
+            "truncate": ("truncated",),
+            "clip": ("truncated", "raised"),
+            "mask": ("masked",),
+        }[self.weight.action]
+        band = () if self.surrogate.kind == "reinforce" else ("clipped_low", "clipped_high")
+        dual = ("dual_clipped",) if self.surrogate.dual_clip is not None else ()
+        found = {
+            f"weight {self.weight.action} (upper {self.weight.upper:g})": weight,
+            "rejection": ("rejected",) if self.reject else (),
+            "clip band": (*band, *dual),
+        }
+        return {name: receipts for name, receipts in found.items() if receipts}
+
+    @property
     def needs_logp_old(self) -> bool:
         """Whether the loss itself (not only a diagnostic) uses pi_old."""
         return self.ratio.denominator == "old" or "mismatch" in self.corrected

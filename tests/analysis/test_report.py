@@ -83,7 +83,7 @@ def test_planted_truths_are_in_the_report(report, page):
 
 def test_a_correction_that_touched_nothing_is_a_warning(report, page):
     assert len(report.summary["warnings"]) == 1
-    assert report.summary["warnings"][0].startswith("seq-mis: its weight (mask, upper 2.0)")
+    assert report.summary["warnings"][0].startswith("seq-mis: its weight mask (upper 2) touched")
     assert "touched no token" in page
 
 
