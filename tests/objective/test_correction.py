@@ -419,3 +419,15 @@ def test_agreement_is_between_two_corrections():
     ):
         with pytest.raises(ValidationError, match=message):
             RunConfig(objective=objective, diagnostics={"agreement_with": name})
+
+
+@pytest.mark.parametrize("aggregate", ["seq_mean_token_mean", "token_mean_per_micro_batch"])
+def test_rejected_tokens_leave_the_denominator_of_their_own_response(aggregate):
+    rule = {"statistic": "ratio", "lower": 0.9, "upper": 1.1, "normalizer": "shrink"}
+    out, _ = loss(surrogate=CLIP, reject=[rule], aggregate=aggregate)
+    ratio, a = (LP - OLD).exp(), ADVANTAGE[:, None]
+    each = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.28))
+    rows = [row[kept] for row, kept in zip(each, out.keep, strict=True) if kept.any()]
+    by_row = torch.stack([row.mean() for row in rows]).mean()
+    expected = by_row if aggregate == "seq_mean_token_mean" else torch.cat(rows).mean()
+    assert out.loss.item() == pytest.approx(expected.item(), abs=1e-12)
