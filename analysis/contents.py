@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import figures, plotted, style
 from analysis.frames import GridFrame
 from analysis.page import Block, Bullets, Page, Picture, Section, Text
-from analysis.receipt import inactive, receipt_table
+from analysis.receipt import inactive, receipt_table, swallowed
 from analysis.scores import SCORES
 from analysis.seeds import ENDPOINTS, MIN_SEEDS, Verdict, over_seeds, paired, verdicts
 from analysis.tables import (
@@ -80,7 +80,7 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
     """Compute everything, write tables and figures through `draft`, and return page and summary."""
     tails = tail_frame(frame)
     found = verdicts(frame.cells, frame.grid.controls)
-    warnings = inactive(frame)
+    warnings = inactive(frame) + swallowed(frame)
     ratio: list[Block] = [
         draft.add(table)
         for table in (divergence_table(frame), spread_table(frame), tails_table(tails))

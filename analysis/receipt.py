@@ -9,6 +9,7 @@ from analysis.frames import GridFrame
 from analysis.tables import Table, number, records
 
 PREFIX: Final = "receipt/"
+_HALF: Final = 0.5  # spec/alp.md G1: below it a perturbed arm is nearly its control
 
 
 def receipt_table(frame: GridFrame) -> Table:
@@ -45,6 +46,20 @@ def inactive(frame: GridFrame) -> list[str]:
             for bound, receipts in dict(first["bounds"]).items()
             if _never(own, receipts)
         ]
+    return warnings
+
+
+def swallowed(frame: GridFrame) -> list[str]:
+    """One sentence per perturbed arm of whose noise less than half arrived in the model's dtype."""
+    key, warnings = "noise/realised_ratio", []
+    for arm in frame.arms:
+        own = _training_steps(frame, arm)
+        arrived = own[key].dropna() if key in own else own.iloc[:0]
+        if len(arrived) and arrived.mean() < _HALF:
+            warnings.append(
+                f"{arm}: {number(float(arrived.mean()), 2)} of its noise's standard deviation arrived "
+                "(mean over steps of the worst layer): the dtype swallows a sigma this small."
+            )
     return warnings
 
 

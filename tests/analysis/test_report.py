@@ -16,6 +16,7 @@ from synthetic_grid import ARMS, write_grid
 import analysis
 from alpkit.errors import TrackingError
 from analysis import figures, plotted, style
+from analysis.receipt import swallowed
 from analysis.report import report_id
 
 
@@ -245,3 +246,17 @@ def test_the_page_opens_without_a_console_error(report, tmp_path):
     )
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<figure") == 3
+
+
+def test_noise_that_the_dtype_swallows_is_a_warning(tmp_path):
+    folder = write_grid(tmp_path, arms=("seq-bypass", "seq-alp"), seeds=(0,), steps=6)
+    for cell in folder.glob("*/metrics.jsonl"):
+        lines = [json.loads(line) for line in cell.read_text().splitlines()]
+        for line in lines:
+            line["noise/realised_ratio"] = 0.28 if "/01" in str(cell) else None
+        cell.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    frame = analysis.load(folder)
+    assert swallowed(frame) == [
+        "seq-alp: 0.28 of its noise's standard deviation arrived (mean over steps of the worst "
+        "layer): the dtype swallows a sigma this small."
+    ]
