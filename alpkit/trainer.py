@@ -1,7 +1,7 @@
 """One step, one loop: sample, score, update several times, measure, sync.
 
-This file names no method. What a correction does is in `alpkit.objective`; where noise goes, in
-`alpkit.policy.perturbation`; what is logged, in `alpkit.measure`.
+This file names no method. One optimizer update is in `alpkit.update`, what a correction does in
+`alpkit.objective`, where noise goes in `alpkit.policy.perturbation`, what is logged in `alpkit.measure`.
 
     train_cell(config, folder, tracker)
 
@@ -12,22 +12,17 @@ and an uninterrupted one are the same run, and arms of one seed share prompts an
 
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from alpkit.batches import Batch, MicroBatch, cut, requests_for
-from alpkit.cell import Run, decode, match_sigma, resume, save, set_up
+from alpkit.batches import Batch, cut
+from alpkit.cell import Run, match_sigma, resume, save, set_up
+from alpkit.clock import Clock
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
-from alpkit.evaluation import evaluate
 from alpkit.measure import (
     TokenTable,
     batch_metrics,
@@ -35,23 +30,10 @@ from alpkit.measure import (
     gather,
     ratio_metrics,
     receipt_metrics,
-    token_rows,
 )
-from alpkit.objective import (
-    LossOutput,
-    Normalizer,
-    group_advantage,
-    normalizer_sums,
-    policy_loss,
-    removal_agreement,
-    whole_batch,
-)
-from alpkit.policy.loading import encode_prompt, pad_id, stop_ids
-from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
-from alpkit.rollout import Request, Response, collate
-from alpkit.rollout.hf import generate
-from alpkit.tasks import train_items
+from alpkit.sampling import collect, held_out_scores
 from alpkit.tracking import Tracker
+from alpkit.update import Place, Update, logp_old, update_policy
 
 logger = logging.getLogger("alpkit.trainer")
 
@@ -93,7 +75,7 @@ def first_look(run: Run) -> dict[str, float]:
     return scores | gap.metrics() | clock.metrics()
 
 
-def train_step(run: Run, step: int, clock: "Clock") -> dict[str, float]:
+def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
     """One rollout and its updates; returns the step's metrics."""
     config = run.config
     lag = run.history.version - run.history.sampler_version
@@ -116,7 +98,7 @@ def train_step(run: Run, step: int, clock: "Clock") -> dict[str, float]:
             old = logp_old(run, plan)
 
     updates = [
-        update_policy(run, step, update, micros, old, diagnose, clock)
+        update_policy(Place(run, step, update, diagnose, clock), micros, old)
         for update, micros in enumerate(plan)
     ]
     with clock("diagnostics"):
@@ -142,170 +124,12 @@ def train_step(run: Run, step: int, clock: "Clock") -> dict[str, float]:
     return metrics | {"progress/tokens": float(run.tokens), "progress/samples": float(samples)}
 
 
-def collect(run: Run, step: int) -> Batch:
-    """Sample the step's responses and score them."""
-    config = run.config
-    group = config.rollout.group
-    items = train_items(run.task, config.seed, step, config.rollout.prompts)
-    prompts = [encode_prompt(run.policy.tokenizer, item.prompt) for item in items]
-    requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
-    responses = run.sampler.generate(
-        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
-    )
-    rollout = collate(
-        requests,
-        responses,
-        prompt=[row // group for row in range(len(requests))],
-        pad_id=pad_id(run.policy.tokenizer),
-        policy_version=run.history.sampler_version,
-    )
-    reward = torch.tensor(
-        [
-            run.task.score(items[row // group], decode(run.policy, response))
-            for row, response in enumerate(responses)
-        ]
-    )
-    advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
-    valid = rollout.response & rollout.logp_rollout.isfinite()
-    return Batch(
-        rollout=rollout.to(run.device),
-        responses=tuple(responses),
-        valid=valid.to(run.device),
-        reward=reward,
-        advantage=advantage,
-    )
-
-
-@torch.no_grad()
-def logp_old(run: Run, plan: Sequence[Sequence[MicroBatch]]) -> dict[int, Tensor]:
-    """log pi_old of every micro-batch, by its first sample: same cut as the updates, no noise."""
-    with run.history.as_sampled():
-        return {
-            int(micro.sample[0]): _logprobs(run, micro).logp for micros in plan for micro in micros
-        }
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one optimizer update left behind."""
-
-    loss: float
-    grad_norm: float
-    survivors: bool
-    outputs: list[LossOutput]
-    rows: list[dict[str, Tensor]]
-
-    @property
-    def skipped(self) -> bool:
-        return not math.isfinite(self.grad_norm) or not self.survivors
-
-
-def update_policy(
-    run: Run,
-    step: int,
-    update: int,
-    micros: Sequence[MicroBatch],
-    old: dict[int, Tensor],
-    diagnose: bool,
-    clock: "Clock",
-) -> Update:
-    """One optimizer update on one mini-batch, micro-batch by micro-batch.
-
-    The loss is averaged over the noise's draws; records and ratio metrics show the first.
-    """
-    config = run.config
-    draws = 1 if run.perturbation is None else run.perturbation.config.draws
-    normalizer = _normalizer(run, step, update, micros, old, clock)
-    outputs, rows, loss = [], [], 0.0
-    for micro in micros:
-        per_token: dict[str, Tensor] = {}
-        reference = old.get(int(micro.sample[0]))
-        if reference is not None:
-            per_token["logp_old"] = reference
-        if run.perturbation is not None and diagnose:
-            with clock("diagnostics"), torch.no_grad():
-                clean = _logprobs(run, micro)
-                per_token |= {"logp_train": clean.logp, "entropy": clean.entropy}
-        with clock("update"):
-            start = _logp_reference(run, micro)
-        drawn = []
-        for draw in range(draws):
-            with clock("update"), _noise(run, step, update, micro, draw):
-                scored = _logprobs(run, micro)
-                output = policy_loss(
-                    logp=scored.logp,
-                    logp_old=reference,
-                    logp_rollout=micro.rollout.logp_rollout,
-                    mask=micro.valid,
-                    advantage=micro.advantage.to(run.device),
-                    config=config.objective,
-                    normalizer=normalizer,
-                    logp_reference=start,
-                )
-                (output.loss / draws).backward()
-            drawn.append((scored, output))
-        scored, output = drawn[0]
-        if run.perturbation is None:
-            per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
-        else:
-            per_token["logp_perturbed"] = scored.logp
-        per_token |= {"keep": output.keep, "weight": output.weight}
-        if diagnose and (other := config.compared) is not None:
-            output.receipt.update(
-                removal_agreement(
-                    output.keep,
-                    logp=scored.logp,
-                    logp_old=reference,
-                    logp_rollout=micro.rollout.logp_rollout,
-                    mask=micro.valid,
-                    advantage=micro.advantage.to(run.device),
-                    config=other,
-                )
-            )
-        rows.append(token_rows(update, micro, per_token, micro.rollout.policy_version))
-        outputs += [output for _, output in drawn]
-        loss += sum(float(output.loss.detach()) for _, output in drawn) / draws
-    with clock("update"):
-        survivors = any(bool(output.keep.any()) for output in outputs)
-        grad_norm = _apply(run, skip=not survivors)
-    return Update(loss, grad_norm, survivors, outputs, rows)
-
-
 def sync(run: Run) -> dict[str, float]:
     """Hand the sampler its next weights and compare the engines on the probe."""
     run.history.advance()
     run.sampler.sync(run.history.weights())
     with run.history.as_sampled():
         return run.probe.check(run.sampler, run.policy.model).metrics()
-
-
-def held_out_scores(run: Run) -> dict[str, float]:
-    """Evaluate on the held-out items: the trainer's own weights, or the sampler's rendering of them."""
-    config, policy = run.config, run.policy
-
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
-        max_tokens = config.rollout.max_tokens
-        if config.eval.engine == "sampler":
-            return run.sampler.generate(requests, max_tokens=max_tokens, temperature=temperature)
-        return generate(
-            policy.model,
-            requests,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop_ids=stop_ids(policy.model, policy.tokenizer),
-            pad_id=pad_id(policy.tokenizer),
-        )
-
-    return evaluate(
-        task=run.task,
-        items=run.held_out,
-        prompts=[encode_prompt(policy.tokenizer, item.prompt) for item in run.held_out],
-        k=config.eval.k,
-        temperature=config.rollout.temperature,
-        seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response),
-    )
 
 
 def record(run: Run, step: int, batch: Batch, tokens: TokenTable) -> None:
@@ -325,107 +149,6 @@ def record(run: Run, step: int, batch: Batch, tokens: TokenTable) -> None:
         "finish": [response.finish for response in batch.responses],
     }
     run.records.write(step, columns, sequences)
-
-
-class Clock:
-    """Wall-clock seconds of a step by what they were spent on; nested spans count once, inside."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-
-    def metrics(self) -> dict[str, float]:
-        found = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return found | {"time/step": time.perf_counter() - self.start}
-
-
-def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None) -> TokenLogprobs:
-    """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
-    rollout, config = micro.rollout, run.config
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        return response_logprobs(
-            run.policy.model if model is None else model,
-            rollout.tokens,
-            rollout.attention,
-            rollout.response,
-            temperature=config.rollout.temperature,
-            chunk=config.train.head_chunk,
-        )
-
-
-def _noise(
-    run: Run, step: int, update: int, micro: MicroBatch, draw: int = 0
-) -> AbstractContextManager[None]:
-    if run.perturbation is None:
-        return nullcontext()
-    key = (run.config.seed, step, update)
-    return run.perturbation.active(
-        key, sample=micro.sample, mask=micro.rollout.attention, draw=draw
-    )
-
-
-def _logp_reference(run: Run, micro: MicroBatch) -> Tensor | None:
-    """Log-probs of the policy that training started from, or None where no model of it is held."""
-    if run.reference is None:
-        return None
-    with torch.no_grad():
-        return _logprobs(run, micro, run.reference).logp
-
-
-def _normalizer(
-    run: Run,
-    step: int,
-    update: int,
-    micros: Sequence[MicroBatch],
-    old: dict[int, Tensor],
-    clock: "Clock",
-) -> Normalizer:
-    """The mini-batch's denominators, so that cutting it into micro-batches changes nothing.
-
-    Rejections that shrink them, and weights that are divided by their mean, must be known of all
-    micro-batches before the first loss; where they look at the current policy, that costs a forward.
-    """
-    objective = run.config.objective
-    sums = []
-    for micro in micros:
-        now = None
-        if "bypass" in objective.of_whole_batch:
-            with clock("update"), torch.no_grad(), _noise(run, step, update, micro):
-                now = _logprobs(run, micro).logp
-        sums.append(
-            normalizer_sums(
-                logp=now,
-                logp_old=old.get(int(micro.sample[0])),
-                logp_rollout=micro.rollout.logp_rollout,
-                mask=micro.valid,
-                advantage=micro.advantage.to(run.device),
-                config=objective,
-            )
-        )
-    return whole_batch(sums, objective, fixed_length=run.config.rollout.max_tokens)
-
-
-def _apply(run: Run, *, skip: bool) -> float:
-    """Clip and step; returns the norm before clipping.
-
-    A non-finite gradient is dropped and shows in the norm. `skip`: nothing survived the correction, and
-    the optimizer's momentum must not move the weights in its stead.
-    """
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, run.config.train.grad_clip))
-    if math.isfinite(norm) and not skip:
-        run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:

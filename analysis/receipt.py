@@ -54,7 +54,7 @@ def swallowed(frame: GridFrame) -> list[str]:
     key, warnings = "noise/realised_ratio", []
     for arm in frame.arms:
         own = _training_steps(frame, arm)
-        arrived = own[key].dropna() if key in own else own.iloc[:0]
+        arrived = own[key].dropna().to_numpy(float) if key in own else np.empty(0)
         if len(arrived) and arrived.mean() < _HALF:
             warnings.append(
                 f"{arm}: {number(float(arrived.mean()), 2)} of its noise's standard deviation arrived "
