@@ -12,26 +12,27 @@ from alpkit.runs import CellRecord
 from alpkit.tracking import read_steps
 
 LAST = 10
+EVALUATIONS = 3
 RESULT_NOTE = (
-    f"mean ± standard deviation over seeds; reward, kl/k3 and width over the last {LAST} steps, "
-    "evaluations at the last one"
+    f"mean ± standard deviation over seeds of means over the last {LAST} steps, evaluations over at "
+    f"least the last {EVALUATIONS}; no verdict: that is `alpkit analyze`"
 )
 
 
 class Column(NamedTuple):
-    """A score of a result table: its metric, and over how many of its last values it is a mean."""
+    """A score of a result table: a metric's mean over the last steps, and over no fewer values than."""
 
     title: str
     key: str
-    last: int
+    at_least: int = 1
 
 
 RESULTS = (
-    Column("reward", "reward/mean", LAST),
-    Column("greedy", "eval/greedy", 1),
-    Column("avg@k", "eval/avg_at_k", 1),
-    Column("kl/k3", "kl/k3", LAST),
-    Column("ratio width", "ratio/raw/token/width", LAST),
+    Column("reward", "reward/mean"),
+    Column("greedy", "eval/greedy", EVALUATIONS),
+    Column("avg@k", "eval/avg_at_k", EVALUATIONS),
+    Column("kl/k3", "kl/k3"),
+    Column("ratio width", "ratio/raw/token/width"),
 )
 
 
@@ -160,8 +161,15 @@ def _table(*columns: str) -> Table:
 
 def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column) -> float | None:
     # Step 0 is the evaluation before training: no score of the run.
-    values = [v for step, metrics in history if step and (v := metrics.get(c.key)) is not None]
-    return statistics.fmean(values[-c.last :]) if values else None
+    values = [
+        (step, value)
+        for step, metrics in history
+        if step and (value := metrics.get(c.key)) is not None
+    ]
+    recent = [value for step, value in values if step > history[-1][0] - LAST]
+    if len(recent) < c.at_least:
+        recent = [value for _, value in values[-c.at_least :]]
+    return statistics.fmean(recent) if recent else None
 
 
 def _with_spread(score: Mapping[str, float | None]) -> str:
