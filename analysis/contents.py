@@ -230,7 +230,7 @@ def _ccdf(frame: GridFrame, draft: Draft) -> Block:
         "Tail of the ratio and of its inverse",
         "Share of ratios above z on log-log axes, one line per arm; ratio left, inverse right, "
         f"tokens above, responses below. Largest z drawn for tokens: {'; '.join(tops)}.",
-        "Band: 95 % bootstrap over prompts. A straight line would be a power law, but looks alike "
+        "Band: 90 % bootstrap over prompts. A straight line would be a power law, but looks alike "
         "for a log-normal: read it with k̂. "
         "Where the band reaches the bottom, single prompts decide.",
         lambda data: figures.ccdf_sheet(data, looks),

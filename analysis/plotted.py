@@ -5,6 +5,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from alpkit.diagnostics import ccdf, envelope
+from alpkit.diagnostics.tails import Side
 from analysis.frames import FINISHED, GridFrame
 from analysis.tails import LEVELS, SIDES, ratios
 
@@ -64,19 +66,15 @@ def envelope_frame(frame: GridFrame) -> pd.DataFrame:
 
 
 def _bins(data: pd.DataFrame) -> pd.DataFrame:
-    # By rank, not by value: many tokens share log mu near 0, and bins must hold equal counts.
-    count = max(1, min(BINS, len(data) // PER_BIN))
-    ordered = data.sort_values("log_mu", kind="stable")
-    label = np.arange(len(ordered)) * count // len(ordered)
-    grouped = ordered.groupby(label)
-    quantiles = grouped["log_ratio"].quantile(np.array([0.02, 0.5, 0.98])).unstack()
+    bins = max(1, min(BINS, len(data) // PER_BIN))
+    found = envelope(data["log_mu"].to_numpy(float), data["log_ratio"].to_numpy(float), bins=bins)
     return pd.DataFrame(
         {
-            "log_mu": grouped["log_mu"].median(),
-            "n": grouped.size(),
-            "p02": quantiles[0.02],
-            "p50": quantiles[0.5],
-            "p98": quantiles[0.98],
+            "log_mu": found.centre,
+            "n": found.items,
+            "p02": found.low,
+            "p50": found.median,
+            "p98": found.high,
         }
     )
 
@@ -84,7 +82,7 @@ def _bins(data: pd.DataFrame) -> pd.DataFrame:
 def ccdf_frame(frame: GridFrame) -> pd.DataFrame:
     """arm, level, side, z, p, low, high: share of ratios (left: inverses) above z >= 1.
 
-    low and high: 95 % bootstrap over prompts; a resample without any ratio above z counts as 0.
+    low and high: 90 % bootstrap over prompts; a resample without any ratio above z counts as 0.
     """
     parts = []
     for arm in frame.arms:
@@ -95,24 +93,21 @@ def ccdf_frame(frame: GridFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _ccdf(data: pd.DataFrame, side: str) -> pd.DataFrame:
-    outer = data["log_ratio"].to_numpy(float) * (1 if side == "right" else -1)
-    grid = np.linspace(0.0, max(float(outer.max()), 1e-6), POINTS, endpoint=False)
-    cluster = data["cluster"].to_numpy(int)
-    clusters = int(cluster.max()) + 1
-    # Row c, column g: how many items of cluster c lie above grid point g.
-    level = np.searchsorted(grid, outer, side="left")
-    counts = np.zeros((clusters, POINTS + 1))
-    np.add.at(counts, (cluster, level), 1.0)
-    above = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-    size = counts.sum(axis=1)
-    weights = np.random.default_rng(0).multinomial(
-        clusters, np.full(clusters, 1 / clusters), RESAMPLES
+def _ccdf(data: pd.DataFrame, side: Side) -> pd.DataFrame:
+    log_ratio = data["log_ratio"].to_numpy(float)
+    outer = float((log_ratio if side == "right" else -log_ratio).max())
+    # The grid stops short of the largest item: a share of 0 has no place on a logarithmic axis.
+    grid = np.linspace(0.0, max(outer, 1e-6), POINTS, endpoint=False)
+    found = ccdf(
+        log_ratio,
+        side=side,
+        cluster=data["cluster"].to_numpy(int),
+        log_size=grid,
+        n_boot=RESAMPLES,
     )
-    resampled = (weights @ above) / (weights @ size)[:, None]
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    p = above.sum(axis=0) / size.sum()
-    return pd.DataFrame({"z": np.exp(grid), "p": p, "low": low, "high": high})
+    return pd.DataFrame(
+        {"z": np.exp(found.log_size), "p": found.survival, "low": found.low, "high": found.high}
+    )
 
 
 __all__ = ["DYNAMICS", "LEVELS", "SIDES", "ccdf_frame", "dynamics_frame", "envelope_frame"]

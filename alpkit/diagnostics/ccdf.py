@@ -57,7 +57,7 @@ def ccdf(
         empty = np.full(grid.shape, np.nan)
         return Ccdf(grid, empty, empty, empty, 0)
     below = np.searchsorted(grid, values, side="left")  # grid points that the value exceeds
-    survival = _survival(below, grid.size)
+    survival = _above(np.bincount(below, minlength=grid.size + 1).astype(float)) / values.size
     low, high = _band(below, owner, grid.size, n_boot, seed)
     return Ccdf(grid, survival, low, high, values.size)
 
@@ -67,10 +67,9 @@ def _grid(values: np.ndarray) -> np.ndarray:
     return np.linspace(min(0.0, top), max(0.0, top), 60)
 
 
-def _survival(below: np.ndarray, points: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Share of (weighted) items that exceed each grid point."""
-    mass = np.bincount(below, weights=weights, minlength=points + 1).astype(np.float64)
-    return np.asarray(mass[::-1].cumsum()[::-1][1:] / mass.sum())
+def _above(mass: np.ndarray) -> np.ndarray:
+    """Items beyond each grid point, from how many lie between two, along the last axis."""
+    return np.asarray(mass[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:])
 
 
 def _band(
@@ -79,9 +78,10 @@ def _band(
     clusters = int(owner.max()) + 1
     if clusters < 2 or not n_boot:
         return np.full(points, np.nan), np.full(points, np.nan)
-    curves = [
-        _survival(below, points, counts[owner].astype(np.float64))
-        for counts in cluster_counts(clusters, n_boot, seed)
-    ]
+    # Counted once per cluster: a resample is then a weighted sum of rows, whatever the number of items.
+    mass = np.zeros((clusters, points + 1))
+    np.add.at(mass, (owner, below), 1.0)
+    drawn = np.array(list(cluster_counts(clusters, n_boot, seed)), np.float64)
+    curves = (drawn @ _above(mass)) / (drawn @ mass.sum(axis=1))[:, None]
     low, high = np.quantile(curves, (0.05, 0.95), axis=0)
     return low, high

@@ -57,8 +57,11 @@ def test_unfinished_cells_are_not_in_the_tails(frame):
 def test_envelope_bins_hold_equal_counts_and_their_own_quantiles(frame):
     data = envelope_frame(frame)
     own = data[(data["arm"] == "grpo") & (data["level"] == "token")]
-    assert len(own) == 36
-    assert own["n"].tolist() == [200] * 36
+    # Half of the planted log mu are one number, and tied items stay in one bin whatever their order.
+    tied = int((ratios(frame, "grpo")["token"]["log_mu"] == own["log_mu"].max()).sum())
+    assert tied > 3000
+    assert own["n"].iloc[-1] >= tied
+    assert own["n"].iloc[:-2].tolist() == [200] * (len(own) - 2)
     assert own["log_mu"].is_monotonic_increasing
     tokens = ratios(frame, "grpo")["token"].sort_values("log_mu", kind="stable")
     lowest = tokens["log_ratio"].to_numpy()[:200]
