@@ -37,7 +37,7 @@ test: install models  ## the default test suite (CPU, under 8 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 test-slow: install models  ## the long checks; commit docs/test-slow.log before resolving an issue
-	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | tee docs/test-slow.log'
+	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | sed "s|$(CURDIR)/||g" | tee docs/test-slow.log'
 
 # verl 0.9 wants transformers < 5.11: it lives apart and runs in a subprocess, with ray stubbed.
 ORACLE := verl==0.9.1 tensordict==0.10.0 hydra-core omegaconf codetiming dill antlr4-python3-runtime==4.9.3 pyvers orjson

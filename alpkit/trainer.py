@@ -69,7 +69,7 @@ def first_look(run: Run) -> dict[str, float]:
     """Step 0: prove the weight sync, then score the policy before any training."""
     clock = Clock()
     with clock("sync"):
-        gap = run.probe.test_sync(run.sampler, run.policy.model, run.config.seed)
+        gap = run.probe.prove_sync(run.sampler, run.policy.model, run.config.seed)
     with clock("eval"):
         scores = held_out_scores(run)
     return scores | gap.metrics() | clock.metrics()

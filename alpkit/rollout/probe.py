@@ -85,7 +85,7 @@ class SyncProbe:
         return gap
 
     @torch.no_grad()
-    def test_sync(self, sampler: Sampler, model: PreTrainedModel, seed: int) -> Gap:
+    def prove_sync(self, sampler: Sampler, model: PreTrainedModel, seed: int) -> Gap:
         """Push shaken weights and see that they arrive, then restore; returns the gap of the real ones.
 
         Raises `RolloutError` when the shaken gap exceeds both the tolerance and half of what the

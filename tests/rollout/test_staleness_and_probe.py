@@ -62,7 +62,7 @@ def test_a_sound_sync_passes_and_leaves_both_engines_as_they_were(weights):
     before = {n: p.clone() for n, p in model.named_parameters()}
     sampler = HfSampler(model, HfRolloutConfig(weights=weights), stop_ids=(1,), pad_id=0)
     start = sampler.score(SEQUENCES)
-    gap = probe(weights).test_sync(sampler, model, seed=0)
+    gap = probe(weights).prove_sync(sampler, model, seed=0)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert sampler.score(SEQUENCES) == start
     assert (gap.mean == 0) is (weights == "float32")
@@ -74,7 +74,7 @@ def test_one_stale_tensor_is_caught_at_the_start(stale):
     model = tiny_qwen2()
     sampler = Forgetful(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0, stale=stale)
     with pytest.raises(RolloutError, match="did not all arrive"):
-        probe("float32").test_sync(sampler, model, seed=0)
+        probe("float32").prove_sync(sampler, model, seed=0)
 
 
 def test_a_sampler_that_misses_a_step_is_caught_after_it():
