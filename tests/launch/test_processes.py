@@ -157,7 +157,13 @@ def start(place, options, file):
     script.write_text(
         LAUNCH.format(here=here, root=str(place), uri=options().tracking_uri, file=str(file))
     )
-    child = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and a launch that inherits that keeps it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     seen = set()
     while len(seen) < 2:  # both cells have logged step 2 and sleep, or are about to
         line = child.stdout.readline()
