@@ -2,16 +2,17 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import figures, plotted, style
+from analysis import style
 from analysis.frames import GridFrame
 from analysis.page import Block, Bullets, Page, Picture, Section, Text
+from analysis.plans import PLANS, Place, Plan
 from analysis.receipt import inactive, receipt_table, swallowed
 from analysis.scores import SCORES
 from analysis.seeds import ENDPOINTS, MIN_SEEDS, Verdict, over_seeds, paired, verdicts
@@ -42,31 +43,23 @@ class Draft:
         (self.folder / f"{table.name}.md").write_text(text, encoding="utf-8")
         return table
 
-    def draw(self, plan: "Plan", data: pd.DataFrame) -> Block:
+    def draw(self, plan: Plan, frame: GridFrame) -> Block:
         """PNG, SVG and CSV of a figure; words instead where there is nothing to draw."""
+        data = plan.data(frame)
         if data.empty:
             return Text(f"{plan.title}: nothing to draw.")
         data.to_csv(self.folder / f"{plan.name}.csv", index=False)
         memory = io.BytesIO()
         with style.context():
-            figure = plan.sheet(data)
+            figure = plan.sheet(data, style.looks(frame.cells))
             figure.savefig(memory, format="png")
             # The layout is found; finding it again for the SVG costs as much as drawing.
             figure.set_layout_engine("none")
             # Without a date the same data gives the same file.
             figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
         (self.folder / f"{plan.name}.png").write_bytes(memory.getvalue())
-        return Picture(plan.name, plan.title, plan.alt, plan.caption, memory.getvalue())
-
-
-class Plan(NamedTuple):
-    """A figure before it is drawn."""
-
-    name: str
-    title: str
-    alt: str
-    caption: str
-    sheet: Callable[[pd.DataFrame], Any]
+        alt = plan.alt(frame, data)
+        return Picture(plan.name, plan.title, alt, plan.caption, memory.getvalue())
 
 
 class Composed(NamedTuple):
@@ -81,16 +74,19 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
     tails = tail_frame(frame)
     found = verdicts(frame.cells, frame.grid.controls)
     warnings = inactive(frame) + swallowed(frame)
+
+    def drawn(place: Place) -> list[Block]:
+        return [draft.draw(plan, frame) for plan in PLANS if plan.section == place]
+
     ratio: list[Block] = [
         draft.add(table)
         for table in (divergence_table(frame), spread_table(frame), tails_table(tails))
     ]
-    ratio += [_envelope(frame, draft), _ccdf(frame, draft)]
     receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
     sections = [
         Section("What can be said", _verdict_blocks(frame, found, draft)),
-        Section("Results", [draft.add(results_table(frame)), _dynamics(frame, draft)]),
-        Section("The ratio", ratio),
+        Section("Results", [draft.add(results_table(frame)), *drawn("Results")]),
+        Section("The ratio", [*ratio, *drawn("The ratio")]),
         Section("Corrections", [*receipt, draft.add(receipt_table(frame))]),
         Section("Cells and gaps", _cell_blocks(frame, draft)),
     ]
@@ -177,70 +173,6 @@ def _cell_blocks(frame: GridFrame, draft: Draft) -> list[Block]:
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )
     return [notes, draft.add(cells_table(frame))]
-
-
-def _dynamics(frame: GridFrame, draft: Draft) -> Block:
-    looks = style.looks(frame.cells)
-    ends = [
-        f"{arm} {_range(frame.finished.loc[frame.finished['arm'] == arm, 'eval_greedy'])}"
-        for arm in frame.arms
-    ]
-    plan = Plan(
-        "dynamics",
-        "Training dynamics",
-        "Reward, greedy accuracy, gradient norm and K3 over steps, one line per arm. "
-        f"Greedy accuracy at the end, lowest to highest seed: {'; '.join(ends)}.",
-        "Line: mean over finished seeds; band: from the lowest to the highest seed. Thin dashes: "
-        "single cells that have not finished. K3 on a logarithmic axis.",
-        lambda data: figures.dynamics_sheet(data, looks),
-    )
-    return draft.draw(plan, plotted.dynamics_frame(frame))
-
-
-def _envelope(frame: GridFrame, draft: Draft) -> Block:
-    looks = style.looks(frame.cells)
-    data = plotted.envelope_frame(frame)
-    lowest = (
-        data[(data["level"] == "token") & (data["ratio"] == "raw")]
-        .groupby("arm", sort=False)
-        .first()
-    )
-    widths = [f"{arm} {row.p98 - row.p02:.2f}" for arm, row in lowest.iterrows()]
-    plan = Plan(
-        "envelope",
-        "Envelope of the log ratio",
-        "P2 to P98 of the log ratio against log µ, a column per arm; tokens above, whole responses "
-        f"below. Width in nats where µ is lowest, tokens: {'; '.join(widths)}.",
-        "Shade: P2 to P98 of log π_θ − log µ, unperturbed, in up to 50 bins of equal count; line: "
-        "median. Dashes, for arms with noise: the same with the noise on, the ratio that their loss "
-        "sees. Below: the response's summed log ratio at its mean log µ. All panels of a row share "
-        "their axes. Pooled over finished seeds and recorded steps.",
-        lambda data: figures.envelope_sheet(data, looks),
-    )
-    return draft.draw(plan, data)
-
-
-def _ccdf(frame: GridFrame, draft: Draft) -> Block:
-    looks = style.looks(frame.cells)
-    data = plotted.ccdf_frame(frame)
-    tokens = data[(data["level"] == "token") & (data["side"] == "right")]
-    tops = [f"{arm} {part['z'].max():.1f}" for arm, part in tokens.groupby("arm", sort=False)]
-    plan = Plan(
-        "ccdf",
-        "Tail of the ratio and of its inverse",
-        "Share of ratios above z on log-log axes, one line per arm; ratio left, inverse right, "
-        f"tokens above, responses below. Largest z drawn for tokens: {'; '.join(tops)}.",
-        "Band: 90 % bootstrap over prompts. A straight line would be a power law, but looks alike "
-        "for a log-normal: read it with k̂. "
-        "Where the band reaches the bottom, single prompts decide.",
-        lambda data: figures.ccdf_sheet(data, looks),
-    )
-    return draft.draw(plan, data)
-
-
-def _range(values: "pd.Series[float]") -> str:
-    values = values.dropna()
-    return f"{values.min():.3f} to {values.max():.3f}" if len(values) else "none"
 
 
 def _summary(
