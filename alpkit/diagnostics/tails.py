@@ -107,14 +107,19 @@ def hill(log_ratio: Float[np.ndarray, " item"], k: int, *, side: Side = "right")
     Hill 1975, A simple general approach to inference about the tail of a distribution.
     """
     ordered = _descending(log_ratio, side)
-    start = _start(ordered, k)
-    status = _status(ordered, k, start)
+    return hill_of_top(ordered, k, n=ordered.size)
+
+
+def hill_of_top(top: Float[np.ndarray, " top"], k: int, *, n: int) -> TailFit:
+    """Hill estimate from the largest of n log ratios alone, descending; more than k of them."""
+    start = _start(top, k)
+    status = _status(top, k, start)
     if status in _NO_FIT:
-        return _none(status, ordered.size, k)
-    estimate = float(np.mean(ordered[:k] - start))
+        return _none(status, n, k)
+    estimate = float(np.mean(top[:k] - start))
     margin = _Z90 * estimate / math.sqrt(k)
-    numbers = (estimate, estimate - margin, estimate + margin, ordered.size, k, start, math.nan)
-    return TailFit(*numbers, _judged(status, estimate, ordered.size))
+    numbers = (estimate, estimate - margin, estimate + margin, n, k, start, math.nan)
+    return TailFit(*numbers, _judged(status, estimate, n))
 
 
 def hill_curve(
@@ -209,20 +214,26 @@ def fit_khat(
     order = np.argsort(-values, kind="stable")
     ordered = values[order]
     n_tail = tail_size(ordered.size)
-    start = _start(ordered, n_tail)
-    status = _status(ordered, n_tail, start)
-    if status in _NO_FIT:
-        return _none(status, ordered.size, n_tail)
-    fit = zhang_stephens(log_excess(ordered[:n_tail], ordered[n_tail, None]))
-    estimate = float(_with_prior(fit.shape, n_tail))
+    fit = khat_of_top(ordered, n=ordered.size, n_tail=n_tail)
     owner = cluster_index(cluster, ordered.size)[order]
-    low = high = math.nan
-    if n_boot and owner.any() and math.isfinite(estimate):  # one cluster has nothing to resample
-        tails = resampled_tails(ordered, owner, n_tail + 1, n_boot=n_boot, seed=seed)
-        low, high = _khat_interval(tails)
+    if not n_boot or not owner.any() or not math.isfinite(fit.estimate):
+        return fit  # one cluster has nothing to resample
+    tails = resampled_tails(ordered, owner, n_tail + 1, n_boot=n_boot, seed=seed)
+    low, high = _khat_interval(tails)
+    return fit._replace(low=low, high=high)
+
+
+def khat_of_top(top: Float[np.ndarray, " top"], *, n: int, n_tail: int) -> TailFit:
+    """k-hat, without interval, from the largest of n log ratios alone, descending; more than `n_tail`."""
+    start = _start(top, n_tail)
+    status = _status(top, n_tail, start)
+    if status in _NO_FIT:
+        return _none(status, n, n_tail)
+    fit = zhang_stephens(log_excess(top[:n_tail], top[n_tail, None]))
+    estimate = float(_with_prior(fit.shape, n_tail))
     scale = exp_capped(float(fit.log_scale) - start)
-    numbers = (estimate, low, high, ordered.size, n_tail, start, scale)
-    return TailFit(*numbers, _judged(status, estimate, ordered.size))
+    numbers = (estimate, math.nan, math.nan, n, n_tail, start, scale)
+    return TailFit(*numbers, _judged(status, estimate, n))
 
 
 def _khat_interval(tails: np.ndarray) -> tuple[float, float]:
