@@ -28,16 +28,18 @@ def resampled_tails(
     owner: Int[np.ndarray, " item"],
     n_top: int,
     *,
+    clusters: int,
     n_boot: int,
     seed: int,
 ) -> Float[np.ndarray, "boot top"]:
     """The `n_top` largest values of each resample, descending; NaN rows where it has fewer.
 
-    `ordered` descends and `owner` names each item's cluster, numbered from 0.
+    `ordered` descends and `owner` names each item's cluster, from 0 to `clusters` - 1. It may hold the
+    largest items alone: four times `n_top` are almost always enough.
     """
     tails = np.full((n_boot, n_top), np.nan)
-    head = min(ordered.size, 4 * n_top)  # almost always enough; the whole array otherwise
-    for row, counts in zip(tails, cluster_counts(int(owner.max()) + 1, n_boot, seed)):
+    head = min(ordered.size, 4 * n_top)  # the whole array where a resample needs it
+    for row, counts in zip(tails, cluster_counts(clusters, n_boot, seed)):
         times = counts[owner[:head]]
         if times.sum() < n_top:
             times = counts[owner]

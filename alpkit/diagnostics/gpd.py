@@ -4,11 +4,15 @@ The numerical kernel of `alpkit.diagnostics.tails`; it judges nothing and knows 
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
+
+_SAFE: Final = 600.0
+"""Log of the largest excess over the first quartile up to which the ratios themselves are formed."""
 
 
 class GpdFit(NamedTuple):
@@ -50,17 +54,27 @@ def zhang_stephens(log_excess: Float[np.ndarray, "*rows tail"]) -> GpdFit:
     a = (np.sqrt(grid / (np.arange(1, grid + 1) - 0.5)) - 1) / 3
     largest, quartile = log_excess[..., :1], log_excess[..., quartile_index(n), None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        below_largest = np.log(-np.expm1(log_excess - largest))
-        scaled = log_excess - quartile
-        terms = (np.logaddexp(below_largest, np.log(a_i) + scaled).mean(axis=-1) for a_i in a)
-        candidates = np.stack(list(terms), axis=-1)
+        mean_log = _mean_log(-np.expm1(log_excess - largest), log_excess - quartile)
+        candidates = np.stack([mean_log(float(a_i)) for a_i in a], axis=-1)
         b = np.exp(quartile - largest) - a  # in units of 1/q
         profile = n * (np.log(-b / candidates) - candidates - 1)
         profile = np.where(np.isnan(profile), -np.inf, profile)
         weight = np.exp(profile - logsumexp(profile, axis=-1, keepdims=True))
         weight = np.where(weight >= 10 * np.finfo(np.float64).eps, weight, 0.0)
         a_mean = (weight * a).sum(axis=-1, keepdims=True) / weight.sum(axis=-1, keepdims=True)
-        shape = np.logaddexp(below_largest, np.log(a_mean) + scaled).mean(axis=-1)
+        shape = mean_log(a_mean)
         b_mean = (np.exp(quartile - largest) - a_mean)[..., 0]
         log_scale = np.log(-shape / b_mean) + quartile[..., 0]
     return GpdFit(np.asarray(shape), np.asarray(log_scale))
+
+
+def _mean_log(
+    below_largest: np.ndarray, scaled: np.ndarray
+) -> Callable[[float | np.ndarray], np.ndarray]:
+    """a -> mean along the last axis of log(below_largest + a exp(scaled)); all terms non-negative."""
+    # A sum of non-negative numbers needs no log space, which costs ten times as much, until exp overflows.
+    if scaled.size and np.nanmax(scaled[..., 0], initial=-np.inf) > _SAFE:
+        log_below = np.log(below_largest)
+        return lambda a: np.asarray(np.logaddexp(log_below, np.log(a) + scaled).mean(axis=-1))
+    excess = np.exp(scaled)
+    return lambda a: np.asarray(np.log(below_largest + a * excess).mean(axis=-1))

@@ -214,25 +214,47 @@ def fit_khat(
     order = np.argsort(-values, kind="stable")
     ordered = values[order]
     n_tail = tail_size(ordered.size)
-    fit = khat_of_top(ordered, n=ordered.size, n_tail=n_tail)
     owner = cluster_index(cluster, ordered.size)[order]
-    if not n_boot or not owner.any() or not math.isfinite(fit.estimate):
-        return fit  # one cluster has nothing to resample
-    tails = resampled_tails(ordered, owner, n_tail + 1, n_boot=n_boot, seed=seed)
-    low, high = _khat_interval(tails)
-    return fit._replace(low=low, high=high)
+    many = int(owner.max(initial=-1)) + 1
+    return khat_of_top(
+        ordered,
+        n=ordered.size,
+        n_tail=n_tail,
+        owner=owner,
+        clusters=many,
+        n_boot=n_boot,
+        seed=seed,
+    )
 
 
-def khat_of_top(top: Float[np.ndarray, " top"], *, n: int, n_tail: int) -> TailFit:
-    """k-hat, without interval, from the largest of n log ratios alone, descending; more than `n_tail`."""
+def khat_of_top(
+    top: Float[np.ndarray, " top"],
+    *,
+    n: int,
+    n_tail: int,
+    owner: Int[np.ndarray, " top"] | None = None,
+    clusters: int = 0,
+    n_boot: int = 0,
+    seed: int = 0,
+) -> TailFit:
+    """k-hat from the largest of n log ratios alone, descending; more than `n_tail` of them.
+
+    With `owner` (each one's cluster, numbered from 0 to `clusters` - 1) and `n_boot` also its interval,
+    which wants about four times `n_tail` items: a resample draws some clusters several times.
+    """
     start = _start(top, n_tail)
     status = _status(top, n_tail, start)
     if status in _NO_FIT:
         return _none(status, n, n_tail)
     fit = zhang_stephens(log_excess(top[:n_tail], top[n_tail, None]))
     estimate = float(_with_prior(fit.shape, n_tail))
+    low = high = math.nan
+    # One cluster has nothing to resample.
+    if owner is not None and n_boot and clusters > 1 and math.isfinite(estimate):
+        tails = resampled_tails(top, owner, n_tail + 1, clusters=clusters, n_boot=n_boot, seed=seed)
+        low, high = _khat_interval(tails)
     scale = exp_capped(float(fit.log_scale) - start)
-    numbers = (estimate, math.nan, math.nan, n, n_tail, start, scale)
+    numbers = (estimate, low, high, n, n_tail, start, scale)
     return TailFit(*numbers, _judged(status, estimate, n))
 
 
