@@ -9,6 +9,7 @@ from alpkit.objective.correction import Correction, agreement, mismatch_correcti
 from alpkit.objective.levels import reduce_to_level
 from alpkit.objective.loss import LossOutput, policy_loss, removal_agreement
 from alpkit.objective.reference import reference_kl
+from alpkit.objective.sketch import all_reduce_state, merge_states, sketch_state
 from alpkit.objective.surrogate import surrogate
 from alpkit.objective.weights import importance_weight
 
@@ -17,14 +18,17 @@ __all__ = [
     "LossOutput",
     "Normalizer",
     "agreement",
+    "all_reduce_state",
     "group_advantage",
     "importance_weight",
+    "merge_states",
     "mismatch_correction",
     "normalizer_sums",
     "policy_loss",
     "reduce_to_level",
     "reference_kl",
     "removal_agreement",
+    "sketch_state",
     "surrogate",
     "whole_batch",
 ]
