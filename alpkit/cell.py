@@ -1,6 +1,6 @@
 """What a running cell holds, how it starts, and how it is saved and taken up again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from transformers import PreTrainedModel
 
 from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
-from alpkit.diagnostics import SpikeDetector
 from alpkit.measure import ReceiptWatch
 from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.records import RecordWriter
+from alpkit.records import BackgroundWriter
 from alpkit.rollout import Request, Response, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.seeds import derive
+from alpkit.spikes import SpikeWatch
 from alpkit.tasks import Item, Task, eval_items, load_task
 
 _PROBE_ITEMS = 8
@@ -44,10 +44,10 @@ class Run:
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
     optimizer: torch.optim.Optimizer
-    records: RecordWriter
+    records: BackgroundWriter
     probe: SyncProbe
     receipts: ReceiptWatch
-    spikes: SpikeDetector = field(default_factory=SpikeDetector)
+    spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
 
     @property
@@ -84,7 +84,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         perturbation=perturbation,
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
-        records=RecordWriter(folder / "records"),
+        records=BackgroundWriter(folder / "records"),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
     )
@@ -128,16 +128,24 @@ def match_sigma(run: Run) -> None:
 
 
 def save(run: Run, step: int) -> None:
-    """Write the checkpoint from which `resume` goes on bit for bit."""
+    """Write the checkpoint from which `resume` goes on bit for bit, after all records up to it."""
+    run.records.flush()
     state = {
         "optimizer": run.optimizer.state_dict(),
         "log_sigma": None if run.perturbation is None else run.perturbation.log_sigma.detach(),
         "history": run.history.state(),
-        "spikes": run.spikes.history,
+        "spikes": run.spikes.state,
         "tokens": run.tokens,
     }
     keep = run.config.checkpoint.keep
     save_checkpoint(run.folder / "checkpoint", step, run.policy.model, state, keep=keep)
+
+
+def save_for_replay(run: Run, step: int) -> None:
+    """Keep the weights and sigmas that `step`'s first update starts from: `alpkit replay` needs them."""
+    noise = run.perturbation
+    state = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
+    save_checkpoint(run.folder / "replay", step, run.policy.model, state, keep=None)
 
 
 def resume(run: Run) -> int | None:
@@ -151,7 +159,7 @@ def resume(run: Run) -> int | None:
         with torch.no_grad():
             run.perturbation.log_sigma.copy_(state["log_sigma"])
     run.history.restore(**state["history"])
-    run.spikes, run.tokens = SpikeDetector(history=state["spikes"]), state["tokens"]
+    run.spikes, run.tokens = SpikeWatch(state["spikes"]), state["tokens"]
     run.sampler.sync(run.history.weights())
     return int(state["step"])
 
@@ -159,6 +167,11 @@ def resume(run: Run) -> int | None:
 def decode(policy: Policy, response: Response) -> str:
     """A response's text without special tokens: what a task scores."""
     return str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
+
+
+def decoder(policy: Policy) -> Callable[[list[int]], str]:
+    """Token ids to text, special tokens included: what a reader of a spike sees."""
+    return lambda ids: str(policy.tokenizer.decode(ids))
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:

@@ -17,9 +17,9 @@ from alpkit.errors import TrackingError
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int
+    folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int | None
 ) -> None:
-    """Write step's checkpoint under `folder`, then drop all but the `keep` newest."""
+    """Write step's checkpoint under `folder`, then drop all but the `keep` newest (None: none)."""
     target = _path(folder, step)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -29,7 +29,7 @@ def save_checkpoint(
     torch.save({"step": step, **state}, partial / "state.pt")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in [] if keep is None else sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
 
 

@@ -13,31 +13,36 @@ from torch import Tensor
 
 from alpkit.batches import Batch, MicroBatch
 from alpkit.config import ObjectiveConfig
-from alpkit.diagnostics import ratio_summary
-from alpkit.diagnostics.divergences import Level
-from alpkit.objective import LossOutput
+from alpkit.diagnostics import RatioSketch
+from alpkit.diagnostics.sketch import K3_CAP
+from alpkit.metrics import RATIO_LEVELS
+from alpkit.objective import LossOutput, sketch_state
 
-_LEVELS: tuple[Level, ...] = ("token", "geometric", "product")
 
-
-@dataclass
+@dataclass(frozen=True)
 class TokenTable:
-    """A step's valid tokens, flat, in the order of the updates; float32 log-probs in nats.
+    """A step's valid tokens, flat, in the order of the updates; on the device, log-probs in nats.
 
     A column that was not computed for this step is absent.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Tensor]
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self.columns["token"])
+
+    def __getitem__(self, name: str) -> Tensor:
         return self.columns[name]
 
-    def log_ratio(self, over: str, under: str) -> np.ndarray | None:
-        """`over` - `under` in nats, or None where either was not computed."""
+    def log_ratio(self, over: str, under: str) -> Tensor | None:
+        """`over` - `under` in float64 nats, or None where either was not computed."""
         if over not in self.columns or under not in self.columns:
             return None
-        difference: np.ndarray = self[over].astype(np.float64) - self[under]
-        return difference
+        return self[over].double() - self[under].double()
+
+    def host(self) -> dict[str, np.ndarray]:
+        """Every column as a numpy array: for steps that are recorded or stand out."""
+        return {name: values.cpu().numpy() for name, values in self.columns.items()}
 
 
 def token_rows(
@@ -68,10 +73,8 @@ def token_rows(
 
 
 def gather(parts: Sequence[dict[str, Tensor]]) -> TokenTable:
-    """The step's table on the host: the one transfer of the step."""
-    return TokenTable(
-        {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
-    )
+    """The updates' tokens as one table."""
+    return TokenTable({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def batch_metrics(batch: Batch, group: int) -> dict[str, float]:
@@ -91,48 +94,66 @@ def batch_metrics(batch: Batch, group: int) -> dict[str, float]:
     }
 
 
-def divergence_metrics(tokens: TokenTable) -> dict[str, float]:
-    """kl/* of the unperturbed policy against the sampler, and its entropy."""
-    raw = tokens.log_ratio("logp_train", "logp_rollout")
-    if raw is None:
-        return {}
-    k3 = np.expm1(np.minimum(raw, 700.0)) - raw
-    per_update = [k3[tokens["update"] == update].mean() for update in np.unique(tokens["update"])]
-    return {
-        "kl/k1": float(-raw.mean()),
-        "kl/k2": float((raw**2).mean() / 2),
-        "kl/k3": float(k3.mean()),
-        "kl/k3_max": float(max(per_update)),
-        "train/entropy": float(tokens["entropy"].mean()),
-    }
-
-
 def ratio_metrics(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, float]:
-    """ratio/<kind>/<level>/<stat> of every factor that this step computed."""
+    """kl/* and ratio/<kind>/<level>/<stat> of every factor that this step computed.
+
+    Every ratio is sketched where its log-probs are; one vector for each crosses to the host.
+    """
+    per_level = {
+        f"ratio/{kind}/{level}": _at_level(log_ratio, tokens["sample"], level)
+        for kind, log_ratio in _factors(tokens, objective).items()
+        for level in RATIO_LEVELS
+    }
+    if objective.weight.action != "none":
+        weight = tokens["weight"].double()
+        per_level["ratio/applied/token"] = weight[weight > 0].log()
+    states = torch.stack([sketch_state(values) for values in per_level.values()]).cpu().numpy()
+    sketches = {name: RatioSketch(state) for name, state in zip(per_level, states, strict=True)}
+    found = {
+        f"{n}/{stat}": v for n, sketch in sketches.items() for stat, v in sketch.summary().items()
+    }
+    if raw := sketches.get("ratio/raw/token"):
+        found |= _divergences(raw, tokens)
+        found["ratio/raw/token/width"] = found["ratio/raw/token/p98"] - found["ratio/raw/token/p02"]
+    return found
+
+
+def _factors(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, Tensor]:
     numerator = "logp_perturbed" if "logp_perturbed" in tokens.columns else "logp_train"
-    denominator = f"logp_{objective.ratio.denominator}"
     kinds = {
         "raw": tokens.log_ratio("logp_train", "logp_rollout"),
         "mismatch": tokens.log_ratio("logp_old", "logp_rollout"),
         "staleness": tokens.log_ratio("logp_train", "logp_old"),
         "perturbation": tokens.log_ratio("logp_perturbed", "logp_train"),
-        "loss": tokens.log_ratio(numerator, denominator),
+        "loss": tokens.log_ratio(numerator, f"logp_{objective.ratio.denominator}"),
     }
-    found: dict[str, float] = {}
-    for kind, log_ratio in kinds.items():
-        if log_ratio is not None:
-            for level in _LEVELS:
-                stats = ratio_summary(log_ratio, tokens["sample"], level=level)
-                found |= {f"ratio/{kind}/{level}/{stat}": v for stat, v in stats.items()}
-    if objective.weight.action != "none":
-        kept = tokens["weight"] > 0
-        if kept.any():
-            log_weight = np.log(tokens["weight"][kept].astype(np.float64))
-            stats = ratio_summary(log_weight, tokens["sample"][kept], level="token")
-            found |= {f"ratio/applied/token/{stat}": v for stat, v in stats.items()}
-    if "ratio/raw/token/p98" in found:
-        found["ratio/raw/token/width"] = found["ratio/raw/token/p98"] - found["ratio/raw/token/p02"]
-    return found
+    return {kind: log_ratio for kind, log_ratio in kinds.items() if log_ratio is not None}
+
+
+def _at_level(log_ratio: Tensor, sample: Tensor, level: str) -> Tensor:
+    """One log ratio per token, or the mean (geometric) or sum (product) of each response."""
+    if level == "token":
+        return log_ratio
+    _, owner, length = sample.unique(return_inverse=True, return_counts=True)
+    total = log_ratio.new_zeros(len(length)).index_add(0, owner, log_ratio)
+    return total if level == "product" else total / length
+
+
+def _divergences(raw: RatioSketch, tokens: TokenTable) -> dict[str, float]:
+    """kl/* of the unperturbed policy against the sampler, and its entropy."""
+    d = tokens["logp_train"].double() - tokens["logp_rollout"].double()
+    _, owner, count = tokens["update"].unique(return_inverse=True, return_counts=True)
+    k3 = d.clamp(max=K3_CAP).expm1() - d
+    per_update = k3.new_zeros(len(count)).index_add(0, owner, k3) / count
+    entropy = tokens["entropy"].double().mean()
+    largest, entropy_mean = torch.stack([per_update.max(), entropy]).tolist()
+    return {
+        "kl/k1": -raw.sums["d"] / raw.n,
+        "kl/k2": raw.sums["d2"] / raw.n / 2,
+        "kl/k3": raw.k3(),
+        "kl/k3_max": largest,
+        "train/entropy": entropy_mean,
+    }
 
 
 class ReceiptWatch:

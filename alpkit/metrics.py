@@ -87,12 +87,20 @@ _PLAIN = (
     Metric("kl/k3_max", "nats",
         "Largest per-update mean of exp(d) - 1 - d of the step.",
         "Divergence grows inside a step: the last updates are the stalest."),
-    Metric("kl/spike", "flag",
-        "1 when log kl/k3 stands more than 4 robust standard deviations above its trailing window.",
-        "Share of ones = spike rate. Absent during the first 16 steps (design §6)."),
-    Metric("kl/spike_z", "robust sd",
-        "(log kl/k3 - median) / (1.4826 max(MAD, 0.05)) over the 50 steps before this one.",
-        "Above 4 is a spike; no look-ahead (corrections §3.2)."),
+    *(
+        Metric(f"{area}/{key}", unit, definition, reading)
+        for area, what in (("kl", "kl/k3 or kl/k3_max"), ("train", "train/grad_norm"))
+        for key, unit, definition, reading in (
+            ("spike", "flag",
+                f"1 when log {what} stands more than 4 robust standard deviations above its trailing window.",
+                "Share of ones = spike rate. Absent during the first 16 steps (design §6). Who made it: "
+                "spikes.jsonl."),
+            ("spike_z", "robust sd",
+                f"(log v - median) / (1.4826 max(MAD, 0.05)) over the 50 steps before this one, v = {what}; "
+                "the largest where there are two.",
+                "Above 4 is a spike; no look-ahead (corrections §3.2)."),
+        )
+    ),
     Metric("receipt/clipped_low", "share",
         "Valid tokens with ratio below the band and negative advantage / valid tokens.",
         "Only dead gradients count: a low ratio with positive advantage still trains."),
@@ -283,6 +291,9 @@ RATIO_STATS: Final[dict[str, Metric]] = {
         ("top1_share", "share",
             "Sum of the ceil(N/100) largest ratios / sum of all ratios.",
             "0.01 on policy; near 1 one per cent of the items is the whole update."),
+        ("zero", "share",
+            "Items with log ratio exactly 0 / all items.",
+            "An atom: both policies gave the same float. Near 1, quantiles and tails describe the few others."),
         ("saturated", "share",
             "Items with |log ratio| >= 20 nats / all items.",
             "0. Engines clamp there, so such items are censored observations."),

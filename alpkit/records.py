@@ -2,8 +2,8 @@
 
 `<run>/records/tokens-000010.parquet` has one row per response token of step 10, in the order that
 the trainer hands them over; `sequences-000010.parquet` one row per response. Log-probs are stored
-raw: no clamp, no clip; NaN means "not computed" and becomes null. Weights are not stored, they
-follow from the rest. Not here: metrics (`alpkit.tracking`).
+raw: no clamp, no clip; NaN means "not computed" and becomes null. Weights are stored on request only,
+they follow from the rest. Not here: metrics (`alpkit.tracking`).
 
     RecordWriter(run / "records").write(step, tokens, sequences)
     read_tokens(run, columns=["logp_rollout", "logp_train"], steps=[10])
@@ -11,7 +11,9 @@ follow from the rest. Not here: metrics (`alpkit.tracking`).
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
@@ -52,6 +54,7 @@ _TOKEN_COLUMNS = {
     "advantage": pa.float32(),
     "reward": pa.float32(),
     "policy_version": pa.int32(),
+    "weight": pa.float32(),  # null unless records.weight: true
 }
 TOKEN_SCHEMA: Final = _schema(
     _TOKEN_COLUMNS, (name for name, kind in _TOKEN_COLUMNS.items() if kind != pa.float32())
@@ -70,8 +73,12 @@ SEQUENCE_SCHEMA: Final = _schema(
     },
     ("step", "sample", "prompt", "prompt_ids", "response_ids", "finish"),
 )
-_FLOATS = [field.name for field in TOKEN_SCHEMA if pa.types.is_floating(field.type)]
-_INTEGERS = [field.name for field in TOKEN_SCHEMA if pa.types.is_integer(field.type)]
+# Columns of few or repeated values are cheapest as dictionaries; log-probs as split bytes.
+_REPEATED = ["advantage", "reward"]
+_REPEATED += [field.name for field in TOKEN_SCHEMA if pa.types.is_integer(field.type)]
+_SPREAD = [n for n, kind in _TOKEN_COLUMNS.items() if kind == pa.float32() and n not in _REPEATED]
+_ROW_GROUP = 1 << 18
+_WAITING = 2
 _NAME = re.compile(r"tokens-(\d{6,})\.parquet")
 Kind = Literal["tokens", "sequences"]
 
@@ -103,13 +110,41 @@ class RecordWriter:
         beside = self.folder / f"sequences-{step:06d}.parquet"
         sequence_table = _table(step, sequences, SEQUENCE_SCHEMA, str(beside))
         _replace(sequence_table, beside, use_dictionary=["finish"])
-        _replace(
-            token_table,
-            target,
-            use_dictionary=_INTEGERS,
-            use_byte_stream_split=_FLOATS,
-        )
+        _replace(token_table, target, use_dictionary=_REPEATED, use_byte_stream_split=_SPREAD)
         return target
+
+
+class BackgroundWriter:
+    """A `RecordWriter` in a thread of its own, so that training does not wait for the disk.
+
+    At most two steps wait: a slow disk slows the run down instead of filling its memory. What a write
+    raises comes out of the next `write`, `flush` or `close`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = RecordWriter(folder)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="records")
+        self._pending: deque[Future[Path]] = deque()
+
+    def write(
+        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Any]
+    ) -> None:
+        """Hand over a step's tokens and sequences, whose arrays must not change afterwards."""
+        while len(self._pending) >= _WAITING:
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._writer.write, step, tokens, sequences))
+
+    def flush(self) -> None:
+        """Return when everything handed over is in its place."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Flush, then end the thread."""
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
 
 
 def _table(step: int, columns: Mapping[str, Any], schema: pa.Schema, where: str) -> pa.Table:
@@ -121,7 +156,7 @@ def _table(step: int, columns: Mapping[str, Any], schema: pa.Schema, where: str)
             "record columns differ in length", where=where, why=str(lengths), fix="one row per item"
         )
     rows = next(iter(lengths.values()), 0)
-    given["step"] = np.full(rows, step)
+    given["step"] = np.full(rows, step, np.int32)
     missing = [field.name for field in schema if not field.nullable and field.name not in given]
     if missing:
         raise TrackingError(
@@ -135,9 +170,11 @@ def _array(column: Any, rows: int, field: pa.Field, where: str) -> pa.Array:
     if column is None:
         return pa.nulls(rows, field.type)
     if isinstance(column, np.ndarray) and pa.types.is_floating(field.type):
-        column = column.astype(np.float32)
+        # A null costs a second pass over the column: most have none.
+        column = column.astype(np.float32, copy=False)
+        return pa.array(column, type=field.type, from_pandas=bool(np.isnan(column.sum())))
     try:
-        return pa.array(column, type=field.type, from_pandas=True)
+        return pa.array(column, type=field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise TrackingError(
             f"record column {field.name} does not fit {field.type}", where=where, why=str(error)
@@ -148,7 +185,14 @@ def _replace(table: pa.Table, target: Path, **options: Any) -> None:
     """Write beside `target` and rename: a reader sees the old file or the new one, never half."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd", compression_level=6, **options)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=_ROW_GROUP,
+            **options,
+        )
         os.replace(temporary, target)
     except OSError as error:
         raise TrackingError(

@@ -18,15 +18,15 @@ from typing import Any
 
 from torch import Tensor
 
+from alpkit import spikes
 from alpkit.batches import Batch, cut
-from alpkit.cell import Run, match_sigma, resume, save, set_up
+from alpkit.cell import Run, decoder, match_sigma, resume, save, save_for_replay, set_up
 from alpkit.clock import Clock
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
 from alpkit.measure import (
     TokenTable,
     batch_metrics,
-    divergence_metrics,
     gather,
     ratio_metrics,
     receipt_metrics,
@@ -48,6 +48,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     try:
         done = resume(run)
         tracker.rewind(done)
+        spikes.rewind(folder, done)
         if done is None:
             match_sigma(run)
             tracker.log(0, first_look(run))
@@ -61,7 +62,9 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             # After the log: a kill in between repeats the step instead of leaving a hole.
             if step % config.checkpoint.every == 0 or step == config.train.steps:
                 save(run, step)
+        run.records.flush()
     finally:
+        run.records.close()
         run.sampler.close()
 
 
@@ -97,13 +100,17 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
         with clock("logp_old"):
             old = logp_old(run, plan)
 
+    due = step % config.records.every == 0 or step in (1, config.train.steps)
+    if due and config.records.replay:
+        with clock("records"):
+            save_for_replay(run, step)
     updates = [
         update_policy(Place(run, step, update, diagnose, clock), micros, old)
         for update, micros in enumerate(plan)
     ]
     with clock("diagnostics"):
         tokens = gather([rows for update in updates for rows in update.rows])
-        run.tokens += len(tokens["token"])
+        run.tokens += len(tokens)
         metrics |= _update_metrics(updates)
         metrics |= receipt_metrics([o for u in updates for o in u.outputs], config.objective)
         for bound in run.receipts.update(metrics):
@@ -111,15 +118,16 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
             )
         if diagnose:
-            metrics |= divergence_metrics(tokens) | ratio_metrics(tokens, config.objective)
-            metrics |= _spike_metrics(run, metrics["kl/k3"])
+            metrics |= ratio_metrics(tokens, config.objective)
+        verdicts, stood_out = run.spikes.judge(metrics)
+        metrics |= verdicts
         if run.perturbation is not None:
             metrics |= run.perturbation.metrics()
     with clock("sync"):
         metrics |= sync(run)
-    if step % config.records.every == 0 or step in (1, config.train.steps):
+    if due or stood_out:
         with clock("records"):
-            record(run, step, batch, tokens)
+            record(run, step, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
     return metrics | {"progress/tokens": float(run.tokens), "progress/samples": float(samples)}
 
@@ -132,9 +140,20 @@ def sync(run: Run) -> dict[str, float]:
         return run.probe.check(run.sampler, run.policy.model).metrics()
 
 
-def record(run: Run, step: int, batch: Batch, tokens: TokenTable) -> None:
-    """Write the step's tokens and sequences."""
-    columns = {name: values for name, values in tokens.columns.items() if name != "weight"}
+def record(
+    run: Run, step: int, batch: Batch, tokens: TokenTable, stood_out: Sequence[spikes.Found]
+) -> None:
+    """Write the step's tokens and sequences, and who made the metrics that stood out."""
+    columns = tokens.host()
+    if stood_out:
+        responses = {row: list(own.token_ids) for row, own in enumerate(batch.responses)}
+        lines = [
+            spikes.explain(step, found, columns, responses, decoder(run.policy))
+            for found in stood_out
+        ]
+        spikes.append(run.folder, lines)
+    internal = {"ratio"} if run.config.records.weight else {"ratio", "weight"}
+    recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
     prompt_mask = rollout.attention & ~rollout.response
     sequences: dict[str, Any] = {
@@ -148,7 +167,7 @@ def record(run: Run, step: int, batch: Batch, tokens: TokenTable) -> None:
         "advantage": batch.advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
-    run.records.write(step, columns, sequences)
+    run.records.write(step, recorded, sequences)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
@@ -162,14 +181,6 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
     if norms:
         found |= {"train/grad_norm": sum(norms) / len(norms), "train/grad_norm_max": max(norms)}
     return found
-
-
-def _spike_metrics(run: Run, k3: float) -> dict[str, float]:
-    """Is this step's KL a spike against the steps before it? Absent while history is short."""
-    spike = run.spikes.update(k3)
-    if spike.status != "ok":
-        return {}
-    return {"kl/spike": float(spike.is_spike), "kl/spike_z": spike.z}
 
 
 def _refuse_too_many_nonfinite(run: Run, batch: Batch, step: int) -> None:

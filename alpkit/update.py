@@ -82,7 +82,7 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
             per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
         else:
             per_token["logp_perturbed"] = scored.logp
-        per_token |= {"keep": output.keep, "weight": output.weight}
+        per_token |= {"keep": output.keep, "weight": output.weight, "ratio": output.ratio}
         _compare(place, micro, reference, scored, output)
         rows.append(token_rows(place.update, micro, per_token, micro.rollout.policy_version))
         outputs += [output for _, output in drawn]

@@ -30,6 +30,7 @@ COLUMNS = {
         "logp_old",
     ),
     *("logp_train", "logp_perturbed", "entropy", "keep", "advantage", "reward", "policy_version"),
+    "weight",
 }
 
 

@@ -144,7 +144,12 @@ class DiagnosticsConfig(Section):
 
 class RecordsConfig(Section):
     every: PositiveInt = 10
-    """Steps between per-token Parquet records (the first and the last step are always recorded)."""
+    """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
+    weight: bool = False
+    """Also record each token's applied weight; it follows from the log-probs and the objective."""
+    replay: bool = False
+    """Keep the weights from before every recorded step's first update, for gradients in `alpkit replay`; a
+    step recorded only because it spiked has none."""
 
 
 class CheckpointConfig(Section):

@@ -1,0 +1,181 @@
+"""Steps that stand out, and who made them: the watched metrics and `<run>/spikes.jsonl`, a line per spike.
+
+A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). What the run did around it
+is in metrics.jsonl; the analysis joins the two.
+
+    {"step": 17, "metric": "kl/k3", "z": 9.1, "share_sequences": {"1": 0.97, ...}, "sequences": [...], ...}
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from alpkit.diagnostics import Attribution, SpikeDetector, attribute
+from alpkit.runs import write_text
+
+SPIKES_FILE: Final = "spikes.jsonl"
+WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
+"""Metric -> area of its `spike` and `spike_z` metrics (design §6)."""
+_TOKENS: Final = 10
+_SEQUENCES: Final = 3
+_TEXT: Final = 400  # characters of a response that a line keeps
+
+Columns = Mapping[str, np.ndarray]
+Texts = Callable[[list[int]], str]
+
+
+class Found(NamedTuple):
+    """One metric that stood out at this step."""
+
+    metric: str
+    value: float
+    z: float
+
+
+class SpikeWatch:
+    """Judges the watched metrics of one run, step by step."""
+
+    def __init__(self, state: Mapping[str, list[float]] | None = None) -> None:
+        history = state or {}
+        self._detectors = {m: SpikeDetector(history=history.get(m, ())) for m in WATCHED}
+
+    @property
+    def state(self) -> dict[str, list[float]]:
+        """What a checkpoint has to keep."""
+        return {metric: detector.history for metric, detector in self._detectors.items()}
+
+    def judge(self, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Found]]:
+        """Take one step's metrics; returns `<area>/spike` and `/spike_z`, and the metrics that stood out.
+
+        While history is short, or where the step did not compute a metric, there is no verdict and no key.
+        """
+        verdicts: dict[str, float] = {}
+        found = []
+        for metric, detector in self._detectors.items():
+            if metric not in metrics:
+                continue
+            spike = detector.update(metrics[metric])
+            if spike.status != "ok":
+                continue
+            area = WATCHED[metric]
+            flag, z = f"{area}/spike", f"{area}/spike_z"
+            verdicts[flag] = max(verdicts.get(flag, 0.0), float(spike.is_spike))
+            verdicts[z] = max(verdicts.get(z, -math.inf), spike.z)
+            if spike.is_spike:
+                found.append(Found(metric, metrics[metric], spike.z))
+        return verdicts, found
+
+
+def explain(
+    step: int, found: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
+) -> dict[str, Any]:
+    """One line of spikes.jsonl: the share of the metric that its largest tokens and sequences carry.
+
+    A token's contribution to K3 is exp(d) - 1 - d, nats; to the gradient's norm |advantage| ratio weight,
+    the size of its gradient's coefficient before clipping. k3_max: of the update with the largest mean.
+    `responses`: token ids by sample.
+    """
+    rows = _rows(found.metric, tokens)
+    contribution = _contribution(found.metric, tokens)[rows]
+    sample = tokens["sample"][rows]
+    made = attribute(contribution, sample)
+    return {
+        "step": step,
+        "metric": found.metric,
+        "value": found.value,
+        "z": found.z,
+        "status": made.status,
+        "share_tokens": _shares(made.share_tokens),
+        "share_sequences": _shares(made.share_sequences),
+        "tokens": _token_lines(made, rows, contribution, tokens, decode),
+        "sequences": [
+            {
+                "sample": own.sequence,
+                "prompt": int(tokens["prompt"][rows][sample == own.sequence][0]),
+                "contribution": _finite(own.contribution),
+                "share": _finite(own.share),
+                "tokens": own.tokens,
+                "text": decode(responses[own.sequence])[:_TEXT],
+            }
+            for own in made.sequences[:_SEQUENCES]
+        ],
+    }
+
+
+def _rows(metric: str, tokens: Columns) -> np.ndarray:
+    if metric != "kl/k3_max":
+        return np.arange(len(tokens["sample"]))
+    updates, owner = np.unique(tokens["update"], return_inverse=True)
+    means = np.bincount(owner, _contribution(metric, tokens)) / np.bincount(owner)
+    return np.flatnonzero(tokens["update"] == updates[np.argmax(means)])
+
+
+def _contribution(metric: str, tokens: Columns) -> np.ndarray:
+    if metric == "train/grad_norm":
+        size = tokens["ratio"].astype(np.float64) * tokens["weight"] * np.abs(tokens["advantage"])
+        return np.asarray(size)
+    d = tokens["logp_train"].astype(np.float64) - tokens["logp_rollout"]
+    return np.asarray(np.expm1(np.minimum(d, 700.0)) - d)
+
+
+def _token_lines(
+    made: Attribution, rows: np.ndarray, contribution: np.ndarray, tokens: Columns, decode: Texts
+) -> list[dict[str, Any]]:
+    total = float(np.abs(contribution).sum())
+    lines = []
+    numerator = "logp_train" if "logp_train" in tokens else "logp_perturbed"
+    for index in made.tokens[:_TOKENS]:
+        at = rows[index]
+        log_ratio = float(tokens[numerator][at]) - float(tokens["logp_rollout"][at])
+        own = float(contribution[index])
+        lines.append(
+            {
+                **{name: int(tokens[name][at]) for name in ("sample", "prompt", "position")},
+                "token": int(tokens["token"][at]),
+                "text": decode([int(tokens["token"][at])]),
+                "log_ratio": _finite(log_ratio),
+                "contribution": _finite(own),
+                "share": _finite(own / total) if total > 0 else None,
+            }
+        )
+    return lines
+
+
+def _shares(shares: Mapping[int, float]) -> dict[str, float | None]:
+    return {str(k): _finite(share) for k, share in shares.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def append(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to the run's spikes."""
+    with (folder / SPIKES_FILE).open("a", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All spikes of a run; the half line that a killed process leaves at the end is skipped."""
+    path = folder / SPIKES_FILE
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def rewind(folder: Path, step: int | None) -> None:
+    """Forget spikes after `step` (None: all): training goes on from there."""
+    if (folder / SPIKES_FILE).exists():
+        kept = [line for line in read(folder) if step is not None and line["step"] <= step]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        write_text(folder / SPIKES_FILE, text)
