@@ -8,21 +8,12 @@ from alpkit.diagnostics.ccdf import Ccdf, ccdf
 from alpkit.diagnostics.decomposition import Decomposition, decompose
 from alpkit.diagnostics.divergences import Level, divergences, reduce_to_level
 from alpkit.diagnostics.envelope import Envelope, envelope, envelope_sequences
+from alpkit.diagnostics.hill import HillCurve, hill, hill_curve
 from alpkit.diagnostics.sketch import RatioSketch, merge_all
 from alpkit.diagnostics.spikes import Spike, SpikeDetector
 from alpkit.diagnostics.summary import ratio_summary
-from alpkit.diagnostics.tails import (
-    SATURATION,
-    Side,
-    Status,
-    TailFit,
-    fit_gpd,
-    fit_khat,
-    hill,
-    hill_curve,
-    khat_limit,
-    tail_size,
-)
+from alpkit.diagnostics.tailfit import SATURATION, Side, Status, TailFit, khat_limit, tail_size
+from alpkit.diagnostics.tails import fit_gpd, fit_khat
 
 __all__ = [
     "SATURATION",
@@ -30,6 +21,7 @@ __all__ = [
     "Ccdf",
     "Decomposition",
     "Envelope",
+    "HillCurve",
     "Level",
     "RatioSketch",
     "SequenceShare",

@@ -46,6 +46,7 @@ def ratio_summary(
         "chi2": chi2,
         "top1_share": _top_share(d),
         "saturated": float(np.mean(np.abs(d) >= SATURATION)),
+        "zero": float(np.mean(d == 0)),
     }
     return values | _tail(d, "right") | _tail(d, "left")
 

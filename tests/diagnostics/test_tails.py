@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,14 @@ def test_hill_by_hand_and_its_curve():
     assert hill(d, 5).estimate == pytest.approx(np.mean(np.log([2, 4, 8, 16, 32]) - np.log(1.5)))
     ks = np.array([0, 1, 5, 6, 7])
     curve = hill_curve(d, ks)
-    np.testing.assert_allclose(curve[1], math.log(2))
-    assert curve[2] == pytest.approx(hill(d, 5).estimate)
-    assert np.isnan(curve[[0, 4]]).all()
-    assert np.isfinite(curve[3])
-    assert np.isnan(hill_curve(np.array([np.nan, 1.0]), np.array([1]))).all()
+    np.testing.assert_allclose(curve.estimate[1], math.log(2))
+    one = hill(d, 5)
+    assert (curve.estimate[2], curve.low[2], curve.high[2]) == pytest.approx(one[:3])
+    assert np.isnan(curve.estimate[[0, 4]]).all()
+    assert np.isfinite(curve.estimate[3])
+    bad = hill_curve(np.array([np.nan, 1.0]), np.array([1]))
+    assert bad.status == "nonfinite"
+    assert np.isnan(bad.estimate).all()
     assert hill(d, 4).status == "short"
 
 
@@ -130,6 +134,23 @@ def test_clusters_widen_the_interval():
     one = fit_khat(d, cluster=np.zeros(2_500, int))
     assert math.isnan(one.low)
     assert one.estimate == alone.estimate
+
+
+def test_every_estimator_takes_clusters_and_the_curve_agrees_with_hill():
+    rng = np.random.default_rng(3)
+    prompt = np.repeat(np.arange(60), 40)
+    d = rng.normal(0, 0.5, 60)[prompt] + 0.2 * rng.exponential(size=2_400)
+    for fit in (partial(hill, d, 147), partial(fit_gpd, d), partial(fit_gpd, d, threshold=1.0)):
+        alone, grouped = fit(), fit(cluster=prompt, n_boot=100)
+        assert grouped.estimate == alone.estimate
+        assert grouped.high - grouped.low > 1.2 * (alone.high - alone.low)
+        assert grouped == fit(cluster=prompt, n_boot=100)
+        assert math.isnan(fit(cluster=np.zeros_like(prompt)).low)
+    curve = hill_curve(d, np.array([30, 147]), cluster=prompt, n_boot=100)
+    one = hill(d, 147, cluster=prompt, n_boot=100)
+    assert curve.estimate[1] == pytest.approx(one.estimate)
+    assert curve.low[1] == pytest.approx(one.low, rel=0.02)
+    assert curve.high[1] == pytest.approx(one.high, rel=0.02)
 
 
 def test_interval_is_reproducible_and_depends_on_the_seed():

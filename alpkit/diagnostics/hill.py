@@ -1,0 +1,149 @@
+"""Hill's estimator: the mean log ratio above a threshold, as a number and as a curve over k.
+
+hill_curve(logp_train - logp_rollout, np.arange(10, 400), cluster=prompt)
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alpkit.diagnostics.bootstrap import resampled_tails, tail_interval
+from alpkit.diagnostics.tailfit import (
+    NO_FIT,
+    Z90,
+    Side,
+    Status,
+    TailFit,
+    judged,
+    no_fit,
+    ordered,
+    tail_start,
+    tail_status,
+)
+
+
+class HillCurve(NamedTuple):
+    """Hill estimates over k with their pointwise 90 % band; NaN where k < 1 or k >= n."""
+
+    k: Int[np.ndarray, " k"]
+    estimate: Float[np.ndarray, " k"]
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+    n: int
+    status: Status
+    """ok, flat (the largest values are all equal), short (n < 2) or nonfinite."""
+
+
+def hill(
+    log_ratio: Float[np.ndarray, " item"],
+    k: int,
+    *,
+    side: Side = "right",
+    cluster: Int[np.ndarray, " item"] | None = None,
+    n_boot: int = 400,
+    seed: int = 0,
+) -> TailFit:
+    """Hill estimate on the k largest ratios (or inverse ratios).
+
+    Parameters
+    ----------
+    log_ratio : d, nats; padding removed.
+    k : items in the tail; look at several (`hill_curve`), never at one.
+    side : right for x = exp(d), left for 1/x.
+    cluster : id of each item's prompt (or response): what the interval resamples. Without it the
+        interval is the i.i.d. one, too narrow where tokens of a response depend on each other.
+    n_boot : resamples for the clustered interval; 0 for the estimate alone.
+    seed : seed of the resampling.
+
+    Returns
+    -------
+    TailFit : `estimate` = mean(d_(i) - d_(k+1)), i <= k; `low`, `high` = 90 % percentile interval
+        over clusters, or the i.i.d. estimate (1 +- 1.645/sqrt k).
+
+    References
+    ----------
+    Hill 1975, A simple general approach to inference about the tail of a distribution.
+    """
+    values, owner, clusters = ordered(log_ratio, side, cluster)
+    by = None if cluster is None else owner
+    n = values.size
+    return hill_of_top(values, k, n=n, owner=by, clusters=clusters, n_boot=n_boot, seed=seed)
+
+
+def hill_of_top(
+    top: Float[np.ndarray, " top"],
+    k: int,
+    *,
+    n: int,
+    owner: Int[np.ndarray, " top"] | None = None,
+    clusters: int = 0,
+    n_boot: int = 0,
+    seed: int = 0,
+) -> TailFit:
+    """Hill estimate from the largest of n log ratios alone, descending; more than k of them.
+
+    The interval is clustered with `owner`, whose arguments are as for `khat_of_top`.
+    """
+    start = tail_start(top, k)
+    status = tail_status(top, k, start)
+    if status in NO_FIT:
+        return no_fit(status, n, k)
+    estimate = float(np.mean(top[:k] - start))
+    margin = Z90 * estimate / math.sqrt(k)
+    low, high = estimate - margin, estimate + margin
+    if owner is not None:
+        low, high = tail_interval(
+            top, owner, k, _hill_rows, clusters=clusters, n_boot=n_boot, seed=seed
+        )
+    status = judged(status, estimate, n)
+    return TailFit(estimate, low, high, n, k, start, math.nan, status)
+
+
+def _hill_rows(tails: np.ndarray) -> np.ndarray:
+    return np.asarray((tails[:, :-1] - tails[:, -1:]).mean(axis=1))
+
+
+def hill_curve(
+    log_ratio: Float[np.ndarray, " item"],
+    ks: Int[np.ndarray, " k"],
+    *,
+    side: Side = "right",
+    cluster: Int[np.ndarray, " item"] | None = None,
+    n_boot: int = 400,
+    seed: int = 0,
+) -> HillCurve:
+    """Hill estimates for every k of `ks`, the stability plot; arguments as for `hill`.
+
+    A power law shows as a plateau. The band is over clusters, or the i.i.d. one without them.
+    """
+    values, owner, clusters = ordered(log_ratio, side, cluster)
+    k = np.asarray(ks)
+    nothing = np.full(k.shape, math.nan)
+    legal = (k >= 1) & (k < values.size)
+    if not np.isfinite(values).all():
+        return HillCurve(k, nothing, nothing, nothing, values.size, "nonfinite")
+    if values.size < 2 or not legal.any():
+        return HillCurve(k, nothing, nothing, nothing, values.size, "short")
+    estimate, low, high = nothing.copy(), nothing.copy(), nothing.copy()
+    estimate[legal] = _curve(values[None], k[legal])[0]
+    if cluster is None:
+        low, high = (estimate * (1 + sign * Z90 / np.sqrt(np.maximum(k, 1))) for sign in (-1, 1))
+    elif n_boot and clusters > 1:
+        tails = resampled_tails(
+            values, owner, int(k[legal].max()) + 1, clusters=clusters, n_boot=n_boot, seed=seed
+        )
+        curves = np.concatenate([_curve(rows, k[legal]) for rows in tails])
+        curves = curves[np.isfinite(curves).all(axis=1)]
+        if curves.size:
+            low[legal], high[legal] = np.quantile(curves, [0.05, 0.95], axis=0)
+    status: Status = "ok" if (estimate[legal] > 0).any() else "flat"
+    return HillCurve(k, estimate, low, high, values.size, status)
+
+
+def _curve(tails: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Hill estimates per row of descending values."""
+    # Differences to the largest, so that a common shift costs no digits.
+    below = tails - tails[:, :1]
+    return np.asarray(np.cumsum(below, axis=1)[:, k - 1] / k - below[:, k])
