@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alpkit.config.objective import Aggregate, ObjectiveConfig
@@ -54,24 +54,35 @@ def sums_of(
     tokens: TokenBatch, advantage: Float[Tensor, "batch #tok"], config: ObjectiveConfig
 ) -> Sums:
     """The same from a prepared batch. The mean weight is taken before any rejection."""
-    counted, clamp = tokens.real, config.log_ratio_clamp
+    counted, clamp = tokens.count, config.log_ratio_clamp
     shrinking = [rule for rule in config.reject if rule.normalizer == "shrink"]
     if shrinking:
         gone = reject(tokens, shrinking, clamp=clamp, advantage=advantage).uncounted
-        counted = counted * (~gone).to(counted.dtype)
-    dtype = tokens.logp_rollout.dtype
-    rows = torch.tensor(counted.shape[0], dtype=dtype, device=counted.device)
-    weight = weights = torch.zeros_like(rows)
+        counted = counted - tokens.rows(gone)
+    weight = weights = torch.zeros_like(tokens.nonfinite)
     if config.weight.normalize == "batch":
         factor = raw_weight(tokens, config.weight, clamp).weight
-        weight, weights = weight_sums(factor, tokens.real, config.weight)
-    return Sums(
-        counted.sum(),
-        counted.amax(dim=1).sum(),
-        rows,
-        weight,
-        weights,
+        weight, weights = weight_sums(factor, tokens.count, config.weight)
+    return _sums(counted, weight, weights)
+
+
+def own_normalizer(
+    counted: Float[Tensor, "batch 1"], config: ObjectiveConfig, *, fixed_length: int
+) -> Normalizer:
+    """The denominator of a micro-batch that is the whole mini-batch, from its counted tokens per response."""
+    nothing = counted.new_zeros(())
+    denominators = whole_batch(
+        [_sums(counted, nothing, nothing)], config, fixed_length=fixed_length
     )
+    return Normalizer(denominators.loss)
+
+
+def _sums(
+    counted: Float[Tensor, "batch 1"], weight: Float[Tensor, ""], weights: Float[Tensor, ""]
+) -> Sums:
+    some = (counted > 0).sum().to(counted.dtype)
+    rows = torch.full_like(some, counted.shape[0])
+    return Sums(counted.sum(), some, rows, weight, weights)
 
 
 def whole_batch(parts: Iterable[Sums], config: ObjectiveConfig, *, fixed_length: int) -> Normalizer:
@@ -99,15 +110,15 @@ def whole_batch(parts: Iterable[Sums], config: ObjectiveConfig, *, fixed_length:
     return Normalizer(count.clamp(min=1), mean)
 
 
-def token_scale(
-    counted: Bool[Tensor, "batch tok"], aggregate: Aggregate, normalizer: Float[Tensor, ""]
-) -> Float[Tensor, "#batch"]:
-    """Factor on every row's summed loss, so that micro-batches add up to the mini-batch's loss."""
+def row_scale(
+    counted: Float[Tensor, "batch 1"], aggregate: Aggregate, normalizer: Float[Tensor, ""]
+) -> Float[Tensor, "#batch 1"]:
+    """Factor on every response's summed loss, so that micro-batches add up to the mini-batch's loss."""
     match aggregate:
         case "seq_mean_token_mean":
-            return 1 / (counted.sum(dim=1).clamp(min=1) * normalizer)
+            return 1 / (counted.clamp(min=1) * normalizer)
         case "token_mean_per_micro_batch":
-            tokens = torch.count_nonzero(counted).clamp(min=1)
-            return (counted.shape[0] / (tokens * normalizer)).reshape(1)
+            tokens = counted.sum().clamp(min=1)
+            return (counted.shape[0] / (tokens * normalizer)).reshape(1, 1)
         case _:
-            return (1 / normalizer).reshape(1)
+            return (1 / normalizer).reshape(1, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from alpkit.config.correction import RejectConfig, WeightConfig
 from alpkit.objective.rejection import reject as apply_rules
 from alpkit.objective.tokens import TokenBatch
-from alpkit.objective.weights import raw_weight, weight_sums
+from alpkit.objective.weights import ones_where_masked, raw_weight, weight_sums
 
 _CLAMP = (-20.0, 20.0)
 
@@ -32,11 +32,18 @@ class Correction(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """A correction with what only the loss needs: tokens not rejected, and tokens that count."""
+    """What the loss needs of a correction; marks are float 0/1.
 
-    correction: Correction
-    accepted: Bool[Tensor, "batch tok"]
-    counted: Bool[Tensor, "batch tok"]
+    `weight` is one per response where nothing in it differs within one; it says nothing where masked, and
+    rejections are not in it. `accepted`: valid tokens that rejections left in; `kept`: those that the
+    weight left in too; `counted`: how many of each response's tokens the denominators count.
+    """
+
+    weight: Float[Tensor, "batch #tok"]
+    accepted: Float[Tensor, "batch tok"]
+    kept: Float[Tensor, "batch tok"]
+    counted: Float[Tensor, "batch 1"]
+    receipt: dict[str, Tensor]
 
 
 def mismatch_correction(
@@ -57,7 +64,9 @@ def mismatch_correction(
     tokens = TokenBatch.of(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
-    return correct(tokens, weight, reject, clamp=_CLAMP).correction
+    found = correct(tokens, weight, reject, clamp=_CLAMP)
+    factor = ones_where_masked(found.weight * found.accepted, tokens)
+    return Correction(factor, found.kept.bool(), found.receipt)
 
 
 def correct(
@@ -70,28 +79,23 @@ def correct(
     mean_weight: Float[Tensor, ""] | None = None,
 ) -> Corrected:
     """Weight and rejections of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
-    mask = tokens.mask
-    receipt: dict[str, Tensor] = {"tokens": tokens.real.sum()}
-    factor = tokens.real.new_ones(()).expand_as(tokens.real)
-    accepted = counted = mask
-    if weight.action != "none":
-        factor, touched = raw_weight(tokens, weight, clamp)
-        receipt |= touched
+    factor, inside, touched = raw_weight(tokens, weight, clamp)
     if weight.normalize == "batch":
         if mean_weight is None:
-            total, count = weight_sums(factor, tokens.real, weight)
+            total, count = weight_sums(factor, tokens.count, weight)
             mean_weight = total / count.clamp(min=1)
         # A mean of 0 is a batch without weight: nothing is left to scale.
-        factor = torch.where(mask & (mean_weight > 0), factor / mean_weight, factor)
+        factor = factor / torch.where(mean_weight > 0, mean_weight, 1)
+    receipt = {"tokens": tokens.count.sum()} | touched
+    accepted, counted = tokens.real, tokens.count
     if rules:
         rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
-        accepted, counted = mask & ~rejected, mask & ~uncounted
-        factor = factor * (~rejected).to(factor.dtype)
-        gone = rejected.any(dim=1) & ~accepted.any(dim=1)
-        receipt["rejected"] = torch.count_nonzero(rejected).to(factor.dtype)
-        receipt["rejected_sequences"] = torch.count_nonzero(gone).to(factor.dtype)
-    keep = accepted if weight.action == "none" else accepted & (factor > 0)
-    return Corrected(Correction(factor, keep, receipt), accepted, counted)
+        accepted, counted = tokens.real * (1 - rejected), tokens.count - tokens.rows(uncounted)
+        lost = tokens.rows(rejected)
+        receipt["rejected"] = lost.sum()
+        receipt["rejected_sequences"] = ((lost > 0) & (lost == tokens.count)).sum().to(lost.dtype)
+    kept = accepted if inside is None else accepted * inside
+    return Corrected(factor, accepted, kept, counted, receipt)
 
 
 def agreement(

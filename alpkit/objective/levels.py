@@ -1,4 +1,4 @@
-"""Levels: over which tokens log ratios are summed or averaged, broadcast back to tokens.
+"""Levels: over which tokens log ratios are summed or averaged.
 
 "Sequence" is no level: half of the field means the product by it, half the geometric mean.
 """
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alpkit.config.correction import Level
-from alpkit.objective.tokens import clean
+from alpkit.objective.tokens import as_real, clean
 
 
 def reduce_to_level(
@@ -24,8 +24,8 @@ def reduce_to_level(
     Masked entries are removed before any arithmetic, so their values (inf, NaN) never matter.
     `mask` is bool or 0/1. `turn` ids (0-based, non-decreasing along tok) serve the turn levels; None: one turn.
     """
-    real = mask.to(log_ratio.dtype)
-    return reduce_clean(clean(log_ratio.clone(), real), real, level, turn)
+    real = as_real(mask, log_ratio.dtype)
+    return reduce_clean(clean(log_ratio.clone(), real), real, level, turn) * real
 
 
 def reduce_clean(
@@ -33,16 +33,19 @@ def reduce_clean(
     real: Float[Tensor, "batch tok"],
     level: Level,
     turn: Int[Tensor, "batch tok"] | None = None,
-) -> Float[Tensor, "batch tok"]:
-    """The same for log ratios that are already 0 where `real` is 0."""
+) -> Float[Tensor, "batch #tok"]:
+    """The same for log ratios that are already 0 where `real` is 0; [batch, 1] for product and geometric.
+
+    At the token level it is `valid` itself.
+    """
     match level:
         case "token":
             return valid
         case "product":
-            reduced = valid.sum(dim=1, keepdim=True)
+            return valid.sum(dim=1, keepdim=True)
         case "geometric":
             count = real.sum(dim=1, keepdim=True).clamp(min=1)
-            reduced = valid.sum(dim=1, keepdim=True) / count
+            return valid.sum(dim=1, keepdim=True) / count
         case "cumulative":
             reduced = valid.cumsum(dim=1)
         case "cumulative_geometric":
@@ -56,4 +59,4 @@ def reduce_clean(
             reduced = per_turn.gather(1, ids)
         case _:
             assert_never(level)
-    return reduced * real
+    return reduced.mul_(real)

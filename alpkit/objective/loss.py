@@ -3,28 +3,26 @@
 Log space until the last step; float32 at least; masked tokens never reach `exp`.
 """
 
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig
-from alpkit.objective.aggregate import Normalizer, sums_of, token_scale, whole_batch
+from alpkit.objective.aggregate import Normalizer, own_normalizer, row_scale
 from alpkit.objective.correction import agreement, correct
-from alpkit.objective.levels import reduce_clean
 from alpkit.objective.receipt import loss_receipt
-from alpkit.objective.reference import reference_kl
-from alpkit.objective.surrogate import surrogate
-from alpkit.objective.tokens import TokenBatch, clean, indicator
+from alpkit.objective.terms import clipped_ratio, pull, weighted_terms
+from alpkit.objective.tokens import TokenBatch, clean
 
 
 class LossOutput(NamedTuple):
     """What one micro-batch gave.
 
-    `ratio`: what the surrogate clips; `weight`: the detached factor; `keep`: valid tokens that weight and
-    rejections left in. All detached except `loss`. `receipt`: sums over valid tokens (key `tokens`
-    counts them), so that micro-batches add up.
+    `ratio`: what the surrogate clips; `weight`: the detached factor, 0 where rejected; both say nothing
+    where masked. `keep`: valid tokens that weight and rejections left in. All detached except `loss`.
+    `receipt`: sums over valid tokens (key `tokens` counts them), so that micro-batches add up.
     """
 
     loss: Float[Tensor, ""]
@@ -60,52 +58,37 @@ def policy_loss(
     if old is None and config.needs_logp_old:
         raise ValueError("this objective uses pi_old: pass logp_old")
     tokens = TokenBatch.of(logp=logp, logp_old=old, logp_rollout=logp_rollout, mask=mask, turn=turn)
-    clamp = config.log_ratio_clamp
-    now = tokens.numerator("bypass")
-    advantage = advantage.to(now.dtype)
-    advantage = advantage[:, None] if advantage.ndim == 1 else clean(advantage.clone(), tokens.real)
-
-    difference = tokens.log_ratio(now, _denominator(tokens, config))
-    level = reduce_clean(difference, tokens.real, config.ratio.level, turn)
-    log_ratio = level.clamp(*clamp)
-    unsaturated = indicator(torch.eq, log_ratio, level)
-    ratio = log_ratio.exp()
-    whole = _normalizer(normalizer, tokens, advantage, config)
-    (weight, keep, receipt), accepted, counted = correct(
+    signal = _per_token(advantage, tokens)
+    given = _given(normalizer, tokens, config)
+    ratio = clipped_ratio(tokens, config)
+    corrected = correct(
         tokens,
         config.weight,
         config.reject,
-        clamp=clamp,
-        advantage=advantage,
-        mean_weight=whole.mean_weight,
+        clamp=config.log_ratio_clamp,
+        advantage=signal,
+        mean_weight=None if given is None else given.mean_weight,
     )
-
-    kind = config.surrogate.kind
-    current = now if kind == "ppo" else clean(now.clone(), tokens.real)
-    terms = surrogate(ratio, current, advantage, config.surrogate)
-    corrected = bool(config.corrected)
-    kept = keep.to(ratio.dtype) if corrected else tokens.real
-    factor = kept * weight if config.weight.action != "none" else kept
-    alive = kept if terms.alive is None else unsaturated * terms.alive * kept
-    value = terms.loss.mul_(factor)
-    slope = terms.slope.mul_(factor)
-    if kind == "ppo":
-        slope = slope.mul_(unsaturated)
-    receipt["saturated"] = unsaturated.numel() - unsaturated.sum()
-    receipt |= loss_receipt(
-        tokens, advantage, terms, alive, tokens.real - kept if corrected else None
+    removed = tokens.real - corrected.kept if config.corrected else None
+    receipt = corrected.receipt | loss_receipt(
+        tokens, ratio.value, signal, config.surrogate, removed
     )
+    receipt["saturated"] = tokens.rows(ratio.saturated).sum()
+    terms = weighted_terms(tokens, ratio, signal, corrected, config)
+    receipt["surviving"] = terms.surviving
     if config.reference_kl.coef > 0:
-        if logp_reference is None:
-            raise ValueError("reference_kl.coef is above 0: pass logp_reference")
-        reference = logp_reference.detach().to(now.dtype)
-        kl = reference_kl(tokens.log_ratio(reference, now), config.reference_kl.estimator)
-        pull = config.reference_kl.coef * accepted
-        value, slope = value + pull * kl.value, slope + pull * kl.slope
-        receipt["reference_kl"] = kl.value.sum()
-    scale = token_scale(counted, config.aggregate, whole.loss.to(now.dtype))
-    loss = _WithSlope.apply(logp, value, slope, scale)  # type: ignore[no-untyped-call]
-    return LossOutput(loss, ratio, weight, keep, receipt)
+        terms, receipt["reference_kl"] = pull(
+            terms, tokens, corrected.accepted, logp_reference, config.reference_kl
+        )
+    if given is None:
+        given = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
+    scale = row_scale(corrected.counted, config.aggregate, given.loss.to(tokens.real.dtype))
+    loss = _WithSlope.apply(logp, terms.value, terms.slope, scale)  # type: ignore[no-untyped-call]
+    weight = corrected.weight * corrected.accepted if config.reject else corrected.weight
+    shape = tokens.real
+    return LossOutput(
+        loss, ratio.value.expand_as(shape), weight.expand_as(shape), corrected.kept.bool(), receipt
+    )
 
 
 def removal_agreement(
@@ -123,11 +106,14 @@ def removal_agreement(
     tokens = TokenBatch.of(
         logp=logp, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
-    advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     other = correct(
-        tokens, config.weight, config.reject, clamp=config.log_ratio_clamp, advantage=advantage
+        tokens,
+        config.weight,
+        config.reject,
+        clamp=config.log_ratio_clamp,
+        advantage=_per_token(advantage, tokens),
     )
-    return agreement(keep, other.correction.keep, tokens.mask)
+    return agreement(keep, other.kept.bool(), tokens.real)
 
 
 class _WithSlope(torch.autograd.Function):
@@ -137,40 +123,30 @@ class _WithSlope(torch.autograd.Function):
     def forward(ctx: Any, logp: Tensor, value: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(slope, scale)
         ctx.dtype = logp.dtype
-        return (value.sum(dim=1) * scale).sum()
+        return (value * scale).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         slope, scale = ctx.saved_tensors
-        return (slope * (scale * grads[0])[:, None]).to(ctx.dtype), None, None, None
+        return (slope * (scale * grads[0])).to(ctx.dtype), None, None, None
 
 
-def _denominator(tokens: TokenBatch, config: ObjectiveConfig) -> Float[Tensor, "batch tok"]:
-    match config.ratio.denominator:
-        case "old":
-            return tokens.numerator("mismatch")
-        case "rollout":
-            return tokens.logp_rollout
-        case "current":
-            return tokens.numerator("bypass")
-        case _:
-            assert_never(config.ratio.denominator)
+def _per_token(advantage: Tensor, tokens: TokenBatch) -> Float[Tensor, "batch #tok"]:
+    """One advantage per response, or one per token with zeros where masked."""
+    advantage = advantage.to(tokens.real.dtype)
+    return advantage[:, None] if advantage.ndim == 1 else clean(advantage.clone(), tokens.real)
 
 
-def _normalizer(
-    given: Normalizer | Float[Tensor, ""] | float | None,
+def _given(
+    normalizer: Normalizer | Float[Tensor, ""] | float | None,
     tokens: TokenBatch,
-    advantage: Float[Tensor, "batch #tok"],
     config: ObjectiveConfig,
-) -> Normalizer:
-    """What the caller knows of the whole mini-batch, or this batch's own."""
-    if isinstance(given, Normalizer):
-        return given
-    if given is None:
-        length = tokens.mask.shape[1]
-        return whole_batch([sums_of(tokens, advantage, config)], config, fixed_length=length)
+) -> Normalizer | None:
+    """What the caller knows of the whole mini-batch; None: this batch is all of it."""
+    if normalizer is None or isinstance(normalizer, Normalizer):
+        return normalizer
     if config.weight.normalize == "batch":
         raise ValueError(
             "weight.normalize: batch divides by the whole mini-batch's mean weight: pass the Normalizer of whole_batch"
         )
-    return Normalizer(torch.as_tensor(given, device=tokens.mask.device))
+    return Normalizer(torch.as_tensor(normalizer, device=tokens.real.device))

@@ -4,19 +4,25 @@ from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
 from alpkit.objective.levels import reduce_clean
-from alpkit.objective.tokens import TokenBatch, clean
+from alpkit.objective.tokens import TokenBatch, clean, indicator, times
+
+# Further out than any divergence of clamped log ratios (at most e^60), so that masked tokens are no extreme.
+_BEYOND = 1e30
 
 
 class Rejection(NamedTuple):
-    """Valid tokens that a rule rejected, and those of them that leave the loss's denominator."""
+    """Marks (float 0/1) of what a rule rejected, and of what of it leaves the loss's denominator.
 
-    rejected: Bool[Tensor, "batch tok"]
-    uncounted: Bool[Tensor, "batch tok"]
+    One per response where every rule decides by response; else one per token, 0 where masked.
+    """
+
+    rejected: Float[Tensor, "batch #tok"]
+    uncounted: Float[Tensor, "batch #tok"]
 
 
 def reject(
@@ -32,25 +38,28 @@ def reject(
     (`spec/corrections.md` §2.2). Raises ValueError where a rule looks at the sign of the advantage and
     none was given.
     """
-    rejected, uncounted = torch.zeros_like(tokens.mask), torch.zeros_like(tokens.mask)
+    rejected = uncounted = torch.zeros_like(tokens.count)
     for rule in rules:
-        statistic = _statistic(tokens, rule, clamp)
-        outside = torch.zeros_like(tokens.mask)
-        if rule.lower is not None:
-            outside = outside | (statistic < rule.lower)
-        if rule.upper is not None:
-            outside = outside | (statistic > rule.upper)
+        outside = _outside(_statistic(tokens, rule, clamp), rule)
         if rule.when == "negative_advantage":
             if advantage is None:
                 raise ValueError(
                     "reject.when: negative_advantage looks at the advantage: use policy_loss"
                 )
-            outside = outside & (advantage < 0)
-        outside = outside & tokens.mask
-        rejected = rejected | outside
+            outside = times(outside, indicator(torch.lt, advantage, 0.0))
+        rejected = torch.maximum(rejected, outside)
         if rule.normalizer == "shrink":
-            uncounted = uncounted | outside
-    return Rejection(rejected, uncounted)
+            uncounted = torch.maximum(uncounted, outside)
+    return Rejection(tokens.valid(rejected), tokens.valid(uncounted))
+
+
+def _outside(
+    statistic: Float[Tensor, "batch #tok"], rule: RejectConfig
+) -> Float[Tensor, "batch #tok"]:
+    """1 where the statistic is below or above the rule's bounds, which themselves stay."""
+    sides = ((torch.lt, rule.lower), (torch.gt, rule.upper))
+    marks = [indicator(beyond, statistic, bound) for beyond, bound in sides if bound is not None]
+    return marks[0] if len(marks) == 1 else marks[0].add_(marks[1])
 
 
 def _statistic(
@@ -60,17 +69,17 @@ def _statistic(
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
-        return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp()
-    log_ratio = log_ratio.clamp(*clamp)
+        return reduce_clean(log_ratio, tokens.real, rule.level).clamp_(*clamp).exp_()
+    log_ratio = log_ratio.clamp_(*clamp)
     match rule.statistic:
         case "k1":
-            values = -log_ratio
+            values = log_ratio.neg_()
         case "k2":
-            values = log_ratio.square() / 2
+            values = log_ratio.square_().div_(2)
         case "k3":
-            values = log_ratio.exp() - 1 - log_ratio
+            values = log_ratio.exp().sub_(1).sub_(log_ratio)
         case "prob_gap":
-            values = (numerator.exp() - tokens.logp_rollout.exp()).abs()
+            values = clean((numerator.exp() - tokens.logp_rollout.exp()).abs_(), tokens.real)
         case _:
             assert_never(rule.statistic)
     return _reduce(values, tokens, rule)
@@ -79,18 +88,20 @@ def _statistic(
 def _reduce(
     values: Float[Tensor, "batch tok"], tokens: TokenBatch, rule: RejectDivergence
 ) -> Float[Tensor, "batch #tok"]:
-    """Over a response's valid tokens; a response without any is never rejected, its mask sees to it."""
+    """Over a response's valid tokens; a response without any is never rejected, its count sees to it.
+
+    Every divergence is 0 where masked.
+    """
     match rule.reduce:
         case "token":
             return values
         case "mean":
-            count = tokens.real.sum(dim=1, keepdim=True).clamp(min=1)
-            return clean(values, tokens.real).sum(dim=1, keepdim=True) / count
+            return values.sum(dim=1, keepdim=True) / tokens.count.clamp(min=1)
         case "sum":
-            return clean(values, tokens.real).sum(dim=1, keepdim=True)
+            return values.sum(dim=1, keepdim=True)
         case "min":
-            return values.masked_fill(~tokens.mask, torch.inf).amin(dim=1, keepdim=True)
+            return values.add_(1 - tokens.real, alpha=_BEYOND).amin(dim=1, keepdim=True)
         case "max":
-            return values.masked_fill(~tokens.mask, -torch.inf).amax(dim=1, keepdim=True)
+            return values.sub_(1 - tokens.real, alpha=_BEYOND).amax(dim=1, keepdim=True)
         case _:
             assert_never(rule.reduce)

@@ -11,26 +11,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.objective import SurrogateConfig
-from alpkit.objective.tokens import indicator
+from alpkit.objective.tokens import indicator, times
 
 
 class Surrogate(NamedTuple):
-    """`loss` per token, to be minimised; `slope`: its derivative with respect to the token's log-prob.
+    """`loss` per token, to be minimised; `slope`: its derivative with respect to the token's log-prob where
+    that is `alive` (float 0/1; None: everywhere).
 
-    The rest are float 0/1 marks: ratios `below` and `above` the band, tokens that the bounds left
-    `alive`, tokens whose gradient the `dual` clip took. None: this kind has no such bound.
+    One value per response where ratio and advantage have one. `slope` may be `loss` itself.
     """
 
-    loss: Float[Tensor, "batch tok"]
-    slope: Float[Tensor, "batch tok"]
-    below: Float[Tensor, "batch tok"] | None = None
-    above: Float[Tensor, "batch tok"] | None = None
-    alive: Float[Tensor, "batch tok"] | None = None
-    dual: Float[Tensor, "batch tok"] | None = None
+    loss: Float[Tensor, "batch #tok"]
+    slope: Float[Tensor, "batch #tok"]
+    alive: Float[Tensor, "batch #tok"] | None = None
 
 
 def surrogate(
-    ratio: Float[Tensor, "batch tok"],
+    ratio: Float[Tensor, "batch #tok"],
     logp: Float[Tensor, "batch tok"],
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
@@ -41,34 +38,30 @@ def surrogate(
     that depend on the sign of A: no upper one but c for A < 0, no lower one for A > 0; outside them the
     gradient is dead. cispo (arXiv:2506.13585): -sg(clip(x)) A log pi; the gradient never dies.
     """
-    low, high = 1 - config.epsilon_low, 1 + config.epsilon_high
+    low, high = band(config)
     match config.kind:
         case "ppo":
-            negative = advantage < 0
             cap = torch.inf if config.dual_clip is None else config.dual_clip
+            negative = advantage < 0
             floor, ceiling = (
                 torch.where(negative, ratio.new_tensor(if_negative), ratio.new_tensor(otherwise))
                 for if_negative, otherwise in ((low, -torch.inf), (cap, high))
             )
-            bounded = torch.minimum(torch.maximum(ratio, floor), ceiling)
+            bounded = torch.maximum(ratio, floor)
+            bounded = torch.minimum(bounded, ceiling, out=bounded)
             alive = indicator(torch.eq, bounded, ratio)
             loss = bounded.mul_(-advantage)
-            below, above = _outside(ratio, low, high)
-            dual = None
-            if config.dual_clip is not None:
-                dual = indicator(torch.gt, ratio, config.dual_clip) * negative.to(ratio.dtype)
-            return Surrogate(loss, loss * alive, below, above, alive, dual)
+            return Surrogate(loss, loss, alive)
         case "cispo":
-            slope = -ratio.clamp(low, high) * advantage
-            return Surrogate(slope * logp, slope, *_outside(ratio, low, high))
+            slope = times(ratio.clamp(low, high), -advantage)
+            return Surrogate(slope * logp, slope)
         case "reinforce":
-            slope = -ratio * advantage
+            slope = ratio * -advantage
             return Surrogate(slope * logp, slope)
         case _:
             assert_never(config.kind)
 
 
-def _outside(
-    ratio: Float[Tensor, "batch tok"], low: float, high: float
-) -> tuple[Float[Tensor, "batch tok"], Float[Tensor, "batch tok"]]:
-    return indicator(torch.lt, ratio, low), indicator(torch.gt, ratio, high)
+def band(config: SurrogateConfig) -> tuple[float, float]:
+    """The ratios between which nothing is clipped."""
+    return 1 - config.epsilon_low, 1 + config.epsilon_high

@@ -6,17 +6,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alpkit.config.correction import Level, WeightConfig
-from alpkit.objective.levels import reduce_to_level
+from alpkit.config.correction import WeightConfig
+from alpkit.objective.levels import reduce_clean
 from alpkit.objective.tokens import TokenBatch, indicator
-
-ONE_PER_RESPONSE: frozenset[Level] = frozenset({"product", "geometric"})
 
 
 class Weights(NamedTuple):
     """`weight`: detached, 1 where masked, not yet normalised; `receipt`: sums over valid tokens."""
 
     weight: Float[Tensor, "batch tok"]
+    receipt: dict[str, Tensor]
+
+
+class RawWeights(NamedTuple):
+    """The same as one value per response where the level has one, else 0 where masked.
+
+    `inside`: 1 for weights within the bounds of `mask`, None for the other actions.
+    """
+
+    weight: Float[Tensor, "batch #tok"]
+    inside: Float[Tensor, "batch #tok"] | None
     receipt: dict[str, Tensor]
 
 
@@ -33,44 +42,62 @@ def importance_weight(
     truncate: min(x, upper); clip: x into [lower, upper]; mask: x where lower <= x <= upper, else 0, and
     the token stays in the loss's normaliser (`spec/corrections.md` §2.1). Never carries a gradient.
     """
+    zeros = torch.zeros_like(log_weight)
+    tokens = TokenBatch.of(
+        logp=log_weight, logp_old=log_weight, logp_rollout=zeros, mask=mask, turn=turn
+    )
+    raw = raw_weight(tokens, config, clamp)
+    return Weights(ones_where_masked(raw.weight, tokens), raw.receipt)
+
+
+def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> RawWeights:
+    """The weights of a micro-batch, of what `config.of` names; raises ValueError where that was not given."""
     if config.action == "none":
-        return Weights(log_weight.new_ones(()).expand_as(log_weight), {})
-    real = mask.to(log_weight.dtype)
-    raw = reduce_to_level(log_weight.detach(), real, config.level, turn).clamp_(*clamp).exp_()
-    above = indicator(torch.gt, raw, config.upper) * real
-    below = indicator(torch.lt, raw, config.lower) * real
+        return RawWeights(torch.ones_like(tokens.count), None, {})
+    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
+    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
+    raw = tokens.valid(level.clamp_(*clamp).exp_())
+    above = tokens.rows(indicator(torch.gt, raw, config.upper)).sum()
+    inside = None
     match config.action:
         case "truncate":
             weight, touched = raw.clamp(max=config.upper), {"truncated": above}
         case "clip":
-            weight = raw.clamp(config.lower, config.upper)
-            touched = {"truncated": above, "raised": below}
+            weight = tokens.valid(raw.clamp(config.lower, config.upper))
+            below = tokens.valid(indicator(torch.lt, raw, config.lower))
+            touched = {"truncated": above, "raised": tokens.rows(below).sum()}
         case "mask":
-            outside = above + below
-            weight, touched = raw * (1 - outside), {"masked": outside}
+            inside = tokens.valid(_inside(raw, config))
+            weight = raw * inside
+            touched = {"masked": tokens.count.sum() - tokens.rows(inside).sum()}
         case _:
             assert_never(config.action)
-    receipt = {name: hit.sum() for name, hit in touched.items()}
-    receipt["weight_raw"] = (raw * real).sum()
-    receipt["weight_removed"] = ((raw - weight).clamp_(min=0) * real).sum()
-    return Weights(weight.mul_(real).add_(1 - real), receipt)
+    touched["weight_raw"] = tokens.rows(raw).sum()
+    touched["weight_removed"] = tokens.rows(raw.sub_(weight).clamp_(min=0)).sum()
+    return RawWeights(weight, inside, touched)
 
 
-def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> Weights:
-    """The weights of a micro-batch, of what `config.of` names; raises ValueError where that was not given."""
-    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
-    return importance_weight(log_weight, tokens.real, config, clamp=clamp, turn=tokens.turn)
+def _inside(raw: Float[Tensor, "batch #tok"], config: WeightConfig) -> Float[Tensor, "batch #tok"]:
+    inside = indicator(torch.le, raw, config.upper)
+    return inside.mul_(indicator(torch.ge, raw, config.lower)) if config.lower > 0 else inside
+
+
+def ones_where_masked(
+    weight: Float[Tensor, "batch #tok"], tokens: TokenBatch
+) -> Float[Tensor, "batch tok"]:
+    """A weight per token, 1 where masked: what a loss can be multiplied by as it is."""
+    return (weight * tokens.real).add_(1 - tokens.real)
 
 
 def weight_sums(
-    weight: Float[Tensor, "batch tok"], real: Float[Tensor, "batch tok"], config: WeightConfig
+    weight: Float[Tensor, "batch #tok"], count: Float[Tensor, "batch 1"], config: WeightConfig
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum of the weights, and their number, that batch normalisation divides: both add over micro-batches.
 
     Over valid tokens; at a level with one weight per response, over responses, so that long ones do not
     count more.
     """
-    total, count = (weight * real).sum(dim=1), real.sum(dim=1)
-    if config.level in ONE_PER_RESPONSE:
-        total, count = total / count.clamp(min=1), (count > 0).to(weight.dtype)
-    return total.sum(), count.sum()
+    if config.level in ("product", "geometric"):
+        some = (count > 0).to(count.dtype)
+        return (weight * some).sum(), some.sum()
+    return weight.sum(), count.sum()

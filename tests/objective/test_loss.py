@@ -177,7 +177,7 @@ def test_surrogate_table_and_its_dead_zones(advantage, dual_clip, expected):
     inside = ~torch.isclose(
         ratio, torch.tensor([0.5, 4.0, dual_clip], dtype=torch.float64)[:, None, None]
     ).any(0)
-    assert torch.equal((terms.slope != 0)[inside], alive[inside])
+    assert torch.equal((terms.slope * terms.alive != 0)[inside], alive[inside])
     assert torch.equal(terms.alive[inside].bool(), alive[inside])
     # Inside its bounds the slope is that of -A x, by x = exp(logp).
     assert_close(terms.slope[inside & alive], -advantage * ratio[inside & alive])
