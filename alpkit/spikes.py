@@ -179,3 +179,28 @@ def rewind(folder: Path, step: int | None) -> None:
         kept = [line for line in read(folder) if step is not None and line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_text(folder / SPIKES_FILE, text)
+
+
+def count(spikes: list[dict[str, Any]]) -> dict[str, str]:
+    """MLflow tags: spikes in all, and of each watched metric that has some."""
+    found = {"alpkit.spikes": str(len(spikes))}
+    for metric in WATCHED:
+        if own := sum(spike["metric"] == metric for spike in spikes):
+            found[f"alpkit.spikes.{metric.replace('/', '.')}"] = str(own)
+    return found
+
+
+def table(spikes: list[dict[str, Any]]) -> list[dict[str, object]]:
+    """A row per spike for people: when, how far, how concentrated, and its largest sequence."""
+    rows = []
+    for spike in spikes:
+        first: dict[str, Any] = next(iter(spike["sequences"]), {})
+        rows.append(
+            {
+                **{name: spike[name] for name in ("step", "metric", "value", "z")},
+                **{f"share of top {k} tokens": v for k, v in spike["share_tokens"].items()},
+                **{f"share of top {k} sequences": v for k, v in spike["share_sequences"].items()},
+                **{f"largest sequence's {k}": first.get(k) for k in ("sample", "prompt", "text")},
+            }
+        )
+    return rows

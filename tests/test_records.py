@@ -1,8 +1,11 @@
 """Records: what goes in comes out, a broken file is named, and a token stays cheap."""
 
+import threading
+
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from alpkit.errors import TrackingError
 from alpkit.records import (
     TOKEN_SCHEMA,
+    BackgroundWriter,
     RecordWriter,
     dataset,
     read_sequences,
@@ -203,3 +207,59 @@ def test_a_token_costs_at_most_24_bytes(tmp_path):
     per_token = path.stat().st_size / 51_200
     print(f"{per_token:.1f} bytes a token")
     assert 5 < per_token < 24
+
+
+def test_the_background_writer_writes_the_same_files(tmp_path):
+    writer = BackgroundWriter(tmp_path / "a" / "records")
+    direct = RecordWriter(tmp_path / "b" / "records")
+    for step in range(6):  # more than may wait
+        writer.write(step, *batch(seed=step))
+        direct.write(step, *batch(seed=step))
+    writer.flush()
+    assert recorded_steps(tmp_path / "a") == list(range(6))
+    writer.close()
+    pd.testing.assert_frame_equal(read_tokens(tmp_path / "a"), read_tokens(tmp_path / "b"))
+
+
+def test_what_the_background_write_raises_is_not_lost(tmp_path):
+    writer = BackgroundWriter(tmp_path / "records")
+    tokens, sequences = batch()
+    del tokens["sample"]
+    writer.write(1, tokens, sequences)
+    with pytest.raises(TrackingError, match="lacks sample"):
+        writer.flush()
+    writer.write(2, *batch())
+    writer.close()
+    assert recorded_steps(tmp_path) == [2]
+
+
+def test_a_slow_disk_holds_the_run_up_instead_of_filling_its_memory(tmp_path, monkeypatch):
+    gate, written = threading.Event(), []
+
+    def slow(self, step, tokens, sequences):
+        gate.wait(10)
+        written.append(step)
+
+    monkeypatch.setattr(RecordWriter, "write", slow)
+    writer = BackgroundWriter(tmp_path)
+    handed = []
+    trainer = threading.Thread(
+        target=lambda: [handed.append(step) or writer.write(step, {}, {}) for step in range(5)]
+    )
+    trainer.start()
+    trainer.join(0.3)
+    assert handed == [0, 1, 2]  # two wait, the third stands in the door
+    gate.set()
+    trainer.join(10)
+    writer.close()
+    assert written == list(range(5))
+
+
+def test_long_steps_are_cut_into_row_groups_and_weights_are_kept_on_request(tmp_path):
+    tokens, sequences = batch(samples=3000, length=100)
+    tokens["weight"] = np.linspace(0, 2, 300_000)
+    path = RecordWriter(tmp_path / "records").write(1, tokens, sequences)
+    assert pq.ParquetFile(path).num_row_groups == 2
+    np.testing.assert_array_equal(
+        read_tokens(tmp_path, columns=["weight"])["weight"], tokens["weight"].astype(np.float32)
+    )

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from alpkit import cell
+from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PRESETS, RunConfig
 from alpkit.errors import NumericalError, RolloutError
 from alpkit.policy.loading import load_policy
@@ -439,3 +440,29 @@ def test_a_bound_that_touches_nothing_is_said_once(tmp_path, caplog):
     assert said == [
         "step 20: the weight truncate (upper 2) has touched no token so far: it does nothing"
     ]
+
+
+def test_replay_checkpoints_hold_what_a_recorded_steps_first_update_started_from(tmp_path):
+    noisy = config(
+        "seq-alp", records={"every": 3, "replay": True, "weight": True}, train={"steps": 3}
+    )
+    train(tmp_path, noisy)
+    assert sorted(p.name for p in (tmp_path / "replay").iterdir()) == ["step-000001", "step-000003"]
+    policy = load_policy(noisy.model)
+    initial = {name: value.clone() for name, value in policy.model.named_parameters()}
+    state = load_checkpoint(tmp_path / "replay" / "step-000001", policy.model)
+    assert all(torch.equal(v, initial[name]) for name, v in policy.model.named_parameters())
+    assert state["log_sigma"].exp().numpy() == pytest.approx(0.02, rel=1e-6)
+    # Step 3 starts from what step 2 left: the checkpoint of step 2.
+    state = load_checkpoint(tmp_path / "replay" / "step-000003", policy.model)
+    before = load_file(tmp_path / "checkpoint" / "step-000002" / "model.safetensors")
+    assert all(torch.equal(v, before[name]) for name, v in policy.model.named_parameters())
+    assert read_tokens(tmp_path, columns=["weight"])["weight"].eq(1).all()
+
+
+def test_weights_are_recorded_as_they_were_applied(tmp_path):
+    train(tmp_path, config("token-tis", records={"weight": True}))
+    frame = read_tokens(tmp_path)
+    raw = np.exp(frame["logp_old"].astype(float) - frame["logp_rollout"])
+    np.testing.assert_allclose(frame["weight"], np.minimum(raw, 2), rtol=1e-5)
+    assert "replay" not in {path.name for path in tmp_path.iterdir()}

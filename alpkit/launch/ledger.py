@@ -87,6 +87,7 @@ class Ledger:
                 cell = replace(cell, state=event.state, ended=now(), error=event.error)
                 self._put(cell)
                 self._send(cell)
+                self._tell_spikes(cell)
                 self._say(cell.run_id, _STATUS[event.state])
             case _:
                 assert_never(event)
@@ -119,3 +120,15 @@ class Ledger:
             del self._sinks[cell.cell_id]
         except TrackingError as error:
             _log.warning("%s has metrics that the store lacks so far: %s", cell.cell_id, error)
+
+    def _tell_spikes(self, cell: CellRecord) -> None:
+        """The cell's spikes as a tag that counts them and a table; a folder that has them is the source."""
+        from alpkit.spikes import count, read, table
+
+        spikes = read(self.folder / cell.cell_id)
+        try:
+            self._store.set_tags(cell.run_id, count(spikes))
+            if spikes:
+                self._store.log_table(cell.run_id, table(spikes), "spikes.json")
+        except TrackingError as error:
+            _log.warning("%s has spikes that the store lacks: %s", cell.cell_id, error)

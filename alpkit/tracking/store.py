@@ -5,6 +5,7 @@ through MLflow's global active run. mlflow is imported at first use.
 """
 
 import getpass
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,6 +191,17 @@ class Store:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         with store_errors(self.uri):
             self.client.log_text(run_id, text, name)
+
+    def log_table(self, run_id: str, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """Log rows as a table that MLflow's evaluation view shows, replacing one of the same name.
+
+        MLflow's own log_table appends to what is there, so a resumed cell would have its rows twice.
+        """
+        columns = list(rows[0])
+        data = [[row[column] for column in columns] for row in rows]
+        self.log_text(run_id, json.dumps({"columns": columns, "data": data}), name)
+        logged = json.dumps([{"path": name, "type": "table"}])
+        self.set_tags(run_id, {"mlflow.loggedArtifacts": logged})
 
     def _artifacts(self, name: str) -> str | None:
         # Beside the database, absolute: `mlflow ui` started there or anywhere else finds the files.

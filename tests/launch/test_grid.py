@@ -7,7 +7,7 @@ import pytest
 import yaml
 from fake_trainer import ORDERLY, arm
 
-from alpkit import launch
+from alpkit import launch, spikes
 from alpkit.errors import ConfigError, GridError, PrerequisiteError
 from alpkit.launch import Ended, Options, Started, Stepped, run_grid
 from alpkit.launch import grid as grid_module
@@ -240,3 +240,28 @@ def test_a_folder_is_no_store(make_grid, tmp_path):
     grid = make_grid("folder", ["grpo"])
     with pytest.raises(ConfigError, match="folders no longer"):
         launch.check(grid, Options(root=tmp_path, tracking_uri="./mlruns"))
+
+
+def test_a_cells_spikes_reach_its_run_as_a_table_and_a_count(make_grid, options, store):
+    spike = {
+        **{"step": 17, "metric": "kl/k3", "value": 0.5, "z": 9.0},
+        "share_tokens": {"1": 0.2, "10": 0.9, "100": 1.0},
+        "share_sequences": {"1": 0.95, "10": 1.0, "100": 1.0},
+        "sequences": [{"sample": 13, "prompt": 3, "text": "12+30=42"}],
+    }
+
+    def plant(event):
+        if isinstance(event, Stepped) and event.step == 1:
+            spikes.append(options().root / "runs" / "spiky" / event.cell_id, [spike])
+
+    grid = make_grid("spiky", [ORDERLY, arm("quiet")])
+    outcome = run(grid, options, lambda e: plant(e) if e.cell_id == grid.cells[0].cell_id else None)
+    spiky, quiet = outcome.records
+    tags = store.client.get_run(spiky.run_id).data.tags
+    assert (tags["alpkit.spikes"], tags["alpkit.spikes.kl.k3"]) == ("1", "1")
+    assert store.client.get_run(quiet.run_id).data.tags["alpkit.spikes"] == "0"
+    assert [a.path for a in store.client.list_artifacts(quiet.run_id) if "spikes" in a.path] == []
+    path = store.client.download_artifacts(spiky.run_id, "spikes.json")
+    table = json.loads(open(path).read())
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["step"], row["metric"], row["largest sequence's sample"]) == (17, "kl/k3", 13)

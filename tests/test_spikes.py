@@ -1,0 +1,177 @@
+"""A planted spike is found where it was planted, with the response that made it; a resume forgets none twice."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from alpkit import spikes
+from alpkit.config import RunConfig
+from alpkit.records import recorded_steps
+from alpkit.rollout.hf import HfSampler
+from alpkit.spikes import Found, SpikeWatch
+from alpkit.tracking import CellTracker
+from alpkit.trainer import train_cell
+
+SMALL = {
+    "rollout": {"weights": "int4", "prompts": 6, "group": 4},
+    "train": {"steps": 19, "updates_per_rollout": 2, "lr": 1e-6},
+    "eval": {"every": 50, "items": 4, "k": 1},
+    "records": {"every": 50},
+    "checkpoint": {"every": 18},
+}
+AT, GUILTY = 17, 13
+
+
+class Shifted(HfSampler):
+    """A sampler that misreports the log-probs of one response of one step by 3 nats."""
+
+    calls = 0
+
+    def generate(self, requests, *, max_tokens, temperature):
+        responses = super().generate(requests, max_tokens=max_tokens, temperature=temperature)
+        if len(requests) != 24 or temperature == 0:
+            return responses
+        type(self).calls += 1
+        if type(self).calls != AT:
+            return responses
+        guilty = responses[GUILTY]
+        shifted = guilty._replace(logp=tuple(value - 3 for value in guilty.logp))
+        return [*responses[:GUILTY], shifted, *responses[GUILTY + 1 :]]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alpkit.rollout.hf.HfSampler", Shifted)
+        train_cell(RunConfig.model_validate(SMALL), folder, CellTracker(folder))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return folder, {line["step"]: line for line in map(json.loads, lines)}
+
+
+def test_a_planted_spike_is_found_at_its_step_with_its_sequence(planted):
+    folder, metrics = planted
+    flagged = [step for step, values in metrics.items() if values.get("kl/spike") == 1.0]
+    assert flagged == [AT]
+    assert metrics[AT]["kl/spike_z"] > 5
+    found = {(line["step"], line["metric"]): line for line in spikes.read(folder)}
+    assert {(AT, "kl/k3"), (AT, "kl/k3_max")} <= set(found)
+    for metric in ("kl/k3", "kl/k3_max"):
+        line = found[AT, metric]
+        assert line["status"] == "ok"
+        assert line["value"] == pytest.approx(metrics[AT][metric], rel=1e-6)
+        first = line["sequences"][0]
+        assert (first["sample"], first["prompt"]) == (GUILTY, GUILTY // 4)
+        assert first["share"] > 0.9
+        assert line["share_sequences"]["1"] == pytest.approx(first["share"])
+        assert {token["sample"] for token in line["tokens"][: first["tokens"]]} == {GUILTY}
+        assert line["tokens"][0]["log_ratio"] > 2
+        # Built-in tokens are characters: the tokens' text is the response's.
+        by_place = sorted(line["tokens"][: first["tokens"]], key=lambda t: t["position"])
+        assert "".join(token["text"] for token in by_place) == first["text"]
+
+
+def test_a_spike_step_is_recorded_though_no_schedule_asked_for_it(planted):
+    folder, _ = planted
+    extra = {line["step"] for line in spikes.read(folder)}
+    assert recorded_steps(folder) == sorted({1, 19} | extra)
+    assert AT in extra
+
+
+def test_a_resumed_run_has_every_spike_once(planted, tmp_path):
+    folder = tmp_path
+    shutil.copy(planted[0] / spikes.SPIKES_FILE, folder)
+    before = spikes.read(folder)
+    spikes.rewind(folder, 18)
+    assert spikes.read(folder) == [line for line in before if line["step"] <= 18]
+    spikes.rewind(folder, AT - 1)
+    assert all(line["step"] < AT for line in spikes.read(folder))
+    spikes.rewind(folder, None)
+    assert spikes.read(folder) == []
+
+
+def test_a_half_written_line_is_skipped(tmp_path):
+    spikes.append(tmp_path, [{"step": 3, "metric": "kl/k3"}])
+    with (tmp_path / spikes.SPIKES_FILE).open("a") as handle:
+        handle.write('{"step": 4, "met')
+    assert spikes.read(tmp_path) == [{"step": 3, "metric": "kl/k3"}]
+    assert spikes.read(tmp_path / "nowhere") == []
+
+
+def table_of(n=40):
+    rng = np.random.default_rng(0)
+    return {
+        "sample": np.repeat(np.arange(8), n // 8),
+        "prompt": np.repeat(np.arange(8), n // 8) // 2,
+        "update": np.repeat(np.arange(2), n // 2),
+        "position": np.tile(np.arange(n // 8), 8),
+        "token": rng.integers(0, 9, n),
+        "logp_rollout": -rng.exponential(1, n),
+        "logp_train": -rng.exponential(1, n),
+        "advantage": np.repeat(rng.normal(size=8), n // 8),
+        "ratio": np.exp(rng.normal(0, 0.1, n)),
+        "weight": np.ones(n),
+    }
+
+
+RESPONSES = {sample: [sample, 1] for sample in range(8)}
+
+
+def test_a_gradients_spike_names_the_largest_coefficient():
+    tokens = table_of()
+    tokens["advantage"][7], tokens["ratio"][7], tokens["weight"][7] = -50.0, 20.0, 2.0
+    line = spikes.explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
+    first = line["tokens"][0]
+    assert (first["sample"], first["position"], first["contribution"]) == (1, 2, 2000.0)
+    assert line["sequences"][0]["sample"] == 1
+    assert json.loads(json.dumps(line, allow_nan=False)) == line
+
+
+def test_k3_max_looks_at_the_worst_update_alone():
+    tokens = table_of()
+    tokens["logp_train"][tokens["update"] == 1] += 2
+    line = spikes.explain(9, Found("kl/k3_max", 3.0, 8.0), tokens, RESPONSES, str)
+    assert {own["sample"] for own in line["tokens"]} <= {4, 5, 6, 7}
+    whole = spikes.explain(9, Found("kl/k3", 3.0, 8.0), tokens, RESPONSES, str)
+    assert whole["share_tokens"]["10"] < line["share_tokens"]["10"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_terms_have_a_status_and_no_share(bad):
+    tokens = table_of()
+    tokens["logp_train"][3] = bad
+    line = spikes.explain(9, Found("kl/k3", 3.0, 8.0), tokens, RESPONSES, str)
+    assert line["status"] == "nonfinite"
+    assert set(line["share_tokens"].values()) == {None}
+    assert line["tokens"][0]["position"] == 3
+    json.dumps(line, allow_nan=False)
+
+
+def test_a_watch_goes_on_where_its_state_was_kept():
+    rng = np.random.default_rng(3)
+    values = [{"kl/k3": v, "kl/k3_max": 2 * v} for v in np.exp(rng.normal(0, 0.2, 40))]
+    values[35] = {"kl/k3": 50.0, "kl/k3_max": 90.0}
+    through, first = SpikeWatch(), SpikeWatch()
+    expected = [through.judge(value) for value in values]
+    found = [first.judge(value) for value in values[:20]]
+    second = SpikeWatch(first.state)
+    found += [second.judge(value) for value in values[20:]]
+    assert found == expected
+    assert [step for step, (_, stood) in enumerate(found) if stood] == [35]
+    assert found[3] == ({}, [])
+    assert "train/spike" not in found[35][0]
+
+
+def test_the_table_and_the_tags_count_every_spike(planted):
+    folder, _ = planted
+    lines = spikes.read(folder)
+    tags = spikes.count(lines)
+    assert int(tags["alpkit.spikes"]) == len(lines)
+    assert int(tags["alpkit.spikes.kl.k3"]) == sum(line["metric"] == "kl/k3" for line in lines)
+    rows = spikes.table(lines)
+    assert [row["step"] for row in rows] == [line["step"] for line in lines]
+    assert rows[0]["largest sequence's sample"] == lines[0]["sequences"][0]["sample"]
+    assert spikes.count([]) == {"alpkit.spikes": "0"}
