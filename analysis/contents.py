@@ -10,19 +10,23 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis import style
+from analysis.cost import cost_table
+from analysis.findings import Finding, findings, findings_table
 from analysis.frames import GridFrame
-from analysis.page import Block, Bullets, Page, Picture, Section, Text
+from analysis.main_result import main_table
+from analysis.page import Answer, Answers, Block, Bullets, Page, Picture, Section, Text
+from analysis.pairs import REFERENCES, Pair, pairs
 from analysis.plans import PLANS, Place, Plan
 from analysis.receipt import inactive, receipt_table, swallowed
 from analysis.scores import SCORES
-from analysis.seeds import ENDPOINTS, MIN_SEEDS, Verdict, over_seeds, paired, verdicts
+from analysis.seeds import MIN_SEEDS, Verdict, over_seeds, verdicts
+from analysis.spikes import IDENTITY, SpikeLog, spike_log, spikes_table
+from analysis.subsets import subset_table
+from analysis.table import Table, first_line, records
 from analysis.tables import (
-    Table,
     cells_table,
     differences_table,
     divergence_table,
-    first_line,
-    records,
     results_table,
     spread_table,
     tails_table,
@@ -37,10 +41,11 @@ class Draft:
     folder: Path
 
     def add(self, table: Table) -> Table:
-        """CSV and Markdown of a table."""
+        """CSV, Markdown and LaTeX of a table."""
         table.data.to_csv(self.folder / f"{table.name}.csv", index=False)
         text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
         (self.folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+        (self.folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
         return table
 
     def draw(self, plan: Plan, frame: GridFrame) -> Block:
@@ -69,30 +74,68 @@ class Composed(NamedTuple):
     summary: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Results:
+    """What the sections and the summary are written from, computed once."""
+
+    pairs: Sequence[Pair]
+    verdicts: Sequence[Verdict]
+    findings: Sequence[Finding]
+    tails: pd.DataFrame
+    spikes: SpikeLog
+    warnings: Sequence[str]
+
+
 def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Composed:
     """Compute everything, write tables and figures through `draft`, and return page and summary."""
-    tails = tail_frame(frame)
-    found = verdicts(frame.cells, frame.grid.controls)
-    warnings = inactive(frame) + swallowed(frame)
+    results = _results(frame)
 
     def drawn(place: Place) -> list[Block]:
         return [draft.draw(plan, frame) for plan in PLANS if plan.section == place]
 
-    ratio: list[Block] = [
-        draft.add(table)
-        for table in (divergence_table(frame), spread_table(frame), tails_table(tails))
-    ]
+    def added(*tables: Table) -> list[Block]:
+        return [draft.add(table) for table in tables]
+
+    found, warnings = results.verdicts, results.warnings
+    ratio = (
+        divergence_table(frame),
+        spread_table(frame),
+        tails_table(results.tails, results.spikes.rates),
+    )
     receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
+    tables = (main_table(frame, results.pairs, found), results_table(frame))
+    spikes = spikes_table(results.spikes)
     sections = [
-        Section("What can be said", _verdict_blocks(frame, found, draft)),
-        Section("Results", [draft.add(results_table(frame)), *drawn("Results")]),
-        Section("The ratio", [*ratio, *drawn("The ratio")]),
-        Section("Corrections", [*receipt, draft.add(receipt_table(frame))]),
-        Section("Cells and gaps", _cell_blocks(frame, draft)),
+        Section("What can be said", _finding_blocks(frame, results, draft)),
+        Section("Results", [*added(*tables), *drawn("Results")]),
+        Section("The ratio", [*added(*ratio), *drawn("The ratio")]),
+        Section(
+            "Spikes", added(spikes) if len(spikes.data) else [Text(_no_spikes(results.spikes))]
+        ),
+        Section(
+            "Layers and sites", [*_ablations(frame, results, draft), *drawn("Layers and sites")]
+        ),
+        Section("Noise", drawn("Noise")),
+        Section("Corrections", [*receipt, *added(receipt_table(frame)), *drawn("Corrections")]),
+        Section("Cost", added(cost_table(frame))),
+        Section("All cells", drawn("All cells")),
+        Section("Cells and gaps", _cell_blocks(frame, results, draft)),
     ]
     grid = frame.grid
-    page = Page(grid.name, grid.question, _facts(frame, tracking_uri), sections)
-    return Composed(page, _summary(frame, tails, found, warnings))
+    page = Page(
+        grid.name, grid.question, _facts(frame, tracking_uri), [s for s in sections if s.blocks]
+    )
+    return Composed(page, _summary(frame, results))
+
+
+def _results(frame: GridFrame) -> Results:
+    compared = pairs(frame)
+    # An arm may be compared with one and the same control for two reasons: that is one test.
+    found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in compared))
+    tails, spikes = tail_frame(frame), spike_log(frame)
+    warnings = [str(idle) for idle in (*inactive(frame), *swallowed(frame))]
+    answers = findings(frame, compared, found, tails, spikes)
+    return Results(compared, found, answers, tails, spikes, warnings)
 
 
 def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
@@ -121,46 +164,66 @@ def _common(cells: pd.DataFrame, *columns: str) -> str:
     return " | ".join(rows)
 
 
-def _verdict_blocks(frame: GridFrame, found: Sequence[Verdict], draft: Draft) -> list[Block]:
-    controls = frame.grid.controls
-    table = draft.add(differences_table(frame, found))
-    blocks: list[Block] = [Text(_opening(frame, found), strong=True)]
-    gaps = [verdict.sentence for verdict in found if verdict.beyond_noise]
-    labels = {endpoint.column: endpoint.label for endpoint in ENDPOINTS}
-    for arm, control in controls.items():
-        rest = [v for v in found if v.arm == arm and not v.beyond_noise]
-        if rest:
-            names = ", ".join(labels[v.endpoint] for v in rest)
-            gaps.append(f"{arm} − {control}, not told apart from seed noise: {names}.")
-    for arm, control in controls.items():
-        shared = len(paired(frame.cells, arm, control, ENDPOINTS[0]))
-        if arm in frame.arms and shared < MIN_SEEDS:
-            gaps.append(f"{arm} against {control}: {shared} shared finished seed(s), no verdict.")
-    alone = [arm for arm in frame.arms if arm not in controls]
-    if alone:
-        gaps.append(f"No control in this grid, so no verdict: {', '.join(alone)}.")
-    blocks.append(Bullets([*gaps, *frame.grid.notes]))
+def _finding_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
+    blocks: list[Block] = [Text(_opening(frame, results.verdicts), strong=True)]
+    if results.findings:
+        blocks.append(draft.add(findings_table(results.findings)))
+    blocks += [_answers(f) for f in results.findings if f.kind in ("noise", "method")]
+    alone = [arm for arm in frame.arms if arm not in {f.arm for f in results.findings}]
+    controls = {f.control for f in results.findings}
+    lonely = [arm for arm in alone if arm not in controls]
+    notes = (
+        [f"No control in this grid, so nothing is said about {', '.join(lonely)}."]
+        if lonely
+        else []
+    )
+    if notes or frame.grid.notes:
+        blocks.append(Bullets([*notes, *frame.grid.notes]))
+    table = draft.add(differences_table(results.verdicts))
     return [*blocks, table] if len(table.data) else blocks
+
+
+def _answers(finding: Finding) -> Answers:
+    note = f"They differ in {', '.join(finding.differs)}." if finding.differs else ""
+    items = [Answer(claim.topic, claim.state, claim.words) for claim in finding.claims]
+    return Answers(f"{finding.arm} against {finding.control}", note, items, finding.limits)
+
+
+def _ablations(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
+    blocks: list[Block] = []
+    for kind in REFERENCES:
+        table = subset_table(frame, kind, results.verdicts)
+        if len(table.data):
+            blocks.append(draft.add(table))
+    return blocks + [_answers(f) for f in results.findings if f.kind in REFERENCES]
+
+
+def _no_spikes(log: SpikeLog) -> str:
+    if not log.rates:
+        return "No run is long enough for the spike detector, which needs 16 steps of history."
+    steps = sum(n for _, n in log.rates.values())
+    return f"No spike in {steps} judged steps of the finished cells."
 
 
 def _opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
     if frame.finished.empty:
         return "No cell has finished, so there is nothing to compare yet."
-    if not found:
+    tested = [v for v in found if v.tested]
+    if not tested:
         most = int(frame.finished.groupby("arm").size().max())
         return (
             f"No verdict: a verdict needs an arm and its control with at least {MIN_SEEDS} shared "
             f"finished seeds, and the most seeds of any arm here is {most}. "
             "Differences in the tables below may be seed noise."
         )
-    beyond = sum(verdict.beyond_noise for verdict in found)
+    beyond = sum(v.beyond_noise for v in tested)
     return (
-        f"{beyond} of {len(found)} comparisons with a control are beyond seed noise "
+        f"{beyond} of {len(tested)} comparisons with a control are beyond seed noise "
         "(paired t over seeds, Holm-adjusted p < 0.05); the rest are not told apart from it."
     )
 
 
-def _cell_blocks(frame: GridFrame, draft: Draft) -> list[Block]:
+def _cell_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != "finished"]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
@@ -168,17 +231,15 @@ def _cell_blocks(frame: GridFrame, draft: Draft) -> list[Block]:
         + "; not in any mean."
         for row in records(rows)
     ]
-    gaps += [str(item) for item in frame.missing]
+    gaps += [str(item) for item in (*frame.missing, *results.spikes.missing)]
     notes: Block = (
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )
     return [notes, draft.add(cells_table(frame))]
 
 
-def _summary(
-    frame: GridFrame, tails: pd.DataFrame, found: Sequence[Verdict], warnings: Sequence[str]
-) -> dict[str, Any]:
-    arms = {}
+def _summary(frame: GridFrame, results: Results) -> dict[str, Any]:
+    arms, tails = {}, results.tails
     for arm in frame.arms:
         own = frame.finished[frame.finished["arm"] == arm]
         rows = tails[tails["arm"] == arm] if len(tails) else tails
@@ -190,17 +251,26 @@ def _summary(
                 for _, row in rows.iterrows()
             },
         }
+    tested = [v for v in results.verdicts if v.tested]
+    missing = (*frame.missing, *results.spikes.missing)
     summary = {
         "grid": frame.grid.name,
         "grid_id": frame.grid.grid_id,
         "question": frame.grid.question,
         "cells": {str(k): int(v) for k, v in frame.cells["state"].value_counts().items()},
         "arms": arms,
-        "verdicts": [verdict._asdict() for verdict in found],
-        "verdict_given": bool(found),
-        "opening": _opening(frame, found),
-        "warnings": list(warnings),
-        "missing": [str(item) for item in frame.missing],
+        "findings": [
+            {**f._asdict(), "claims": [claim._asdict() for claim in f.claims]}
+            for f in results.findings
+        ],
+        "verdicts": [
+            {**v._asdict(), "beyond_noise": v.beyond_noise, "sentence": v.sentence} for v in tested
+        ],
+        "verdict_given": bool(tested),
+        "opening": _opening(frame, results.verdicts),
+        "spikes": results.spikes.rows[IDENTITY].to_dict("records"),
+        "warnings": list(results.warnings),
+        "missing": [str(item) for item in missing],
         "notes": list(frame.grid.notes),
     }
     return {key: _plain(value) for key, value in summary.items()}

@@ -1,18 +1,18 @@
 """One report, two renderings: Markdown with files beside it, and a self-contained HTML page.
 
-The page inlines its figures and its style, asks the network for nothing, runs no script, and
-follows the reader's light or dark setting. Figures keep a white card in both.
+The page inlines its figures and its style, asks the network for nothing (its content policy forbids
+it), and follows the reader's light or dark setting; figures keep a white card in both. Its one script
+sorts tables; without it they still read.
 """
 
 import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import NamedTuple, assert_never
 
-import pandas as pd
-
-from analysis.tables import Table
+from analysis.page_style import POLICY, SCRIPT, STYLE
+from analysis.table import NOTHING, Table, is_words
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,25 @@ class Picture:
     png: bytes
 
 
-Block = Text | Bullets | Table | Picture
+class Answer(NamedTuple):
+    """What was asked, the answer in a word or three, and its numbers in a sentence."""
+
+    question: str
+    state: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A headed list of answers, and what limits all of them."""
+
+    title: str
+    note: str
+    items: Sequence[Answer]
+    limits: Sequence[str]
+
+
+Block = Text | Bullets | Table | Picture | Answers
 
 
 @dataclass(frozen=True)
@@ -86,11 +104,13 @@ class Page:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             # An empty icon: without it a browser asks the server for one.
             '<link rel="icon" href="data:,">'
-            f"<title>{_e(self.title)}</title><style>{_STYLE}</style></head><body><main>"
+            f"<title>{_e(self.title)}</title><style>{STYLE}</style></head><body><main>"
             f"<header><h1>{_e(self.title)}</h1>{lead}<dl>{facts}</dl></header>"
-            f'<nav aria-label="Sections">{links}</nav>{body}</main></body></html>\n'
+            f'<nav aria-label="Sections">{links}</nav>{body}</main>'
+            f"<script>{SCRIPT}</script></body></html>\n"
         )
 
 
@@ -102,6 +122,10 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"- {item}" for item in items)
         case Table():
             return f"### {block.title}\n\n{block.caption}\n\n{block.markdown()}"
+        case Answers(title, note, answers, limits):
+            lines = [f"- {a.question}: **{a.state}**. {a.words}" for a in answers]
+            lines += [f"- {limit}" for limit in limits]
+            return "\n\n".join(part for part in (f"### {title}", note, "\n".join(lines)) if part)
         case Picture():
             return f"### {block.title}\n\n![{block.alt}]({block.name}.png)\n\n{block.caption}"
         case _:
@@ -117,6 +141,8 @@ def _html(block: Block) -> str:
             return f"<ul{kind}>" + "".join(f"<li>{_e(item)}</li>" for item in items) + "</ul>"
         case Table():
             return _html_table(block)
+        case Answers(title, note, answers, limits):
+            return _html_answers(title, note, answers, limits)
         case Picture():
             data = base64.b64encode(block.png).decode()
             # On a phone the card scrolls instead of shrinking its labels past reading.
@@ -132,11 +158,27 @@ def _html(block: Block) -> str:
             assert_never(block)
 
 
+def _html_answers(title: str, note: str, answers: Sequence[Answer], limits: Sequence[str]) -> str:
+    items = "".join(
+        f'<li><span class="tag {_id(a.state)}">{_e(a.state)}</span> '
+        f"<strong>{_e(a.question)}</strong> {_e(a.words)}</li>"
+        for a in answers
+    )
+    below = "".join(f"<li>{_e(limit)}</li>" for limit in limits)
+    return (
+        f"<h3>{_e(title)}</h3>"
+        + (f'<p class="caption">{_e(note)}</p>' if note else "")
+        + f'<ul class="answers">{items}</ul>'
+        + (f'<ul class="limits">{below}</ul>' if limits else "")
+    )
+
+
 def _html_table(table: Table) -> str:
     if table.shown.empty:
-        rows = "<p>Nothing to show.</p>"
+        rows = f"<p>{NOTHING}</p>"
     else:
-        kinds = [_kind(table.shown[name]) for name in table.shown.columns]
+        words = (is_words(table.shown[name]) for name in table.shown.columns)
+        kinds = [' class="text"' if word else "" for word in words]
         head = "".join(
             f'<th scope="col"{kind}>{_e(str(name))}</th>'
             for name, kind in zip(table.shown.columns, kinds)
@@ -155,48 +197,9 @@ def _html_table(table: Table) -> str:
     return f"<h3>{_e(table.title)}</h3>{rows}<p class='caption'>{_e(table.caption)}</p>"
 
 
-def _kind(column: "pd.Series[str]") -> str:
-    """Words align left, numbers right."""
-    words = all(str(cell)[:1].isalpha() for cell in column)
-    return ' class="text"' if words else ""
-
-
 def _e(text: str) -> str:
     return html.escape(text, quote=True)
 
 
 def _id(title: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in title.lower())
-
-
-_STYLE: Final = """
-:root{color-scheme:light dark;--bg:#fbfbfc;--fg:#1c2127;--soft:#5a6069;--line:#dfe2e7;
---panel:#fff;--link:#1f5fae;--warn:#fff4dc;--warnline:#c98a00}
-@media (prefers-color-scheme:dark){:root{--bg:#15181c;--fg:#e4e7eb;--soft:#a2a9b3;--line:#333941;
---panel:#1d2126;--link:#8ab8f5;--warn:#35290c;--warnline:#d9a32e}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,
-"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
-main{max-width:70rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
-h1{font-size:1.7rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;
-padding-top:.8rem;border-top:1px solid var(--line)}h3{font-size:1rem;margin:1.6rem 0 .5rem}
-p,ul{max-width:46rem}.lead{font-size:1.1rem;color:var(--soft);margin:.2rem 0 1rem}
-.strong{font-weight:600}.caption,figcaption{color:var(--soft);font-size:.86rem;max-width:46rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.9rem;margin:0}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:1.2rem 0 0;font-size:.92rem}
-a{color:var(--link)}li{margin:.25rem 0}
-.warning{background:var(--warn);border-left:4px solid var(--warnline);padding:.6rem 1rem .6rem 2rem;
-border-radius:4px}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;background:var(--panel)}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.4rem .6rem;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
-thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
-th:first-child{text-align:left;position:sticky;left:0;background:var(--panel)}
-figure{margin:1rem 0}figcaption{margin-top:.6rem}
-td.text,th.text{text-align:left}.card{background:#fff;border:1px solid var(--line);border-radius:8px;
-padding:.6rem;overflow-x:auto}.card img{display:block;width:100%;height:auto}
-@media (max-width:40rem){main{padding:1rem .9rem 3rem}h1{font-size:1.4rem}
-dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}th,td{padding:.35rem .5rem}}
-@media print{nav{display:none}.card,.scroll{overflow:visible}.card img{min-width:0!important}}
-"""

@@ -1,15 +1,25 @@
 """What each arm's correction touched, and a warning where a configured one touched nothing."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.frames import GridFrame
-from analysis.tables import Table, number, records
+from analysis.table import Table, number, records
 
 PREFIX: Final = "receipt/"
 _HALF: Final = 0.5  # spec/alp.md G1: below it a perturbed arm is nearly its control
+
+
+class Idle(NamedTuple):
+    """Something that an arm was configured to do and did not."""
+
+    arm: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}: {self.words}"
 
 
 def receipt_table(frame: GridFrame) -> Table:
@@ -32,9 +42,9 @@ def receipt_table(frame: GridFrame) -> Table:
     return Table("receipt", "What the corrections touched", caption, data, shown)
 
 
-def inactive(frame: GridFrame) -> list[str]:
-    """One sentence per arm and configured correction that touched no token in any finished cell."""
-    warnings = []
+def inactive(frame: GridFrame) -> list[Idle]:
+    """One per arm and configured correction that touched no token in any finished cell."""
+    warnings: list[Idle] = []
     for arm in frame.arms:
         own = _training_steps(frame, arm)
         if own.empty:
@@ -42,24 +52,26 @@ def inactive(frame: GridFrame) -> list[str]:
         first = frame.cells[frame.cells["arm"] == arm].iloc[0]
         span = f"in {own['cell_id'].nunique()} cell(s) × {int(own['step'].max())} steps"
         warnings += [
-            f"{arm}: its {bound} touched no token {span}: that bound did nothing."
+            Idle(arm, f"its {bound} touched no token {span}: that bound did nothing.")
             for bound, receipts in dict(first["bounds"]).items()
             if _never(own, receipts)
         ]
     return warnings
 
 
-def swallowed(frame: GridFrame) -> list[str]:
-    """One sentence per perturbed arm of whose noise less than half arrived in the model's dtype."""
-    key, warnings = "noise/realised_ratio", []
+def swallowed(frame: GridFrame) -> list[Idle]:
+    """One per perturbed arm of whose noise less than half arrived in the model's dtype."""
+    key = "noise/realised_ratio"
+    warnings: list[Idle] = []
     for arm in frame.arms:
         own = _training_steps(frame, arm)
         arrived = own[key].dropna().to_numpy(float) if key in own else np.empty(0)
         if len(arrived) and arrived.mean() < _HALF:
-            warnings.append(
-                f"{arm}: {number(float(arrived.mean()), 2)} of its noise's standard deviation arrived "
+            words = (
+                f"{number(float(arrived.mean()), 2)} of its noise's standard deviation arrived "
                 "(mean over steps of the worst layer): the dtype swallows a sigma this small."
             )
+            warnings.append(Idle(arm, words))
     return warnings
 
 

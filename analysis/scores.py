@@ -14,6 +14,9 @@ WINDOW: Final = 10
 EVALUATIONS: Final = 3
 """Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
 
+JUDGED: Final = 16
+"""Steps below which a run has no peak to speak of: P99 of fewer is the largest of a handful."""
+
 
 class Score(NamedTuple):
     """A column of `GridFrame.cells`: which metric, over which steps, and how to print it."""
@@ -54,6 +57,18 @@ def largest(values: pd.Series, last: int) -> float:
     return float(values.max()) if values.notna().any() else np.nan
 
 
+def peak(values: pd.Series, last: int) -> float:
+    """P99 over the median of the steps of training; 1: no step stands out. Needs `JUDGED` steps."""
+    values = values[values.index > 0].dropna()
+    median = float(values.median()) if len(values) >= JUDGED else np.nan
+    return float(values.quantile(0.99)) / median if median > 0 else np.nan
+
+
+def per_thousand(values: pd.Series, last: int) -> float:
+    """Flags per 1,000 steps that were judged."""
+    return 1000 * _mean(values[values.index > 0])
+
+
 SCORES: Final[dict[str, Score]] = {
     "final_reward": Score("reward/mean", "final reward", last_steps),
     "eval_greedy": Score("eval/greedy", "eval greedy", last_evaluations),
@@ -64,6 +79,8 @@ SCORES: Final[dict[str, Score]] = {
     "k1_max": Score("kl/k1", "K1 max", largest, "nats", 4),
     "k3_mean": Score("kl/k3", "K3 mean", all_steps, "nats", 4),
     "k3_max": Score("kl/k3", "K3 max", largest, "nats", 4),
+    "k3_peak": Score("kl/k3", "K3 P99 / P50", peak, "", 2),
+    "spike_rate": Score("kl/spike", "spikes per 1,000 steps", per_thousand, "", 0),
     "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps, "nats", 3),
     "width_product": Score("", "P98 − P2, product", all_steps, "nats", 3),
     "ess": Score("ratio/raw/token/ess", "ESS, token", all_steps),

@@ -1,11 +1,11 @@
-"""What may be said across seeds: intervals, paired differences, and verdicts in words.
+"""What may be said across seeds: intervals, paired differences and verdicts.
 
-A verdict is the paired t over seeds against the arm's control, with Holm over every arm × endpoint
+A verdict is the paired t over seeds against the arm's control, with Holm over every pair × endpoint
 of the grid; below three seeds there is none. Arms are never ranked. `difference` = arm − control,
 on the scale that the endpoint names (K3 on log10, because it is a heavy-tailed mean).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import stats
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 MIN_SEEDS: Final = 3
 LEVEL: Final = 0.95
+_ROUNDING: Final = 1e-12
 
 
 class Interval(NamedTuple):
@@ -45,41 +46,85 @@ def over_seeds(values: "Sequence[float] | pd.Series[float] | FloatArray") -> Int
     return Interval(mean, mean - half, mean + half, n, "t", kept)
 
 
+Topic = Literal["final performance", "tail heaviness", "KL spikes", "distance to the sampler"]
+
+
 class Endpoint(NamedTuple):
-    """A column of `GridFrame.cells` that arms are compared on."""
+    """A column of `GridFrame.cells` that arms are compared on, and the question that it answers."""
 
     column: str
     label: str
+    topic: Topic
     log: bool = False
 
 
 ENDPOINTS: Final = (
-    Endpoint("eval_greedy", "greedy accuracy"),
-    Endpoint("final_reward", "final reward"),
-    Endpoint("k3_mean", "log10 of the mean K3", log=True),
-    Endpoint("width", "P98 − P2 of the token log ratio"),
-    Endpoint("khat_right", "k̂ of the token ratio"),
+    Endpoint("eval_greedy", "greedy accuracy", "final performance"),
+    Endpoint("final_reward", "final reward", "final performance"),
+    Endpoint("khat_right", "k̂ of the token ratio", "tail heaviness"),
+    Endpoint("k3_peak", "log10 of K3's P99 over its median", "KL spikes", log=True),
+    Endpoint("k3_mean", "log10 of the mean K3", "distance to the sampler", log=True),
+    Endpoint("width", "P98 − P2 of the token log ratio", "distance to the sampler"),
 )
 
 
 class Verdict(NamedTuple):
-    """One arm against its control on one endpoint."""
+    """One arm against its control on one endpoint; NaN where there was no test.
+
+    status: beyond or within seed noise; `few` seeds, or `equal` on every seed: no test.
+    """
 
     arm: str
     control: str
     endpoint: str
-    n: int
+    points: tuple[float, ...]
     difference: float
     low: float
     high: float
     p: float
     p_holm: float
     detectable: float
-    beyond_noise: bool
-    sentence: str
+    status: Literal["beyond", "within", "few", "equal"]
+
+    @property
+    def tested(self) -> bool:
+        """Whether a test was made."""
+        return self.status in ("beyond", "within")
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the difference is beyond seed noise."""
+        return self.status == "beyond"
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words with its numbers."""
+        return f"{self.arm} − {self.control}, {LABELS[self.endpoint]}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """The difference in words with its numbers."""
+        n = len(self.points)
+        if not self.tested:
+            points = " · ".join(f"{p:+.3g}" for p in self.points)
+            why = {
+                "few": "too few seeds for a test",
+                "equal": "no spread over seeds to test against",
+            }
+            return f"{points} ({n} shared seed{'s' if n > 1 else ''}): {why[self.status]}."
+        size = (
+            f"{self.difference:+.3g} [{self.low:+.3g}, {self.high:+.3g}] over {n} seeds, "
+            f"Holm p = {self.p_holm:.2g}"
+        )
+        if self.beyond_noise:
+            return f"{size}: beyond seed noise."
+        return (
+            f"{size}: not told apart from seed noise (this many seeds would find a difference of "
+            f"{self.detectable:.2g} four times in five)."
+        )
 
 
-NO_TEST: Final = Verdict("", "", "", 0, *(np.nan,) * 6, False, "")
+LABELS: Final = {endpoint.column: endpoint.label for endpoint in ENDPOINTS}
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -100,76 +145,80 @@ def smallest_detectable(sd: float, n: int, tests: int) -> float:
     return float(quantiles.sum() * sd / np.sqrt(n))
 
 
-def verdicts(cells: pd.DataFrame, controls: Mapping[str, str]) -> list[Verdict]:
-    """Every arm against its control on every endpoint; only pairs with three shared finished seeds.
+def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
+    """Every (arm, control) on every endpoint that both have on a shared finished seed.
 
-    An endpoint whose paired differences have no spread at all is left out: no noise, no test.
+    Tested are those with three shared seeds or more whose paired differences have any spread.
     """
-    found = []
-    for arm, control in controls.items():
-        for endpoint in ENDPOINTS:
-            pairs = paired(cells, arm, control, endpoint)
-            if len(pairs) >= MIN_SEEDS and np.ptp(pairs) > 1e-12:
-                found.append((arm, control, endpoint, pairs))
-    raw = [float(stats.ttest_1samp(pairs, 0.0).pvalue) for *_, pairs in found]
-    rows = []
-    for (arm, control, endpoint, pairs), p, adjusted in zip(found, raw, holm(raw)):
-        difference = over_seeds(pairs)
-        least = smallest_detectable(float(pairs.std(ddof=1)), len(pairs), len(raw))
-        beyond = adjusted < 1 - LEVEL
-        sentence = _sentence(arm, control, endpoint, difference, adjusted, least, beyond)
-        rows.append(
-            Verdict(
-                arm,
-                control,
-                endpoint.column,
-                len(pairs),
-                difference.mean,
-                difference.low,
-                difference.high,
-                p,
-                adjusted,
-                least,
-                beyond,
-                sentence,
-            )
-        )
-    return rows
+    wide = {endpoint: _by_seed(cells, endpoint) for endpoint in ENDPOINTS}
+    found = [
+        (arm, control, endpoint, points)
+        for arm, control in pairs
+        for endpoint in ENDPOINTS
+        if len(points := _difference(wide[endpoint], arm, control))
+    ]
+    raw = [_p(points) for *_, points in found]
+    tests = int(np.isfinite(raw).sum())
+    return [
+        _verdict(arm, control, endpoint, points, p, adjusted, tests)
+        for (arm, control, endpoint, points), p, adjusted in zip(found, raw, holm(raw))
+    ]
 
 
 def paired(cells: pd.DataFrame, arm: str, control: str, endpoint: Endpoint) -> FloatArray:
     """Arm − control per shared seed of finished cells, in seed order."""
+    return _difference(_by_seed(cells, endpoint), arm, control)
+
+
+def _by_seed(cells: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
+    """Finished cells' endpoint, a row per seed and a column per arm."""
     if endpoint.column not in cells.columns:
-        return np.empty(0)
+        return pd.DataFrame()
     done = cells[cells["state"] == "finished"]
-    sides = [
-        done[done["arm"] == name].groupby("seed")[endpoint.column].mean() for name in (arm, control)
-    ]
-    joined = pd.concat(sides, axis=1, join="inner").sort_index()
-    values: FloatArray = joined.to_numpy(float)
+    values = done[endpoint.column].astype(float)
     if endpoint.log:
-        values = np.log10(np.where(values > 0, values, np.nan))
-    difference: FloatArray = np.subtract(values[:, 0], values[:, 1])
-    kept: FloatArray = difference[np.isfinite(difference)]
+        values = values.where(values > 0).map(np.log10)
+    keys = [done["seed"], done["arm"]]
+    return values.groupby(keys).mean().unstack()
+
+
+def _difference(wide: pd.DataFrame, arm: str, control: str) -> FloatArray:
+    if arm not in wide or control not in wide:
+        return np.empty(0)
+    points = np.asarray(wide[arm].to_numpy(float) - wide[control].to_numpy(float))
+    kept: FloatArray = points[np.isfinite(points)]
     return kept
 
 
-def _sentence(
+def _p(points: FloatArray) -> float:
+    few, equal = len(points) < MIN_SEEDS, np.ptp(points) <= _ROUNDING
+    return np.nan if few or equal else float(stats.ttest_1samp(points, 0.0).pvalue)
+
+
+def _verdict(
     arm: str,
     control: str,
     endpoint: Endpoint,
-    difference: Interval,
+    points: FloatArray,
     p: float,
-    least: float,
-    beyond: bool,
-) -> str:
-    size = (
-        f"{arm} − {control}, {endpoint.label}: {difference.mean:+.3g} "
-        f"[{difference.low:+.3g}, {difference.high:+.3g}] over {difference.n} seeds, Holm p = {p:.2g}"
-    )
-    if beyond:
-        return f"{size}: beyond seed noise."
-    return (
-        f"{size}: not told apart from seed noise "
-        f"(this many seeds would find a difference of {least:.2g} four times in five)."
+    p_holm: float,
+    tests: int,
+) -> Verdict:
+    kept = tuple(float(point) for point in points)
+    if np.isnan(p):
+        status: Literal["few", "equal"] = "few" if len(points) < MIN_SEEDS else "equal"
+        return Verdict(arm, control, endpoint.column, kept, *(np.nan,) * 6, status)
+    span = over_seeds(points)
+    return Verdict(
+        arm,
+        control,
+        endpoint.column,
+        kept,
+        span.mean,
+        span.low,
+        span.high,
+        p,
+        p_holm,
+        smallest_detectable(float(points.std(ddof=1)), len(points), tests),
+        "beyond" if p_holm < 1 - LEVEL else "within",
     )

@@ -4,18 +4,26 @@ Means over seeds never stand alone: with three seeds or more a 95 % t interval f
 points are shown, and n is always a column.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from analysis.frames import FINISHED, GridFrame
 from analysis.scores import EVALUATIONS, SCORES, WINDOW
-from analysis.seeds import ENDPOINTS, NO_TEST, Interval, Verdict, over_seeds, paired
+from analysis.seeds import LABELS, Verdict, over_seeds
+from analysis.table import (
+    DASH,
+    Table,
+    first_line,
+    interval_text,
+    number,
+    records,
+    signed_points,
+    with_bounds,
+)
 
-DASH: Final = "–"
 RESULTS: Final = (
     "final_reward",
     "eval_greedy",
@@ -25,25 +33,6 @@ RESULTS: Final = (
 )
 DIVERGENCES: Final = ("k1_mean", "k1_max", "k3_mean", "k3_max")
 SPREADS: Final = ("width", "width_product", "ess", "ess_product")
-
-
-@dataclass(frozen=True)
-class Table:
-    """`data` is what the CSV holds, `shown` the same rows as text."""
-
-    name: str
-    title: str
-    caption: str
-    data: pd.DataFrame
-    shown: pd.DataFrame
-
-    def markdown(self) -> str:
-        """A pipe table; '' rows never occur, empty tables are one line of words."""
-        if self.shown.empty:
-            return "Nothing to show.\n"
-        rows = [list(self.shown.columns), ["---"] * self.shown.shape[1], *self.shown.to_numpy()]
-        lines = ("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows)
-        return "\n".join(lines) + "\n"
 
 
 def results_table(frame: GridFrame) -> Table:
@@ -75,15 +64,20 @@ def spread_table(frame: GridFrame) -> Table:
     return _per_arm(frame, "spread", "Spread of the ratio", caption, SPREADS)
 
 
-def tails_table(tails: pd.DataFrame) -> Table:
-    """k̂, Hill, extreme quantiles per arm, level and side."""
+def tails_table(tails: pd.DataFrame, rates: Mapping[str, tuple[int, int]]) -> Table:
+    """k̂, Hill, extreme quantiles per arm, level and side; `rates`: arm -> (spikes, judged steps)."""
+    per_thousand = {arm: 1000 * count / steps for arm, (count, steps) in rates.items()}
+    if len(tails):
+        tails = tails.assign(spikes_per_1000=tails["arm"].map(per_thousand))
     caption = (
         "From the token records, pooled over finished seeds and recorded steps. Right: the ratio; "
         "left: its inverse. k̂ with its 90 % bootstrap over prompts: this data's uncertainty, not "
         "that of another seed. Status: ok; high = above min(1 − 1/log10 n, 0.7), means of ratios "
         "cannot be trusted; flat = no spread to fit, good news; short = too few points; saturated "
         "= cut by a clamp or by equal values (the same response sampled again), so k̂ is too low. "
-        "Quantiles are of the log ratio (left: of its negative)."
+        "Quantiles are of the log ratio (left: of its negative). Top 1 %: share in per cent of the sum "
+        "of ratios (left: of inverses) that the largest hundredth holds. Spikes: of K3, per 1,000 "
+        "judged steps of the arm."
     )
     shown = pd.DataFrame(
         [
@@ -91,13 +85,15 @@ def tails_table(tails: pd.DataFrame) -> Table:
                 "arm": row["arm"],
                 "level": row["level"],
                 "side": row["side"],
-                "k̂ [90 %]": _with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2),
+                "k̂ [90 %]": with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2),
                 "status": row["status"],
                 "Hill": number(row["hill"], 2),
                 "P98": number(row["p98"], 2),
                 "P99.9": number(row["p999"], 2),
                 "max": number(row["max"], 2),
                 "ESS": number(row["ess"], 3),
+                "top 1 %": number(100 * row["top1_share"], 1),
+                "spikes / 1,000": number(row["spikes_per_1000"], 0),
                 "n": f"{row['n']:,}",
                 "tail": f"{row['n_tail']:,}",
                 "prompts": f"{row['clusters']:,}",
@@ -108,44 +104,38 @@ def tails_table(tails: pd.DataFrame) -> Table:
     return Table("tails", "Tails of the ratio", caption, tails, shown)
 
 
-def differences_table(frame: GridFrame, found: Sequence[Verdict]) -> Table:
+def differences_table(found: Sequence[Verdict]) -> Table:
     """Every seed's difference to the control, and the test where there are seeds enough for one."""
-    tests = {(v.arm, v.control, v.endpoint): v for v in found}
-    data, shown = [], []
-    for arm, control in frame.grid.controls.items():
-        for endpoint in ENDPOINTS:
-            pairs = paired(frame.cells, arm, control, endpoint)
-            if not len(pairs):
-                continue
-            test = tests.get((arm, control, endpoint.column), NO_TEST)
-            points = ";".join(f"{p:.6g}" for p in pairs)
-            data.append(
-                {"arm": arm, "control": control, "endpoint": endpoint.column, "n": len(pairs)}
-                | {"points": points, "difference": test.difference, "low": test.low}
-                | {"high": test.high, "p": test.p, "p_holm": test.p_holm}
-                | {"detectable": test.detectable}
-            )
-            shown.append(
-                {
-                    "arm − control": f"{arm} − {control}",
-                    "endpoint": endpoint.label,
-                    "n": str(len(pairs)),
-                    "per seed": " · ".join(f"{p:+.3g}" for p in pairs),
-                    "mean [95 %]": _signed(test),
-                    "Holm p": _p(test.p_holm),
-                    "detectable": _p(test.detectable),
-                }
-            )
-    columns = pd.DataFrame(shown)
-    if not found and shown:
-        columns = columns.drop(columns=["mean [95 %]", "Holm p", "detectable"])
+    data = [
+        {"arm": v.arm, "control": v.control, "endpoint": v.endpoint, "n": len(v.points)}
+        | {"points": ";".join(f"{p:.6g}" for p in v.points), "difference": v.difference}
+        | {"low": v.low, "high": v.high, "p": v.p, "p_holm": v.p_holm}
+        | {"detectable": v.detectable, "status": v.status}
+        for v in found
+    ]
+    shown = pd.DataFrame(
+        [
+            {
+                "arm − control": f"{v.arm} − {v.control}",
+                "endpoint": LABELS[v.endpoint],
+                "n": str(len(v.points)),
+                "per seed": signed_points(v.points),
+                "mean [95 %]": _signed(v),
+                "Holm p": _p(v.p_holm),
+                "detectable": _p(v.detectable),
+            }
+            for v in found
+        ]
+    )
+    if found and not any(v.tested for v in found):
+        shown = shown.drop(columns=["mean [95 %]", "Holm p", "detectable"])
     caption = (
         "Arm − control, seed by seed (arms of a seed share prompts and draws). Tests: paired t over "
         "seeds from three seeds on, Holm over every tested row. Detectable: the difference that this "
         "spread and n would show four times in five at the strictest Holm level. The intervals are "
         "not adjusted for the number of rows."
     )
-    return Table("differences", "Paired differences", caption, pd.DataFrame(data), columns)
+    return Table("differences", "Paired differences", caption, pd.DataFrame(data), shown)
 
 
 def cells_table(frame: GridFrame) -> Table:
@@ -170,31 +160,6 @@ def cells_table(frame: GridFrame) -> Table:
         shown = shown.drop(columns="error")
     caption = "Only finished cells enter tables and means."
     return Table("cells", "Cells", caption, data, shown)
-
-
-def records(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as mappings, whose values mypy lets through."""
-    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
-
-
-def number(value: float, digits: int) -> str:
-    """Fixed digits; scientific where those would show nothing; a dash for NaN."""
-    if not np.isfinite(value):
-        return DASH
-    if value != 0 and (abs(value) < 0.5 * 10.0**-digits or abs(value) >= 1e5):
-        return f"{value:.1e}"
-    return f"{value:.{digits}f}"
-
-
-def interval_text(interval: Interval, digits: int) -> str:
-    """Mean [low, high] from three seeds on, both points with two, the value with one."""
-    match interval.kind:
-        case "none":
-            return DASH
-        case "t":
-            return _with_bounds(interval.mean, interval.low, interval.high, digits)
-        case "single" | "range":
-            return " · ".join(number(point, digits) for point in interval.points)
 
 
 def _per_arm(
@@ -227,12 +192,6 @@ def _intervals(frame: GridFrame) -> str:
     return "One seed or none per arm: no statement about seed noise is possible. n: finished seeds."
 
 
-def _with_bounds(value: float, low: float, high: float, digits: int) -> str:
-    if not np.isfinite(value):
-        return DASH
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
-
-
 def _signed(test: Verdict) -> str:
     if not np.isfinite(test.difference):
         return DASH
@@ -241,8 +200,3 @@ def _signed(test: Verdict) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.2g}" if np.isfinite(value) else DASH
-
-
-def first_line(text: str) -> str:
-    """What an error says, without its traceback."""
-    return text.strip().splitlines()[0][:160] if text.strip() else DASH

@@ -1,0 +1,182 @@
+"""What can be said about each arm against its control, in words with numbers, and what cannot and why.
+
+A claim is made from a verdict of `analysis.seeds` and from nothing else; what the records and the spike
+detector saw is told beside it as what it is, an observation.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, get_args
+
+import pandas as pd
+
+from analysis.frames import GridFrame
+from analysis.pairs import Kind, Pair
+from analysis.receipt import inactive, swallowed
+from analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, Topic, Verdict
+from analysis.spikes import SpikeLog
+from analysis.table import Table, number, signed_points, with_bounds
+
+State = Literal["changed", "not told apart", "cannot be said"]
+TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
+_TOPIC: Final = {endpoint.column: endpoint.topic for endpoint in ENDPOINTS}
+
+
+class Claim(NamedTuple):
+    """The answer to one question about one arm."""
+
+    topic: Topic
+    state: State
+    words: str
+
+
+class Finding(NamedTuple):
+    """An arm against its control: an answer per topic, and what limits all of them."""
+
+    arm: str
+    control: str
+    kind: Kind
+    differs: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    limits: tuple[str, ...]
+
+
+def findings(
+    frame: GridFrame,
+    pairs: Sequence[Pair],
+    found: Sequence[Verdict],
+    tails: pd.DataFrame,
+    spikes: SpikeLog,
+) -> list[Finding]:
+    """One per compared pair, in the pairs' order."""
+    idle = [*inactive(frame), *swallowed(frame)]
+    result = []
+    for pair in pairs:
+        own = [v for v in found if (v.arm, v.control) == (pair.arm, pair.control)]
+        claims = [
+            _claim(topic, [v for v in own if _TOPIC[v.endpoint] == topic]) for topic in TOPICS
+        ]
+        if pair.kind in ("noise", "method"):
+            seen = {
+                "tail heaviness": _tails_seen(pair, tails),
+                "KL spikes": _spikes_seen(pair, spikes),
+            }
+            claims = [
+                c._replace(words=f"{c.words} {seen.get(c.topic, '')}".strip()) for c in claims
+            ]
+        limits = [
+            *_limits(frame, pair, tails, spikes),
+            *(str(i) for i in idle if i.arm == pair.arm),
+        ]
+        result.append(Finding(*pair, tuple(claims), tuple(limits)))
+    return result
+
+
+def findings_table(found: Sequence[Finding]) -> Table:
+    """The answers at a glance: a row per comparison, a column per question."""
+    data = pd.DataFrame(
+        [
+            {"arm": f.arm, "against": f.control, "differs in": "; ".join(f.differs)}
+            | {claim.topic: claim.state for claim in f.claims}
+            for f in found
+        ]
+    )
+    caption = (
+        "changed: beyond seed noise (paired t over seeds, Holm over all comparisons × endpoints, "
+        "adjusted p < 0.05). not told apart: tested, and the seeds do not tell it from noise. cannot be "
+        "said: no test was possible; the reasons are below."
+    )
+    return Table("findings", "Findings", caption, data, data.astype(str))
+
+
+def _claim(topic: Topic, own: Sequence[Verdict]) -> Claim:
+    tested = [v for v in own if v.tested]
+    if any(v.beyond_noise for v in tested):
+        return Claim(topic, "changed", " ".join(f"{LABELS[v.endpoint]} {v.words}" for v in own))
+    if tested:
+        sizes = "; ".join(
+            f"{LABELS[v.endpoint]} {v.difference:+.3g} [{v.low:+.3g}, {v.high:+.3g}], Holm p = "
+            f"{v.p_holm:.2g}, a difference of {v.detectable:.2g} would have been found four times in five"
+            for v in tested
+        )
+        return Claim(topic, "not told apart", f"{sizes}.")
+    if not own:
+        return Claim(topic, "cannot be said", f"No shared finished seed has {_names(topic)}.")
+    n = max(len(v.points) for v in own)
+    seen = "; ".join(f"{LABELS[v.endpoint]} {signed_points(v.points)}" for v in own)
+    if any(v.status == "few" for v in own):
+        why = f"{n} shared finished seed{'s' if n > 1 else ''}, a test needs {MIN_SEEDS}"
+    else:
+        why = "No spread over seeds to test against"
+    return Claim(topic, "cannot be said", f"{why}. Seen: {seen}.")
+
+
+def _names(topic: Topic) -> str:
+    return " or ".join(e.label for e in ENDPOINTS if e.topic == topic)
+
+
+def _tails_seen(pair: Pair, tails: pd.DataFrame) -> str:
+    """The recorded tokens' k̂ on both sides of the comparison."""
+    words = []
+    for arm in (pair.arm, pair.control):
+        row = _token_tail(tails, arm)
+        if row is None:
+            return ""
+        size = with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2)
+        note = " (above its limit: means of such ratios cannot be trusted)"
+        words.append(f"{size}, {row['status']}{note if row['status'] == 'high' else ''}")
+    return f"Recorded tokens, ratio's k̂: {words[0]}; {pair.control}: {words[1]}."
+
+
+def _spikes_seen(pair: Pair, log: SpikeLog) -> str:
+    """How many spikes of K3 were found on both sides, and where."""
+    words = []
+    for arm in (pair.arm, pair.control):
+        if arm not in log.rates:
+            return ""
+        count, steps = log.rates[arm]
+        rows = log.rows[(log.rows["arm"] == arm) & (log.rows["metric"] == "kl/k3")]
+        first = [
+            f"step {step} of seed {seed}, z = {number(z, 1)}"
+            for step, seed, z in zip(rows["step"], rows["seed"], rows["z"])
+        ]
+        places = f" ({'; '.join(first[:3])}{'; …' if len(first) > 3 else ''})" if first else ""
+        rate = f"{1000 * count / steps:.0f} per 1,000"
+        words.append(
+            f"{count} in {steps} judged steps, {rate}{places}" if count else f"none in {steps}"
+        )
+    return f"Spikes of K3: {words[0]}; {pair.control}: {words[1]}."
+
+
+def _limits(frame: GridFrame, pair: Pair, tails: pd.DataFrame, spikes: SpikeLog) -> list[str]:
+    limits = []
+    if pair.confounded:
+        limits.append(
+            f"Confounded: {pair.arm} and {pair.control} differ in {_and(pair.differs)} at once, so a "
+            "difference belongs to the whole and to none of these alone."
+        )
+    for arm in (pair.arm, pair.control):
+        row = _token_tail(tails, arm)
+        if row is not None and row["status"] in ("flat", "short", "saturated"):
+            limits.append(
+                f"{arm}: the recorded token ratio's tail is {row['status']}, so it has no k̂."
+            )
+        if row is None and arm in set(frame.finished["arm"]):
+            limits.append(
+                f"{arm}: no token records, so its tail is known from the step metrics alone."
+            )
+        if arm not in spikes.rates and arm in set(frame.finished["arm"]):
+            limits.append(
+                f"{arm}: its runs are too short for the spike detector (16 steps of history)."
+            )
+    return limits
+
+
+def _token_tail(tails: pd.DataFrame, arm: str) -> "pd.Series | None":
+    if tails.empty:
+        return None
+    rows = tails[(tails["arm"] == arm) & (tails["level"] == "token") & (tails["side"] == "right")]
+    return rows.iloc[0] if len(rows) else None
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

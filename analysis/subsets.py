@@ -1,0 +1,48 @@
+"""Ablations of the noise: arms that differ in their layers alone, or in their site alone."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+
+from analysis.frames import GridFrame
+from analysis.pairs import REFERENCES, Kind, arm_configs, subsets
+from analysis.scores import SCORES
+from analysis.seeds import LABELS, Verdict, over_seeds
+from analysis.table import DASH, Table, interval_text
+
+SHOWN: Final = ("eval_greedy", "final_reward", "khat_right", "k3_mean", "k3_peak", "width")
+_WORDS: Final = {
+    "layers": ("layers", "Layer subsets", "all layers"),
+    "site": ("sites", "Sites", "the layer input"),
+}
+
+
+def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Table:
+    """A row per arm; groups of arms that are the same but for `kind` stand together."""
+    name, title, reference = _WORDS[kind]
+    data, shown = [], []
+    groups = subsets(arm_configs(frame), kind)
+    for number_, group in enumerate(groups, start=1):
+        first = next((arm for arm, value in group.items() if value == REFERENCES[kind]), None)
+        for arm, value in group.items():
+            own = frame.finished[frame.finished["arm"] == arm]
+            spans = {column: over_seeds(own[column]) for column in SHOWN}
+            beyond = [LABELS[v.endpoint] for v in found if v[:2] == (arm, first) and v.beyond_noise]
+            raw: dict[str, object] = {"group": number_, kind: value, "arm": arm, "n": len(own)}
+            for column, span in spans.items():
+                raw |= {f"{column}_{part}": getattr(span, part) for part in ("mean", "low", "high")}
+            data.append(raw | {"beyond": ";".join(beyond)})
+            row = {kind: value, "arm": arm, "n": str(len(own))}
+            row |= {
+                SCORES[c].label: interval_text(span, SCORES[c].digits) for c, span in spans.items()
+            }
+            tested = any(v[:2] == (arm, first) and v.tested for v in found)
+            against = ", ".join(beyond) or ("nothing" if tested else "not tested")
+            shown.append(row | {"beyond noise": DASH if arm == first else against})
+    caption = (
+        f"Arms that differ in {kind} alone, a group of {len(groups)} after the other. Mean over seeds "
+        "[95 % t interval], both points with two. Last column: endpoints on which the arm differs "
+        f"from the group's arm with {reference} beyond seed noise (same tests as above)."
+    )
+    return Table(name, title, caption, pd.DataFrame(data), pd.DataFrame(shown))
