@@ -31,6 +31,7 @@ from alpkit.measure import (
     ratio_metrics,
     receipt_metrics,
 )
+from alpkit.memory import PeakMemory
 from alpkit.sampling import collect, held_out_scores
 from alpkit.tracking import Tracker
 from alpkit.update import Place, Update, logp_old, update_policy
@@ -53,8 +54,8 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             match_sigma(run)
             tracker.log(0, first_look(run))
         for step in range((done or 0) + 1, config.train.steps + 1):
-            clock = Clock()
-            metrics = train_step(run, step, clock)
+            clock, memory = Clock(), PeakMemory()
+            metrics = train_step(run, step, clock) | memory.metrics()
             if step % config.eval.every == 0 or step == config.train.steps:
                 with clock("eval"):
                     metrics |= held_out_scores(run)

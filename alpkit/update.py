@@ -72,7 +72,7 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
         reference = old.get(int(micro.sample[0]))
         per_token = {} if reference is None else {"logp_old": reference}
         if run.perturbation is not None and place.diagnose:
-            with clock("diagnostics"), torch.no_grad():
+            with clock("clean_forward"), torch.no_grad():
                 clean = _logprobs(run, micro)
                 per_token |= {"logp_train": clean.logp, "entropy": clean.entropy}
         with clock("update"):
