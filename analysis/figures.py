@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from analysis.plotted import DYNAMICS, LEVELS, SIDES
+from analysis.items import ROUNDOFF
+from analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
+from analysis.plotted_tails import DRAWN as LEVELS
+from analysis.pooled import SIDES
 from analysis.style import Look
 
 Looks = dict[str, Look]
@@ -22,7 +25,10 @@ def dynamics(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """One metric over steps: mean and range of finished seeds; unfinished cells as thin lines."""
     for (arm, series), part in data.groupby(["arm", "series"], sort=False):
         look = looks[arm]
-        if series != "finished":
+        if series == SPIKE_SERIES:
+            axes.plot(part["step"], part["mean"], "x", color=look.colour, ms=6, mew=1.4, zorder=4)
+            continue
+        if series != FINISHED_SERIES:
             axes.plot(
                 part["step"], part["mean"], color=look.colour, lw=0.8, ls=(0, (4, 3)), alpha=0.8
             )
@@ -58,25 +64,30 @@ def envelope(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
 
 
 def ccdf(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
-    """P(ratio > z) on log-log axes per arm, with the band of the bootstrap over prompts."""
-    for arm, part in data.groupby("arm", sort=False):
+    """P(ratio > z) on log-log axes per arm, with the band of the bootstrap over prompts, over the floor."""
+    for arm, part in data[~data["arm"].isin(ROUNDOFF)].groupby("arm", sort=False):
         look = looks[arm]
         axes.plot(part["z"], part["p"], color=look.colour, ls=look.line, label=arm)
         axes.fill_between(part["z"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0)
+    for dtype, line in zip(ROUNDOFF, ((0, (1, 1)), (0, (4, 1.5)))):
+        floor = data[data["arm"] == dtype]
+        axes.plot(
+            floor["z"], floor["p"], color="#5a5f66", lw=1, ls=line, label=f"rounding, {dtype}"
+        )
     axes.set(xscale="log", yscale="log")
     return axes
 
 
 def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """Reward, greedy accuracy, gradient norm and K3 side by side."""
-    figure = Figure(figsize=(10, 6.4))
-    panels = figure.subplots(2, 2).ravel()
+    """Reward, accuracy, entropy, gradient norm, K1 and K3 over steps; crosses: K3 spikes of single cells."""
+    figure = Figure(figsize=(11, 6.4))
+    panels = figure.subplots(2, 3).ravel()
     for panel, (key, title) in zip(panels, DYNAMICS.items()):
         dynamics(data[data["metric"] == key], panel, looks)
         panel.set_title(title)
     if (data["metric"] == "kl/k3").any():
         panels[-1].set_yscale("log")
-    for panel in panels[:2]:
+    for panel in panels[:3]:
         panel.set_xlabel("")
     _legend(figure, panels)
     return figure

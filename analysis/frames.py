@@ -9,6 +9,7 @@ what it could not read. Not here: scores (`analysis.scores`), tails (`analysis.t
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from alpkit.config import ObjectiveConfig
 from alpkit.errors import TrackingError
 from alpkit.runs import is_live, resolve
+from analysis.pooled import ArmPool, pool_arm
 from analysis.records import RecordedCell, Records
 from analysis.scores import add_scores
 
@@ -69,6 +71,12 @@ class GridFrame:
     def arms(self) -> list[str]:
         """Arms in the grid file's order."""
         return list(dict.fromkeys(self.cells["arm"]))
+
+    @cached_property
+    def pooled(self) -> dict[str, ArmPool]:
+        """Each arm's tails over its finished cells: one pass over the records, made when first asked for."""
+        cells = set(self.finished["cell_id"])
+        return {arm: pool_arm(self.records, arm, cells) for arm in self.arms}
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -234,6 +242,7 @@ def _headline(config: dict[str, Any]) -> dict[str, Any]:
         "steps_planned": train.get("steps"),
         "updates_per_rollout": train.get("updates_per_rollout"),
         "lr": train.get("lr"),
+        "eval_k": section.get("eval", {}).get("k"),
         "denominator": ratio.get("denominator"),
         "level": ratio.get("level"),
         "surrogate": (objective.get("surrogate") or {}).get("kind"),

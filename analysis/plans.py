@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pandas as pd
 
-from analysis import figures, plotted
+from analysis import figures, plotted, plotted_tails
 from analysis.frames import GridFrame
 from analysis.style import Look
 
@@ -51,6 +51,7 @@ def _envelope_alt(frame: GridFrame, data: pd.DataFrame) -> str:
 
 def _ccdf_alt(frame: GridFrame, data: pd.DataFrame) -> str:
     tokens = data[(data["level"] == "token") & (data["side"] == "right")]
+    tokens = tokens[tokens["arm"].isin(frame.arms)]
     tops = [f"{arm} {part['z'].max():.1f}" for arm, part in tokens.groupby("arm", sort=False)]
     return (
         "Share of ratios above z on log-log axes, one line per arm; ratio left, inverse right, "
@@ -78,7 +79,7 @@ PLANS: Final[list[Plan]] = [
         "envelope",
         "The ratio",
         "Envelope of the log ratio",
-        plotted.envelope_frame,
+        plotted_tails.envelope_frame,
         figures.envelope_sheet,
         _envelope_alt,
         "Shade: P2 to P98 of log π_θ − log µ, unperturbed, in up to 50 bins of equal count; line: "
@@ -90,7 +91,7 @@ PLANS: Final[list[Plan]] = [
         "ccdf",
         "The ratio",
         "Tail of the ratio and of its inverse",
-        plotted.ccdf_frame,
+        plotted_tails.ccdf_frame,
         figures.ccdf_sheet,
         _ccdf_alt,
         "Band: 90 % bootstrap over prompts. A straight line would be a power law, but looks alike "

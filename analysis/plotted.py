@@ -1,113 +1,161 @@
-"""The numbers that figures draw: each frame here is a figure's CSV, and nothing else is drawn."""
+"""The numbers that figures over steps draw: each frame here is a figure's CSV, and nothing else is drawn.
 
+Not here: tails from the records (`analysis.plotted_tails`), one point per cell (`analysis.plotted_cells`).
+"""
+
+import math
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from alpkit.diagnostics import ccdf, envelope
-from alpkit.diagnostics.tails import Side
 from analysis.frames import FINISHED, GridFrame
-from analysis.tails import LEVELS, SIDES, ratios
 
 DYNAMICS: Final = {
     "reward/mean": "Reward, mean of the step",
     "eval/greedy": "Greedy accuracy, held out",
+    "train/entropy": "Entropy of π, nats",
     "train/grad_norm": "Gradient norm before clipping",
+    "kl/k1": "K1 of π against µ, nats",
     "kl/k3": "K3 of π against µ, nats",
 }
-BINS: Final = 50
-PER_BIN: Final = 200  # so that P2 rests on four items at least
-POINTS: Final = 60
-RESAMPLES: Final = 200
+FACTORS: Final = ("mismatch", "staleness", "perturbation")
+POINTS: Final = 200
+"""Points of a line over steps; longer runs are averaged over windows of equal length first."""
+FINISHED_SERIES, SPIKE_SERIES = "finished", "spike"
+_LINE: Final = ["metric", "arm", "series", "step", "mean", "low", "high", "n", "interval"]
 
 
-def dynamics_frame(frame: GridFrame) -> pd.DataFrame:
-    """metric, arm, series, step, mean, low, high, n.
+def window(frame: GridFrame) -> int:
+    """Steps that one point of a line averages over: 1 up to `POINTS` steps."""
+    last = frame.steps["step"].max() if len(frame.steps) else 0
+    return max(1, math.ceil(last / POINTS))
 
-    series `finished`: mean and range over the arm's finished seeds; any other series is the one
-    unfinished cell that it names, as far as it came.
+
+def over_steps(frame: GridFrame, keys: Iterable[str]) -> pd.DataFrame:
+    """metric, arm, series, step, mean, low, high, n, interval: finished seeds together, other cells alone.
+
+    series `finished`: mean over the arm's finished seeds, with their 95 % t interval from three seeds
+    on (interval `t`) and their range below (`range`); any other series is the one unfinished cell that
+    it names, as far as it came. A step stands for the `window` of steps that ends there.
     """
     state = frame.cells.set_index("cell_id")["state"]
-    rows = []
-    for metric in DYNAMICS:
+    width = window(frame)
+    parts = []
+    for metric in keys:
         if metric not in frame.steps.columns:
             continue
         values = frame.steps[["cell_id", "arm", "step", metric]].dropna()
+        values = values.assign(step=np.ceil(values["step"] / width).astype(int) * width)
         whole = values["cell_id"].map(state) == FINISHED
-        values = values.assign(series=values["cell_id"].where(~whole, "finished"))
-        grouped = values.groupby(["arm", "series", "step"], sort=False)[metric]
-        part = grouped.agg(mean="mean", low="min", high="max", n="count").reset_index()
-        rows.append(part.assign(metric=metric))
-    columns = ["metric", "arm", "series", "step", "mean", "low", "high", "n"]
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    data = pd.concat(rows)[columns]
+        values = values.assign(series=values["cell_id"].where(~whole, FINISHED_SERIES))
+        cells = values.groupby(["arm", "series", "cell_id", "step"], sort=False)[metric].mean()
+        grouped = cells.groupby(["arm", "series", "step"], sort=False)
+        part = grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
+        parts.append(_with_interval(part).assign(metric=metric))
+    if not parts:
+        return pd.DataFrame(columns=_LINE)
+    data = pd.concat(parts)[_LINE]
     order = {arm: i for i, arm in enumerate(frame.arms)}
     return data.sort_values(
         ["metric", "arm", "series", "step"], key=lambda c: c.map(order) if c.name == "arm" else c
     ).reset_index(drop=True)
 
 
-def envelope_frame(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, ratio, log_mu, n, p02, p50, p98: equal-count bins of log mu (spec alp.md D.2).
-
-    ratio `raw` is unperturbed pi over mu; `perturbed`, for arms with noise, has the noise on.
-    """
-    parts = []
-    for arm in frame.arms:
-        noisy = frame.cells.loc[frame.cells["arm"] == arm, "site"].notna().any()
-        for ratio in ("raw", "perturbed") if noisy else ("raw",):
-            for level, data in ratios(frame, arm, perturbed=ratio == "perturbed").items():
-                if len(data):
-                    parts.append(_bins(data).assign(arm=arm, level=level, ratio=ratio))
-    columns = ["arm", "level", "ratio", "log_mu", "n", "p02", "p50", "p98"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+def _with_interval(part: pd.DataFrame) -> pd.DataFrame:
+    n = part["count"]
+    margin = stats.t.ppf(0.975, np.maximum(n - 1, 1)) * part["std"] / np.sqrt(n)
+    tested = n >= 3
+    return part.assign(
+        n=n,
+        low=(part["mean"] - margin).where(tested, part["min"]),
+        high=(part["mean"] + margin).where(tested, part["max"]),
+        interval=np.where(tested, "t", "range"),
+    )
 
 
-def _bins(data: pd.DataFrame) -> pd.DataFrame:
-    bins = max(1, min(BINS, len(data) // PER_BIN))
-    found = envelope(data["log_mu"].to_numpy(float), data["log_ratio"].to_numpy(float), bins=bins)
-    return pd.DataFrame(
+def dynamics_frame(frame: GridFrame) -> pd.DataFrame:
+    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's K3 spike."""
+    lines = over_steps(frame, DYNAMICS)
+    steps = frame.steps
+    if not {"kl/spike", "kl/k3"} <= set(steps.columns):
+        return lines
+    spikes = steps[steps["kl/spike"] == 1.0]
+    value = spikes["kl/k3"]
+    marks = pd.DataFrame(
         {
-            "log_mu": found.centre,
-            "n": found.items,
-            "p02": found.low,
-            "p50": found.median,
-            "p98": found.high,
+            "metric": "kl/k3",
+            "arm": spikes["arm"],
+            "series": SPIKE_SERIES,
+            "step": spikes["step"],
+            "mean": value,
+            "low": value,
+            "high": value,
+            "n": 1,
+            "interval": "range",
         }
     )
+    return pd.concat([lines, marks], ignore_index=True) if len(marks) else lines
 
 
-def ccdf_frame(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, side, z, p, low, high: share of ratios (left: inverses) above z >= 1.
+def sigma_frame(frame: GridFrame) -> pd.DataFrame:
+    """arm, layer, step, sigma: noise scale of each perturbed layer, mean over finished seeds."""
+    prefix = "sigma/layer_"
+    keys = [key for key in frame.steps.columns if key.startswith(prefix)]
+    lines = over_steps(frame, keys)
+    lines = lines[(lines["series"] == FINISHED_SERIES) & (lines["step"] > 0)]
+    data = lines.assign(layer=lines["metric"].str.removeprefix(prefix).astype(int))
+    data = data.rename(columns={"mean": "sigma"})[["arm", "layer", "step", "sigma", "n"]]
+    return data.reset_index(drop=True)
 
-    low and high: 90 % bootstrap over prompts; a resample without any ratio above z counts as 0.
+
+def removed_frame(frame: GridFrame) -> pd.DataFrame:
+    """`over_steps` of what the correction took: receipt/weight_removed, and shares of tokens by kind.
+
+    Keys that are 0 at every step of every arm are left out: the receipt table holds them.
     """
-    parts = []
-    for arm in frame.arms:
-        for level, data in ratios(frame, arm).items():
-            for side in SIDES if len(data) else ():
-                parts.append(_ccdf(data, side).assign(arm=arm, level=level, side=side))
-    columns = ["arm", "level", "side", "z", "p", "low", "high"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    keys = [f"receipt/{name}" for name in REMOVED]
+    lines = over_steps(frame, keys)
+    lines = lines[lines["series"] == FINISHED_SERIES]
+    acted = lines.groupby("metric")["mean"].transform("max") > 0
+    return lines[acted].reset_index(drop=True)
 
 
-def _ccdf(data: pd.DataFrame, side: Side) -> pd.DataFrame:
-    log_ratio = data["log_ratio"].to_numpy(float)
-    outer = float((log_ratio if side == "right" else -log_ratio).max())
-    # The grid stops short of the largest item: a share of 0 has no place on a logarithmic axis.
-    grid = np.linspace(0.0, max(outer, 1e-6), POINTS, endpoint=False)
-    found = ccdf(
-        log_ratio,
-        side=side,
-        cluster=data["cluster"].to_numpy(int),
-        log_size=grid,
-        n_boot=RESAMPLES,
+REMOVED: Final = {
+    "weight_removed": "importance weight removed",
+    "truncated": "tokens truncated",
+    "raised": "tokens raised",
+    "masked": "tokens masked",
+    "rejected": "tokens rejected",
+    "clipped_low": "tokens clipped low",
+    "clipped_high": "tokens clipped high",
+    "dual_clipped": "tokens dual-clipped",
+}
+
+
+def pass_frame(frame: GridFrame) -> pd.DataFrame:
+    """arm, k, mean, low, high, n, interval: pass@k over held-out items, mean of each cell's last evaluations.
+
+    k = 1 is avg@k, its unbiased estimate. Intervals over seeds as in `over_steps`.
+    """
+    cells = (
+        frame.finished.dropna(subset=["eval_k"]) if "eval_k" in frame.cells else frame.finished[:0]
     )
-    return pd.DataFrame(
-        {"z": np.exp(found.log_size), "p": found.survival, "low": found.low, "high": found.high}
-    )
+    points = [
+        cells.assign(k=1, value=cells["eval_avg_at_k"]),
+        cells.assign(k=cells["eval_k"], value=cells["eval_pass_at_k"]),
+    ]
+    data = pd.concat(points).dropna(subset=["value"]).astype({"k": int})
+    return summarise(data, ["arm", "k"], "value").drop_duplicates(["arm", "k"])
 
 
-__all__ = ["DYNAMICS", "LEVELS", "SIDES", "ccdf_frame", "dynamics_frame", "envelope_frame"]
+def summarise(data: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    """Mean, low, high, n and interval of `column` per group, as in `over_steps`; groups keep their order."""
+    grouped = data.groupby(by, sort=False)[column]
+    part = _with_interval(grouped.agg(["mean", "std", "min", "max", "count"]).reset_index())
+    return part[[*by, "mean", "low", "high", "n", "interval"]]
+
+
+Data = Callable[[GridFrame], pd.DataFrame]

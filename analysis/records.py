@@ -1,9 +1,14 @@
-"""Token records of a whole grid: read when asked, and only the columns asked for."""
+"""Token records of a whole grid: read when asked, and only the columns asked for.
+
+`tokens` is a frame for people; `batches` is the stream that the analysis reduces, one recorded step of
+an arm at a time, so that memory does not grow with the number of tokens.
+"""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +27,14 @@ class RecordedCell(NamedTuple):
     folder: Path
 
 
+class Batch(NamedTuple):
+    """One recorded step of an arm, all its cells: `columns` of equal length, NaN for null."""
+
+    step: int
+    seed: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
 class Records:
     """The token records of a grid's cells; nothing is read before it is asked for.
 
@@ -33,6 +46,10 @@ class Records:
 
     def __repr__(self) -> str:
         return f"Records({len(self._cells)} cells; .tokens(arm=, steps=, columns=))"
+
+    def of(self, arm: str) -> list[str]:
+        """The arm's cells, by id."""
+        return [cell.cell_id for cell in self._cells.values() if cell.arm == arm]
 
     def steps(self, cell_id: str) -> list[int]:
         """Recorded steps of one cell; empty where nothing was recorded."""
@@ -56,12 +73,43 @@ class Records:
             return pd.DataFrame(columns=[*IDENTITY, *(columns or [])])
         return pd.concat(parts, ignore_index=True)
 
+    def batches(
+        self, arm: str, columns: Collection[str], *, cells: Collection[str]
+    ) -> Iterator[Batch]:
+        """The arm's recorded steps in ascending order, each with the rows of every one of `cells`.
+
+        Files that cannot be read are left out, as in `tokens`.
+        """
+        own = [c for c in self._cells.values() if c.arm == arm and c.cell_id in cells]
+        steps = {cell.cell_id: set(recorded_steps(cell.folder)) for cell in own}
+        names = list(columns)
+        for step in sorted(set().union(*steps.values())):
+            have = [cell for cell in own if step in steps[cell.cell_id]]
+            read = [
+                (cell.seed, _read_columns(_tokens_file(cell.folder, step), names)) for cell in have
+            ]
+            parts = [(seed, table) for seed, table in read if table is not None and table.num_rows]
+            if parts:
+                seed = np.concatenate([np.full(table.num_rows, s) for s, table in parts])
+                whole = pa.concat_tables([table for _, table in parts])
+                yield Batch(step, seed, {name: _numpy(whole[name]) for name in names})
+
+    def rows(self, arm: str, *, cells: Collection[str]) -> int:
+        """Rows that `batches` can yield at most; reads footers only."""
+        files = (
+            _tokens_file(cell.folder, step)
+            for cell in self._cells.values()
+            if cell.arm == arm and cell.cell_id in cells
+            for step in recorded_steps(cell.folder)
+        )
+        return sum(_count(path) for path in files)
+
     def unreadable(self) -> dict[str, str]:
         """Files that are no Parquet, with the reason; reads footers, not rows."""
         faults = {}
         for cell in self._cells.values():
             for step in recorded_steps(cell.folder):
-                path = cell.folder / "records" / f"tokens-{step:06d}.parquet"
+                path = _tokens_file(cell.folder, step)
                 try:
                     pq.read_metadata(path)
                 except (OSError, pa.ArrowInvalid) as error:
@@ -87,3 +135,26 @@ class Records:
             part = read_tokens(cell.folder, columns=names, steps=have, strict=False).frame
             owner = {"cell_id": cell.cell_id, "arm": cell.arm, "seed": cell.seed}
             yield pd.concat([pd.DataFrame(owner, index=part.index), part], axis=1)
+
+
+def _tokens_file(cell: Path, step: int) -> Path:
+    return cell / "records" / f"tokens-{step:06d}.parquet"
+
+
+def _read_columns(path: Path, names: list[str]) -> pa.Table | None:
+    try:
+        # One small file at a time: threads would cost more than they save.
+        return pq.ParquetFile(path).read(columns=names, use_threads=False).select(names)
+    except (pa.ArrowException, OSError, KeyError):  # `load` has listed it as missing
+        return None
+
+
+def _count(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_numpy())

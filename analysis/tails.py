@@ -1,79 +1,79 @@
-"""The ratio's tails per arm, from the token records: quantiles, k̂, Hill, ESS, with clustered intervals.
+"""The ratio's tails per arm: quantiles, k̂, Hill, ESS, share of the largest, with clustered intervals.
 
-Pooled over an arm's finished seeds and all their recorded steps. The ratio is `ratio/raw`: unperturbed
-pi_theta over mu, for every arm. Intervals resample prompts (a prompt's tokens move together), so they
-speak about this data; what another seed would give is the business of `analysis.seeds`.
+Pooled over an arm's finished seeds and all their recorded steps (`analysis.pooled`). The ratio is
+`ratio/raw`: unperturbed pi_theta over mu, for every arm. Intervals resample prompts (a prompt's tokens
+move together), so they speak about this data; what another seed would give is the business of
+`analysis.seeds`.
 """
 
+import math
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
-from alpkit.diagnostics.divergences import chi2_and_ess
-from alpkit.diagnostics.tails import Side, fit_khat, hill
+from alpkit.diagnostics import tail_size
+from alpkit.diagnostics.hill import hill_of_top
+from alpkit.diagnostics.tails import Side, khat_of_top
 from analysis.frames import GridFrame
+from analysis.items import LEVELS
+from analysis.pooled import SIDES, Pool
 
-LEVELS: Final = ("token", "product")
-SIDES: Final[tuple[Side, ...]] = ("right", "left")
-COLUMNS: Final = ["step", "sample", "prompt", "logp_rollout", "logp_train", "logp_perturbed"]
 BOOTSTRAP: Final = 200
 
 
-def ratios(frame: GridFrame, arm: str, *, perturbed: bool = False) -> dict[str, pd.DataFrame]:
-    """Log ratios of one arm per level: `log_ratio`, `log_mu` (of a response: its mean), `cluster`.
-
-    Only finished cells; tokens without both log-probs (non-finite in the sampler) are dropped.
-    """
-    cells = set(frame.finished["cell_id"])
-    tokens = frame.records.tokens(arm=arm, columns=COLUMNS, cells=cells)
-    numerator = "logp_perturbed" if perturbed else "logp_train"
-    tokens = tokens.assign(
-        log_ratio=tokens[numerator].astype(float) - tokens["logp_rollout"].astype(float),
-        log_mu=tokens["logp_rollout"].astype(float),
-    )
-    tokens = tokens[np.isfinite(tokens["log_ratio"].to_numpy(float))]
-    cluster = tokens.groupby(["seed", "step", "prompt"], sort=False).ngroup()
-    tokens = tokens.assign(cluster=cluster)
-    responses = tokens.groupby(["seed", "step", "sample"], sort=False).agg(
-        log_ratio=("log_ratio", "sum"), log_mu=("log_mu", "mean"), cluster=("cluster", "first")
-    )
-    keep = ["log_ratio", "log_mu", "cluster"]
-    return {"token": tokens[keep].reset_index(drop=True), "product": responses.reset_index()[keep]}
-
-
 def tail_frame(frame: GridFrame) -> pd.DataFrame:
-    """A row per arm × level × side: n, cells, quantiles, k̂ with interval and status, Hill, ESS."""
-    rows = []
-    for arm in frame.arms:
-        for level, data in ratios(frame, arm).items():
-            if len(data):
-                rows += [_row(arm, level, side, data) for side in SIDES]
-    return pd.DataFrame(rows)
-
-
-def _row(arm: str, level: str, side: Side, data: pd.DataFrame) -> dict[str, object]:
-    log_ratio = data["log_ratio"].to_numpy(float)
-    fit = fit_khat(
-        log_ratio, side=side, cluster=data["cluster"].to_numpy(), n_boot=BOOTSTRAP, seed=0
+    """A row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
+    return pd.DataFrame(
+        [
+            _row(arm, level, side, frame.pooled[arm].levels[level])
+            for arm in frame.arms
+            for level in LEVELS
+            if level in frame.pooled[arm].levels
+            for side in SIDES
+        ]
     )
-    outer = log_ratio if side == "right" else -log_ratio
-    p98, p99, p999 = np.quantile(outer, [0.98, 0.99, 0.999])
+
+
+def _row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
+    top, cluster = pool.top[side]
+    n_tail = tail_size(pool.n)
+    fit = khat_of_top(
+        top,
+        n=pool.n,
+        n_tail=n_tail,
+        owner=cluster,
+        clusters=pool.clusters,
+        n_boot=BOOTSTRAP,
+        seed=0,
+    )
+    first, second = pool.log_sums[side]
+    largest = float(logsumexp(top[: math.ceil(pool.n / 100)]))
     return {
         "arm": arm,
         "level": level,
         "side": side,
-        "n": len(log_ratio),
-        "clusters": int(data["cluster"].nunique()),
-        "p98": float(p98),
-        "p99": float(p99),
-        "p999": float(p999),
-        "max": float(outer.max()),
+        "n": pool.n,
+        "clusters": pool.clusters,
+        "p98": upper_quantile(top, pool.n, 0.98),
+        "p99": upper_quantile(top, pool.n, 0.99),
+        "p999": upper_quantile(top, pool.n, 0.999),
+        "max": float(top[0]),
         "khat": fit.estimate,
         "khat_low": fit.low,
         "khat_high": fit.high,
         "n_tail": fit.n_tail,
         "status": str(fit.status),
-        "hill": float(hill(log_ratio, fit.n_tail, side=side).estimate),
-        "ess": chi2_and_ess(outer)[1],
+        "hill": float(hill_of_top(top, fit.n_tail, n=pool.n).estimate),
+        "ess": math.exp(min(2 * first - second - math.log(pool.n), 0.0)),
+        "top1_share": math.exp(min(largest - first, 0.0)),
     }
+
+
+def upper_quantile(top: np.ndarray, n: int, q: float) -> float:
+    """Quantile q of n items, linear between order statistics, from the largest of them, descending."""
+    rank = (1 - q) * (n - 1)
+    low = math.floor(rank)
+    above, below = top[low], top[min(low + 1, top.size - 1)]
+    return float(above + (rank - low) * (below - above))

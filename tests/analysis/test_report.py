@@ -10,12 +10,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from synthetic_grid import ARMS, write_grid
+from synthetic_grid import write_grid
 
 import analysis
 from alpkit.errors import TrackingError
-from analysis import figures, plotted, style
+from analysis import style
 from analysis.receipt import swallowed
 from analysis.report import report_id
 
@@ -101,29 +100,6 @@ def test_table_csv_holds_the_seeds_points(report, frame):
     assert data.loc["grpo", "final_reward_mean"] == pytest.approx(own.mean())
     assert (data["n"] == 3).all()
     assert set(data["final_reward_interval"]) == {"t"}
-
-
-def test_csv_is_what_is_drawn(report):
-    looks = {arm: style.Look("#000000", "-", None) for arm in ARMS}
-    data = pd.read_csv(report.folder / "ccdf.csv")
-    part = data[(data["level"] == "token") & (data["side"] == "right")]
-    axes = figures.ccdf(part, Figure().subplots(), looks)
-    for line, arm in zip(axes.lines, ARMS, strict=True):
-        own = part[part["arm"] == arm]
-        np.testing.assert_array_equal(line.get_xydata(), own[["z", "p"]].to_numpy())
-    data = pd.read_csv(report.folder / "envelope.csv")
-    part = data[(data["level"] == "product") & (data["arm"] == "seq-alp")]
-    axes = figures.envelope(part, Figure().subplots(), looks["seq-alp"])
-    raw, noisy = part[part["ratio"] == "raw"], part[part["ratio"] == "perturbed"]
-    np.testing.assert_array_equal(axes.lines[0].get_xydata(), raw[["log_mu", "p50"]].to_numpy())
-    np.testing.assert_array_equal(axes.lines[2].get_ydata(), noisy["p98"].to_numpy())
-    corners = axes.collections[0].get_paths()[0].vertices
-    assert {*raw["p02"], *raw["p98"]} <= {*corners[:, 1]}
-    data = pd.read_csv(report.folder / "dynamics.csv")
-    part = data[data["metric"] == "kl/k3"]
-    axes = figures.dynamics(part, Figure().subplots(), looks)
-    for line, arm in zip(axes.lines, ARMS, strict=True):
-        np.testing.assert_array_equal(line.get_ydata(), part.loc[part["arm"] == arm, "mean"])
 
 
 def test_two_seeds_show_points_no_verdict_and_reanalysis_replaces(small_root):
@@ -218,17 +194,6 @@ def test_an_arm_keeps_its_colour_whatever_stands_beside_it():
     assert looks["mine"].colour == style.OTHER_COLOUR
 
 
-def test_more_arms_than_a_row_holds_wrap(tmp_path):
-    write_grid(tmp_path, name="wide", seeds=(0,), steps=3)
-    frame = analysis.load("wide", root=tmp_path)
-    data = plotted.envelope_frame(frame)
-    more = pd.concat([data, data.assign(arm=data["arm"] + " b")])
-    looks = {arm: style.Look("#000000", "-", None) for arm in more["arm"].unique()}
-    figure = figures.envelope_sheet(more, looks)
-    titles = [panel.get_title(loc="left") for panel in figure.axes if panel.get_visible()]
-    assert len(titles) == 24
-
-
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_the_page_opens_without_a_console_error(report, tmp_path):
@@ -245,7 +210,8 @@ def test_the_page_opens_without_a_console_error(report, tmp_path):
         check=True,
     )
     assert "CONSOLE" not in done.stderr
-    assert done.stdout.count("<figure") == 3
+    drawn = [name for name in report.files if name.endswith(".png")]
+    assert done.stdout.count("<figure") == len(drawn)
 
 
 def test_noise_that_the_dtype_swallows_is_a_warning(tmp_path):

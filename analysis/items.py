@@ -1,0 +1,111 @@
+"""What a tail is made of: a recorded step's tokens, or its responses, as log ratios with their prompts.
+
+The ratio is `ratio/raw`: unperturbed pi_theta over mu, for every arm; `perturbed` has the noise on.
+Tokens without both log-probs (non-finite in the sampler) are left out; a response is the rest of its
+tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from analysis.records import Batch
+
+COLUMNS: Final = ("sample", "prompt", "logp_rollout", "logp_old", "logp_train", "logp_perturbed")
+LEVELS: Final = ("token", "geometric", "product")
+ROUNDOFF: Final = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
+"""Half a unit in the last place of a number between 1 and 2."""
+
+
+class Items(NamedTuple):
+    """One row per token or response of one recorded step, all seeds of an arm; log ratios in nats."""
+
+    log_ratio: np.ndarray
+    perturbed: np.ndarray
+    """With the noise on; NaN for an arm without."""
+    log_mu: np.ndarray
+    """Of a response: the mean over its tokens, so that length does not order it."""
+    rounding: np.ndarray
+    """What rounding log mu twice could add, in units of the roundoff: see `unit_rounding`."""
+    cluster: np.ndarray
+    """Prompt, numbered from 0 within the step over its seeds."""
+    clusters: int
+
+
+class StepItems(NamedTuple):
+    """A recorded step at every level, and the log-probs that `decompose` takes."""
+
+    step: int
+    levels: Mapping[str, Items]
+    logps: Mapping[str, np.ndarray]
+    response: np.ndarray
+    """Each token's response, numbered from 0; tokens of a response stand together."""
+
+
+def step_items(batch: Batch) -> StepItems:
+    """Tokens and responses of a batch, in an order in which a response's tokens are neighbours."""
+    names = [name for name in COLUMNS if name.startswith("logp_")]
+    logps = {name: batch.columns[name].astype(np.float64) for name in names}
+    log_ratio = logps["logp_train"] - logps["logp_rollout"]
+    keep = np.flatnonzero(np.isfinite(log_ratio))
+    seed = np.unique(batch.seed, return_inverse=True)[1]
+    response = _pairs(seed, batch.columns["sample"])[keep]
+    if (np.diff(response) < 0).any():
+        keep = keep[np.argsort(response, kind="stable")]
+        response = np.sort(response, kind="stable")
+    cluster = np.unique(_pairs(seed, batch.columns["prompt"])[keep], return_inverse=True)[1]
+    logps = {name: values[keep] for name, values in logps.items()}
+    log_mu = logps["logp_rollout"]
+    tokens = Items(
+        log_ratio[keep],
+        logps["logp_perturbed"] - log_mu,
+        log_mu,
+        unit_rounding(log_mu, batch.step),
+        cluster,
+        int(cluster.max(initial=-1)) + 1,
+    )
+    start = np.flatnonzero(np.r_[True, np.diff(response) != 0][: response.size])
+    length = np.diff(np.r_[start, response.size])
+    levels = {"token": tokens, **_responses(tokens, start, length)}
+    return StepItems(batch.step, levels, logps, np.repeat(np.arange(start.size), length))
+
+
+def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
+    """Log ratio of two equal policies whose log-probs are rounded independently, in units of the roundoff.
+
+    Times `ROUNDOFF[dtype]` it is in nats: each error is uniform within half a unit in the last place of
+    log mu. A floor: logits and activations in that dtype add more.
+    """
+    rng = np.random.default_rng([0x726F756E64, step])
+    half_unit = np.ldexp(0.5, np.frexp(log_mu)[1])
+    return np.asarray(half_unit * 2 * (rng.random(log_mu.size) - rng.random(log_mu.size)))
+
+
+def _responses(tokens: Items, start: np.ndarray, length: np.ndarray) -> dict[str, Items]:
+    if not start.size:
+        return {"geometric": tokens, "product": tokens}
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(values, start))
+
+    whole = Items(
+        total(tokens.log_ratio),
+        total(tokens.perturbed),
+        total(tokens.log_mu) / length,
+        total(tokens.rounding),
+        tokens.cluster[start],
+        tokens.clusters,
+    )
+    per_token = whole._replace(
+        log_ratio=whole.log_ratio / length,
+        perturbed=whole.perturbed / length,
+        rounding=whole.rounding / length,
+    )
+    return {"geometric": per_token, "product": whole}
+
+
+def _pairs(seed: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """One integer per (seed, number)."""
+    values = np.asarray(number, np.int64)
+    return np.asarray(seed * (int(values.max(initial=0)) + 1) + values)
