@@ -8,19 +8,23 @@ from alpkit.diagnostics.ccdf import Ccdf, ccdf
 from alpkit.diagnostics.decomposition import Decomposition, decompose
 from alpkit.diagnostics.divergences import Level, divergences, reduce_to_level
 from alpkit.diagnostics.envelope import Envelope, envelope, envelope_sequences
+from alpkit.diagnostics.fit_tests import GoodnessOfFit, Vuong, compare_lognormal, goodness_of_fit
 from alpkit.diagnostics.hill import HillCurve, hill, hill_curve
+from alpkit.diagnostics.moment import moment_estimator
+from alpkit.diagnostics.qq import QQ, qq_exponential
 from alpkit.diagnostics.sketch import RatioSketch, merge_all
 from alpkit.diagnostics.spikes import Spike, SpikeDetector
-from alpkit.diagnostics.summary import ratio_summary
 from alpkit.diagnostics.tailfit import SATURATION, Side, Status, TailFit, khat_limit, tail_size
-from alpkit.diagnostics.tails import fit_gpd, fit_khat
+from alpkit.diagnostics.tails import fit_gpd, fit_gpd_mle, fit_khat
 
 __all__ = [
+    "QQ",
     "SATURATION",
     "Attribution",
     "Ccdf",
     "Decomposition",
     "Envelope",
+    "GoodnessOfFit",
     "HillCurve",
     "Level",
     "RatioSketch",
@@ -30,19 +34,24 @@ __all__ = [
     "SpikeDetector",
     "Status",
     "TailFit",
+    "Vuong",
     "attribute",
     "ccdf",
+    "compare_lognormal",
     "decompose",
     "divergences",
     "envelope",
     "envelope_sequences",
     "fit_gpd",
+    "fit_gpd_mle",
     "fit_khat",
+    "goodness_of_fit",
     "hill",
     "hill_curve",
     "khat_limit",
     "merge_all",
-    "ratio_summary",
+    "moment_estimator",
+    "qq_exponential",
     "reduce_to_level",
     "tail_size",
 ]

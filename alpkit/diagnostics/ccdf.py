@@ -4,13 +4,13 @@ The tail plot that needs no model. A straight line in log-log axes is a power la
 -1/xi of `alpkit.diagnostics.tails`.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from alpkit.diagnostics.bootstrap import cluster_counts, cluster_index
-from alpkit.diagnostics.tails import Side
+from alpkit.diagnostics.tailfit import Side
 
 
 class Ccdf(NamedTuple):
@@ -24,6 +24,10 @@ class Ccdf(NamedTuple):
     high: Float[np.ndarray, " grid"]
     n: int
     """Items that count; non-finite log ratios are left out."""
+    dropped: int
+    """Non-finite log ratios."""
+    status: Literal["ok", "short", "nonfinite"]
+    """short: no item; nonfinite: none that is finite. Survival and band are NaN then."""
 
 
 def ccdf(
@@ -55,11 +59,13 @@ def ccdf(
     owner = cluster_index(None if cluster is None else np.asarray(cluster)[finite], values.size)
     if not values.size:
         empty = np.full(grid.shape, np.nan)
-        return Ccdf(grid, empty, empty, empty, 0)
+        return Ccdf(
+            grid, empty, empty, empty, 0, finite.size, "nonfinite" if finite.size else "short"
+        )
     below = np.searchsorted(grid, values, side="left")  # grid points that the value exceeds
     survival = _above(np.bincount(below, minlength=grid.size + 1).astype(float)) / values.size
     low, high = _band(below, owner, grid.size, n_boot, seed)
-    return Ccdf(grid, survival, low, high, values.size)
+    return Ccdf(grid, survival, low, high, values.size, int(finite.size - values.size), "ok")
 
 
 def _grid(values: np.ndarray) -> np.ndarray:

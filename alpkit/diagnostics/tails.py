@@ -9,9 +9,11 @@ index: what is estimated is the regime up to the largest value seen. docs/tails.
 """
 
 import math
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import genpareto
 
 from alpkit.diagnostics.bootstrap import tail_interval
 from alpkit.diagnostics.divergences import exp_capped
@@ -40,6 +42,7 @@ __all__ = [
     "Status",
     "TailFit",
     "fit_gpd",
+    "fit_gpd_mle",
     "fit_khat",
     "hill",
     "hill_curve",
@@ -48,6 +51,9 @@ __all__ = [
     "khat_of_top",
     "tail_size",
 ]
+
+_FLOAT_SPAN: Final = 300.0
+"""Log of the largest excess over the median one that scipy's likelihood is trusted with."""
 
 
 def fit_gpd(
@@ -96,6 +102,47 @@ def fit_gpd(
             values, owner, n_tail, _gpd_rows, clusters=clusters, n_boot=n_boot, seed=seed
         )
     return TailFit(estimate, low, high, n, n_tail, start, scale, judged(status, estimate, n))
+
+
+def fit_gpd_mle(
+    log_ratio: Float[np.ndarray, " item"], *, side: Side = "right", threshold: float | None = None
+) -> TailFit:
+    """`fit_gpd` by scipy's maximum likelihood: a second source, not the default.
+
+    Parameters
+    ----------
+    log_ratio, side, threshold : as for `fit_gpd`.
+
+    Returns
+    -------
+    TailFit : as `fit_gpd` with the i.i.d. interval, NaN below -1/2, where the likelihood has no regular
+        maximum. `nonfinite` where the excesses themselves are beyond float64, as `fit_gpd`'s logs never are.
+
+    References
+    ----------
+    Smith 1985, Maximum likelihood estimation in a class of nonregular cases, Biometrika 72(1).
+    """
+    start_values = fit_gpd(log_ratio, side=side, threshold=threshold)
+    if start_values.status in NO_FIT or not math.isfinite(start_values.estimate):
+        return start_values
+    values, n_tail, start = ordered(log_ratio, side).values, *start_values[4:6]
+    log_sizes = log_excess(values[:n_tail], np.full(1, start))
+    unit = float(np.median(log_sizes))
+    if not math.isfinite(unit) or log_sizes[0] - unit > _FLOAT_SPAN:
+        return no_fit("nonfinite", values.size, n_tail)
+    shape, _, scale = genpareto.fit(np.exp(log_sizes - unit), start_values.estimate, floc=0)
+    margin = Z90 * (1 + shape) / math.sqrt(n_tail) if shape > -0.5 else math.nan
+    status = "ok" if start_values.status == "high" else start_values.status
+    return TailFit(
+        float(shape),
+        float(shape - margin),
+        float(shape + margin),
+        values.size,
+        n_tail,
+        start,
+        exp_capped(math.log(scale) + unit - start),
+        judged(status, float(shape), values.size),
+    )
 
 
 def _gpd_rows(tails: np.ndarray) -> np.ndarray:

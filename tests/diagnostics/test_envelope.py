@@ -39,7 +39,33 @@ def test_order_does_not_matter_even_with_ties(seed):
     order = rng.permutation(60)
     for before, after in zip(envelope(mu, d, bins=5), envelope(mu[order], d[order], bins=5)):
         np.testing.assert_array_equal(before, after)
+    edges = np.array([-5.0, -3.0, -0.5])
+    fixed, same = (envelope(mu[i], d[i], edges=edges) for i in (slice(None), order))
+    for before, after in zip(fixed, same):
+        np.testing.assert_array_equal(before, after)
+    assert fixed.items.sum() + fixed.dropped == 60
     assert envelope(mu, d, bins=5).items.sum() == 60
+
+
+def test_fixed_edges_keep_their_place_and_skip_empty_bins():
+    entropy = np.array([0.0, 0.5, 1.0, 1.9, 4.0, 5.0])
+    got = envelope(entropy, np.arange(6.0), edges=np.array([0.0, 1.0, 2.0, 3.0, 4.0]))
+    assert got.left.tolist() == [0.0, 1.0, 3.0]
+    assert got.right.tolist() == [1.0, 2.0, 4.0]
+    assert got.items.tolist() == [2, 2, 1]
+    assert got.median.tolist() == [0.5, 2.5, 4.0]
+    assert got.dropped == 1
+    assert envelope(entropy, np.zeros(6), edges=np.array([7.0, 8.0])).status == "short"
+    by_position = envelope(np.arange(6), np.arange(6.0), bins=2)
+    assert by_position.left.tolist() == [0.0, 3.0]
+    assert by_position.right.tolist() == [2.0, 5.0]
+
+
+def test_sequences_by_length():
+    sequence = np.array([4, 4, 4, 1, 9, 9])
+    got = envelope_sequences(np.zeros(6), np.ones(6), sequence, against="length", bins=3)
+    np.testing.assert_array_equal(got.centre, [1, 2, 3])
+    np.testing.assert_array_equal(got.median, [1, 2, 3])
 
 
 def test_sequences_sum_their_ratio_at_their_mean_or_summed_probability(fixture_x):
@@ -59,4 +85,5 @@ def test_short_and_non_finite_input(n):
     assert len(got.centre) == len(got.low) == len(got.high) == len(got.median) == min(n, 1)
     bad = envelope(np.r_[mu, -1.0, -np.inf], np.r_[d, np.nan, 0.0])
     assert bad.dropped == 2
+    assert (got.status, bad.status) == (("ok", "ok") if n else ("short", "nonfinite"))
     assert bad.items.sum() == n
