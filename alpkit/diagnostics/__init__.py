@@ -9,6 +9,7 @@ from alpkit.diagnostics.decomposition import Decomposition, decompose
 from alpkit.diagnostics.divergences import Level, divergences, reduce_to_level
 from alpkit.diagnostics.envelope import Envelope, envelope, envelope_sequences
 from alpkit.diagnostics.fit_tests import GoodnessOfFit, Vuong, compare_lognormal, goodness_of_fit
+from alpkit.diagnostics.gaps import probability_gap
 from alpkit.diagnostics.hill import HillCurve, hill, hill_curve
 from alpkit.diagnostics.moment import moment_estimator
 from alpkit.diagnostics.qq import QQ, qq_exponential
@@ -51,6 +52,7 @@ __all__ = [
     "khat_limit",
     "merge_all",
     "moment_estimator",
+    "probability_gap",
     "qq_exponential",
     "reduce_to_level",
     "tail_size",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alpkit.diagnostics.divergences import Level, reduce_to_level
+from alpkit.diagnostics.gaps import correlation
 from alpkit.errors import AlpkitError
 
 _TAIL: Final = 0.01
@@ -94,12 +95,12 @@ def _of_factors(factors: dict[str, np.ndarray], total: np.ndarray) -> Decomposit
         status: Literal["short", "nonfinite"] = "nonfinite" if total.size else "short"
         return Decomposition({**nothing, "total": math.nan}, nothing, {}, total.size, 0, status)
     variance = {name: float(np.var(v)) for name, v in {**factors, "total": total}.items()}
-    pairs = {f"{a}:{b}": _correlation(factors[a], factors[b]) for a, b in combinations(factors, 2)}
-    correlation = {pair: value for pair, value in pairs.items() if value is not None}
+    pairs = {f"{a}:{b}": correlation(factors[a], factors[b]) for a, b in combinations(factors, 2)}
+    correlations = {pair: value for pair, value in pairs.items() if not math.isnan(value)}
     size = np.abs(total)
     edge = np.partition(size, -math.ceil(_TAIL * size.size))[-math.ceil(_TAIL * size.size)]
     if edge == 0.0 and not size.any():
-        return Decomposition(variance, nothing, correlation, total.size, 0, "flat")
+        return Decomposition(variance, nothing, correlations, total.size, 0, "flat")
     # Whoever ties with the edge is in, so that the order of the items decides nothing.
     tail = (size >= edge) & (size > 0)
     weight = size[tail].sum()
@@ -107,15 +108,4 @@ def _of_factors(factors: dict[str, np.ndarray], total: np.ndarray) -> Decomposit
         name: float((values[tail] * np.sign(total[tail])).sum() / weight)
         for name, values in factors.items()
     }
-    return Decomposition(variance, share, correlation, total.size, int(tail.sum()), "ok")
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson's, in [-1, 1]; None where one of the two is constant."""
-    a, b = one - one.mean(), other - other.mean()
-    # Scaled first: squares of differences below 1e-154 would vanish.
-    spread_a, spread_b = float(np.abs(a).max()), float(np.abs(b).max())
-    if np.ptp(one) == 0 or np.ptp(other) == 0 or not spread_a or not spread_b:
-        return None
-    a, b = a / spread_a, b / spread_b
-    return float(np.clip((a @ b) / math.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+    return Decomposition(variance, share, correlations, total.size, int(tail.sum()), "ok")

@@ -10,12 +10,29 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alpkit.diagnostics.bootstrap import cluster_index
+from alpkit.diagnostics.divergences import SATURATION
 from alpkit.diagnostics.gpd import quartile_index
+
+__all__ = [
+    "MIN_TAIL",
+    "NO_FIT",
+    "SATURATION",
+    "Z90",
+    "Ordered",
+    "Side",
+    "Status",
+    "TailFit",
+    "judged",
+    "khat_limit",
+    "no_fit",
+    "ordered",
+    "tail_size",
+    "tail_start",
+    "tail_status",
+]
 
 Side = Literal["right", "left"]
 Status = Literal["ok", "high", "flat", "short", "saturated", "nonfinite"]
-SATURATION: Final = 20.0
-"""Log ratio (nats) at which engines clamp: values there are censored."""
 MIN_TAIL: Final = 5
 NO_FIT: Final = ("nonfinite", "short", "flat")
 Z90: Final = 1.6448536269514722

@@ -72,6 +72,20 @@ def test_lognormal_identities(s, chi2, ess):
     assert got["k3"] == pytest.approx(s * s / 2, rel=0.02)
 
 
+def test_counts_of_items_outside_and_quantiles():
+    d = np.r_[np.log([0.4, 0.5, 1.0, 2.0, 3.0, 4.0]), 20.0, -25.0]
+    got = divergences(d, np.arange(8))
+    assert got["below_band"] == 2 / 8  # strict: 0.5 itself is inside
+    assert got["above_band"] == 3 / 8
+    assert got["saturated"] == 2 / 8
+    assert got["zero_share"] == 1 / 8
+    assert got["nonfinite"] == 0
+    for name, q in (("p01", 0.01), ("p02", 0.02), ("p50", 0.5), ("p98", 0.98), ("p999", 0.999)):
+        assert got[name] == pytest.approx(np.quantile(d, q))
+    own = divergences(d, np.arange(8), band=(0.0, 3.5))
+    assert (own["below_band"], own["above_band"]) == (0.0, 2 / 8)
+
+
 def test_tiny_log_ratios_keep_their_digits():
     d = np.array([1e-8, -1e-8])
     got = divergences(d, np.array([0, 1]))
@@ -117,7 +131,12 @@ def test_capped_values_are_the_largest_float():
 @pytest.mark.parametrize("bad", [[], [np.nan, 0.0], [np.inf, 0.0], [-np.inf, np.inf]])
 def test_empty_and_non_finite_input_is_nan_and_never_raises(bad, level):
     got = divergences(np.array(bad), np.zeros(len(bad), int), level=level)
-    assert all(math.isnan(got[key]) for key in KEYS if key != "n")
+    assert all(math.isnan(got[key]) for key in KEYS if key not in ("n", "nonfinite"))
+    expected = len(bad) if level == "token" else bool(bad)
+    assert got["n"] == expected
+    assert got["nonfinite"] == (
+        np.count_nonzero(~np.isfinite(bad)) if level == "token" else expected
+    )
 
 
 def test_one_token_and_a_constant():
