@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diagnostics.psis_inputs import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,7 +17,9 @@ from alpkit.diagnostics import fit_gpd, fit_khat, hill, hill_curve, khat_limit, 
 from alpkit.diagnostics.gpd import log_excess, zhang_stephens
 from alpkit.diagnostics.tails import _with_prior
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "psis_khat.json").read_text())
+DATA = Path(__file__).parent / "data"
+GOLDEN = json.loads((DATA / "psis_khat.json").read_text())
+RANDOM = json.loads((DATA / "psis_khat_random.json").read_text())
 
 
 def log_pareto(xi, n, seed):
@@ -40,11 +43,27 @@ def test_khat_agrees_with_arviz_stats(case):
     assert float(_with_prior(fit.shape, n_tail)) == pytest.approx(case["khat"], abs=1e-6)
 
 
-def test_the_golden_file_says_where_it_comes_from():
-    assert GOLDEN["tool"] == "arviz-stats"
-    assert GOLDEN["version"] == "0.8.0"
-    assert "psislw" in GOLDEN["script"]
-    assert len(GOLDEN["cases"]) == 10
+def test_khat_agrees_with_arviz_stats_on_a_hundred_random_inputs():
+    """Five families, shapes from near-normal to no mean, 25 to 2,500 ratios, both sides."""
+    worst = 0.0
+    for case in RANDOM["cases"]:
+        d = np.array(draw(case["seed"], case["family"], case["shape"], case["n"]))
+        for side, values in (("right", d), ("left", -d)):
+            ours = fit_khat(values, side=side, n_boot=0).estimate
+            worst = max(worst, abs(ours - case["khat"]))
+    print(f"largest difference of 100 k-hats from arviz-stats': {worst:.1e}")
+    assert worst < 1e-6
+
+
+def test_the_golden_files_say_where_they_come_from():
+    for golden, cases in ((GOLDEN, 10), (RANDOM, 100)):
+        assert golden["tool"] == "arviz-stats"
+        assert golden["version"] == "0.8.0"
+        assert "psislw" in golden["script"]
+        assert len(golden["cases"]) == cases
+    khats = [case["khat"] for case in RANDOM["cases"]]
+    assert min(khats) < -0.5
+    assert max(khats) > 2
 
 
 @pytest.mark.parametrize("xi", [0.2, 0.5, 0.9, 1.5])
