@@ -90,7 +90,8 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
     metrics = batch_metrics(batch, config.rollout.group) | {"policy/lag": float(lag)}
     _refuse_too_many_nonfinite(run, batch, step)
 
-    diagnose = step % config.diagnostics.every == 0
+    due = step % config.records.every == 0 or step in (1, config.train.steps)
+    diagnose = due or step % config.diagnostics.every == 0
     plan = cut(
         batch,
         updates=config.train.updates_per_rollout,
@@ -101,7 +102,6 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
         with clock("logp_old"):
             old = logp_old(run, plan)
 
-    due = step % config.records.every == 0 or step in (1, config.train.steps)
     if due and config.records.replay:
         with clock("records"):
             save_for_replay(run, step)

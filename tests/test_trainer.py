@@ -55,7 +55,8 @@ def metrics_of(folder):
 
 def without_times(metrics):
     return {
-        s: {k: v for k, v in m.items() if not k.startswith("time/")} for s, m in metrics.items()
+        s: {k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))}
+        for s, m in metrics.items()
     }
 
 
@@ -466,3 +467,14 @@ def test_weights_are_recorded_as_they_were_applied(tmp_path):
     raw = np.exp(frame["logp_old"].astype(float) - frame["logp_rollout"])
     np.testing.assert_allclose(frame["weight"], np.minimum(raw, 2), rtol=1e-5)
     assert "replay" not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_recorded_steps_have_all_four_log_probs_whatever_diagnostics_skip(tmp_path):
+    sparse = config("seq-alp", diagnostics={"every": 4}, records={"every": 3}, train={"steps": 3})
+    metrics = train(tmp_path, sparse)
+    assert "ratio/raw/token/std" not in metrics[2]
+    assert "kl/k3" not in metrics[2]
+    frame = read_tokens(tmp_path, steps=[3])
+    factors = ["logp_rollout", "logp_old", "logp_train", "logp_perturbed"]
+    assert frame[factors].notna().all().all()
+    assert {"ratio/mismatch/token/std", "ratio/perturbation/token/std"} <= metrics[3].keys()

@@ -132,7 +132,7 @@ class EvalConfig(Section):
 
 class DiagnosticsConfig(Section):
     every: PositiveInt = 1
-    """Steps between the extra forwards that the factors of the ratio need."""
+    """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None

@@ -13,12 +13,12 @@ from alpkit.diagnostics.sketch import (
     BINS,
     K3_CAP,
     POWERS,
-    SATURATION,
     STEP,
     SUMS,
     TOP,
     UNIT,
 )
+from alpkit.diagnostics.tails import SATURATION
 
 _SECTIONS = (2 * BINS, 2 * TOP, len(SUMS), len(POWERS))
 
