@@ -9,7 +9,7 @@ from analysis.seeds import over_seeds
 from analysis.table import Table, interval_text, number, records
 
 PARTS: Final = ("rollout", "logp_old", "update", "diagnostics", "sync", "records")
-_MEMORY: Final = "memory/"
+_MEMORY: Final = "memory/peak"
 
 
 def cost_frame(frame: GridFrame) -> pd.DataFrame:
@@ -33,7 +33,8 @@ def cost_frame(frame: GridFrame) -> pd.DataFrame:
             for part in PARTS
             if f"time/{part}" in own
         }
-        row |= {key: float(own[key].max()) for key in own if str(key).startswith(_MEMORY)}
+        if _MEMORY in own:
+            row["peak_gib"] = float(own[_MEMORY].max())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -57,12 +58,12 @@ def cost_table(frame: GridFrame) -> Table:
             for part in PARTS
             if f"{part}_share" in own
         }
-        peaks = [str(key) for key in own if str(key).startswith(_MEMORY)]
-        row |= {f"{key}, max": number(float(own[key].max()), 0) for key in peaks}
+        if "peak_gib" in own:
+            row["peak memory, GiB"] = number(float(own["peak_gib"].max()), 2)
         shown.append(row)
     caption = (
         "Wall-clock time without evaluation, on the machine that ran the cell, with whatever else ran "
         "there. tokens/s: response tokens trained on / that time. Parts: share of it; diagnostics is "
-        "what measuring costs. Over seeds as in the tables above."
+        "what measuring costs. Over seeds as in the tables above; peak memory: of the worst step."
     )
     return Table("cost", "Cost", caption, cells, pd.DataFrame(shown))

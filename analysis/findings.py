@@ -134,7 +134,8 @@ def _spikes_seen(pair: Pair, log: SpikeLog) -> str:
         if arm not in log.rates:
             return ""
         count, steps = log.rates[arm]
-        rows = log.rows[(log.rows["arm"] == arm) & (log.rows["metric"] == "kl/k3")]
+        rows = log.rows[(log.rows["arm"] == arm) & log.rows["metric"].str.startswith("kl/")]
+        rows = rows.sort_values("z", ascending=False).drop_duplicates(["seed", "step"])
         first = [
             f"step {step} of seed {seed}, z = {number(z, 1)}"
             for step, seed, z in zip(rows["step"], rows["seed"], rows["z"])

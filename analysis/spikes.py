@@ -1,6 +1,6 @@
 """Spikes of a grid: when, how high, which tokens made them, and what training did around them.
 
-Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics (K3 only).
+Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics.
 
     found = spike_log(frame); found.rows; found.rates
 """
@@ -24,15 +24,16 @@ AROUND: Final = {
     "reward/mean": "reward",
     "sigma/mean": "σ",
 }
+FLAGS: Final = {"kl": "kl/k3", "train": "train/grad_norm"}
 IDENTITY: Final = ["arm", "seed", "cell_id", "step", "metric", "value", "z"]
 SHARES: Final = [f"{of}_{top}" for of in ("tokens", "sequences") for top in (1, 10, 100)]
 _TIMES: Final = ("before", "at", "after")
 
 
 class SpikeLog(NamedTuple):
-    """Spikes as rows, how often each arm's finished runs spike in K3, and what was not readable.
+    """Spikes as rows, how often the K3 of each arm's finished runs spikes, and what was not readable.
 
-    `rates`: arm -> (spikes, judged steps); an arm whose runs are too short to judge is absent.
+    `rates`: arm -> (steps with a spike, judged steps); an arm whose runs are too short to judge is absent.
     """
 
     rows: pd.DataFrame
@@ -90,7 +91,8 @@ def spikes_table(log: SpikeLog) -> Table:
 def _logged(path: Any, missing: list[Missing]) -> Iterator[dict[str, Any]]:
     """Spikes as the run wrote them; a killed run leaves half a line."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    for number_, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: a token's text may hold one of the line ends that only Unicode knows.
+    for number_, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         try:
             value = json.loads(line)
             yield _row(value)
@@ -100,31 +102,35 @@ def _logged(path: Any, missing: list[Missing]) -> Iterator[dict[str, Any]]:
 
 
 def _row(spike: dict[str, Any]) -> dict[str, Any]:
-    tokens = spike.get("tokens") or [{}]
+    largest = (spike.get("tokens") or [{}])[0]
     shares = {
-        f"{of}_{top}": share
+        f"{of}_{top}": _number(share)
         for of in ("tokens", "sequences")
         for top, share in (spike.get(f"share_{of}") or {}).items()
         if f"{of}_{top}" in SHARES
     }
-    largest = tokens[0]
     return {
         "step": int(spike["step"]),
         "metric": str(spike["metric"]),
         "value": float(spike["value"]),
         "z": float(spike["z"]),
         "token": largest.get("text"),
-        "log_ratio": largest.get("log_ratio", np.nan),
+        "log_ratio": _number(largest.get("log_ratio")),
         **shares,
     }
 
 
+def _number(value: Any) -> float:
+    return np.nan if value is None else float(value)
+
+
 def _flagged(steps: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    if "kl/spike" not in steps:
-        return
-    for step, row in steps[steps["kl/spike"] == 1].iterrows():
-        z = row.get("kl/spike_z", np.nan)
-        yield {"step": int(str(step)), "metric": "kl/k3", "value": row.get("kl/k3", np.nan), "z": z}
+    for area, metric in FLAGS.items():
+        for step, row in (
+            steps[steps[f"{area}/spike"] == 1].iterrows() if f"{area}/spike" in steps else ()
+        ):
+            z, value = row.get(f"{area}/spike_z", np.nan), row.get(metric, np.nan)
+            yield {"step": int(str(step)), "metric": metric, "value": value, "z": z}
 
 
 def _around(steps: pd.DataFrame, step: int) -> dict[str, float]:

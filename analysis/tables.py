@@ -76,8 +76,8 @@ def tails_table(tails: pd.DataFrame, rates: Mapping[str, tuple[int, int]]) -> Ta
         "cannot be trusted; flat = no spread to fit, good news; short = too few points; saturated "
         "= cut by a clamp or by equal values (the same response sampled again), so k̂ is too low. "
         "Quantiles are of the log ratio (left: of its negative). Top 1 %: share in per cent of the sum "
-        "of ratios (left: of inverses) that the largest hundredth holds. Spikes: of K3, per 1,000 "
-        "judged steps of the arm."
+        "of ratios (left: of inverses) that the largest hundredth holds. Spikes: steps on "
+        "which K3 or its largest update spiked, per 1,000 judged steps of the arm."
     )
     shown = pd.DataFrame(
         [

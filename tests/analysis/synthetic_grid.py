@@ -1,8 +1,8 @@
 """Writes a grid's files as a run leaves them, with planted truths and no training.
 
-Planted: `seq-bypass` has a heavy ratio tail (shape 0.8, the others 0.2); `seq-alp` ends 0.1 above its
-control in reward and greedy accuracy; `token-tis` equals its control `grpo` but for noise; `seq-mis`
-masks nothing.
+Planted: `seq-bypass` has a heavy ratio tail (shape 0.9, the others 0.3) and, in seed 1, a spike at step
+27; `seq-alp` ends 0.1 above its control in reward and greedy accuracy; `token-tis` equals its control
+`grpo` but for noise; `seq-mis` masks nothing.
 """
 
 import json
@@ -17,7 +17,8 @@ from alpkit.records import RecordWriter
 
 ARMS = ("grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp")
 CONTROLS = {"token-tis": "grpo", "seq-alp": "seq-bypass"}
-HEAVY, LIGHT = 0.8, 0.2
+HEAVY, LIGHT = 0.9, 0.3
+SPIKE = ("seq-bypass", 1, 27)
 EFFECT = 0.1
 PROMPTS, GROUP, LENGTH = 24, 4, 5
 
@@ -83,6 +84,8 @@ def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
     (folder / "cell.json").write_text(json.dumps(state))
     with (folder / "metrics.jsonl").open("w") as file:
         file.writelines(json.dumps(line) + "\n" for line in metric_lines(arm, seed, steps))
+    if (arm, seed) == SPIKE[:2] and steps > SPIKE[2]:
+        (folder / "spikes.jsonl").write_text(json.dumps(spike_line()) + "\n")
     recorded = sorted({1, steps, *range(10, steps + 1, 10)})
     writer = RecordWriter(folder / "records")
     for step in recorded:
@@ -96,6 +99,23 @@ def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
         }
         sequences["finish"] = ["stop"] * len(first)
         writer.write(step, {c: tokens[c].to_numpy() for c in tokens}, sequences)
+
+
+def spike_line():
+    share = {"1": 0.62, "10": 0.8, "100": 0.97}
+    token = {"sample": 3, "prompt": 1, "position": 2, "token": 11, "text": "7"}
+    token |= {"log_ratio": 4.2, "contribution": 61.5, "share": 0.62}
+    response = {"sample": 3, "prompt": 1, "contribution": 70.0, "share": 0.7}
+    return {
+        "step": SPIKE[2],
+        "metric": "kl/k3",
+        "value": 0.9,
+        "z": 11.5,
+        "share_tokens": share,
+        "share_sequences": {"1": 0.7, "10": 0.9, "100": 1.0},
+        "tokens": [token],
+        "sequences": [{**response, "tokens": 5, "text": "1+2=7"}],
+    }
 
 
 def metric_lines(arm: str, seed: int, steps: int):
@@ -114,14 +134,18 @@ def metric_lines(arm: str, seed: int, steps: int):
     for step in range(1, steps + 1):
         level = 0.4 + offset + gain * step / steps
         k3 = spread**2 / 20 * np.exp(0.3 * own.standard_normal())
+        spike = (arm, seed, step) == SPIKE
+        k3 = 0.9 if spike else k3
         line = {
             "step": step,
             "reward/mean": level + 0.01 * own.standard_normal(),
-            "train/grad_norm": float(np.exp(0.2 * own.standard_normal())),
+            "train/grad_norm": float(np.exp(0.2 * own.standard_normal())) * (9 if spike else 1),
+            "train/loss": 0.01 * own.standard_normal(),
             "kl/k1": k3 * 0.9,
             "kl/k3": k3,
             "kl/k3_max": 2 * k3,
-            "kl/spike": None if step < 17 else 0.0,
+            "kl/spike": None if step < 17 else float(spike),
+            "kl/spike_z": None if step < 17 else 11.5 if spike else 0.3,
             "ratio/raw/token/p02": -spread,
             "ratio/raw/token/p98": spread,
             "ratio/raw/token/width": 2 * spread + 0.01 * own.standard_normal(),
@@ -136,6 +160,12 @@ def metric_lines(arm: str, seed: int, steps: int):
             "receipt/masked": 0.0,
             "receipt/weight_removed": 0.004 if arm == "token-tis" else 0.0,
             "receipt/surviving": 0.6,
+            "progress/tokens": 480.0 * step,
+            "time/rollout": 0.5,
+            "time/update": 1.3,
+            "time/diagnostics": 0.2,
+            "time/step": 2.0 if step % 10 else 5.0,
+            "time/eval": None if step % 10 else 3.0,
         }
         if step % 10 == 0:
             for key, lead in (

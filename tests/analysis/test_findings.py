@@ -1,0 +1,237 @@
+"""Planted truths come back in words and numbers; the null is not claimed; what cannot be said says why."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from synthetic_grid import ARMS, SPIKE, write_grid
+
+import analysis
+from analysis.pairs import Pair, pairs, subsets
+
+
+def by_pair(summary):
+    return {(f["arm"], f["control"]): f for f in summary["findings"]}
+
+
+def claims(finding):
+    return {claim["topic"]: claim for claim in finding["claims"]}
+
+
+@pytest.fixture(scope="module")
+def found(report):
+    return by_pair(report.summary)
+
+
+def test_the_heavy_tail_is_found_with_its_size(report, found):
+    heavy = claims(found["seq-bypass", "grpo"])["tail heaviness"]
+    assert heavy["state"] == "changed"
+    own = report.summary["arms"]["seq-bypass"]["tails"]["token/right"]
+    other = report.summary["arms"]["grpo"]["tails"]["token/right"]
+    assert own["khat"] == pytest.approx(0.9, abs=0.15)
+    assert other["khat"] == pytest.approx(0.3, abs=0.15)
+    assert own["khat_low"] > other["khat_high"]
+    assert f"{own['khat']:.2f} [" in heavy["words"]
+    assert "high (above its limit: means of such ratios cannot be trusted)" in heavy["words"]
+    lighter = claims(found["seq-alp", "seq-bypass"])["tail heaviness"]
+    assert lighter["state"] == "changed"
+    assert re.search(r"k̂ of the token ratio -0\.2\d+ \[", lighter["words"])
+
+
+def test_the_spike_is_found_at_its_step(report, found):
+    arm, seed, step = SPIKE
+    words = claims(found[arm, "grpo"])["KL spikes"]["words"]
+    assert f"1 in 72 judged steps, 14 per 1,000 (step {step} of seed {seed}, z = 11.5)" in words
+    assert "grpo: none in 72" in words
+    rows = report.summary["spikes"]
+    assert [(r["arm"], r["seed"], r["step"]) for r in rows] == [SPIKE]
+    text = (report.folder / "spikes.md").read_text()
+    # Its share, its token, and the gradient norm before, at and after it.
+    assert "62 %" in text
+    assert "'7' (+4.20)" in text
+    at = float(re.search(r"→ (\d+\.\d+) →", text)[1])
+    assert at > 4
+
+
+def test_the_reward_difference_is_found_with_its_size(found):
+    reward = claims(found["seq-alp", "seq-bypass"])["final performance"]
+    assert reward["state"] == "changed"
+    # The planted curve reaches 0.1 at the last step: its mean over the last ten is 0.1 * 35.5 / 40.
+    size = float(re.search(r"final reward ([+-][\d.]+)", reward["words"])[1])
+    assert size == pytest.approx(0.1 * 35.5 / 40, abs=0.01)
+
+
+def test_the_null_pair_is_not_claimed(found):
+    finding = found["token-tis", "grpo"]
+    assert {claim["state"] for claim in finding["claims"]} == {"not told apart"}
+    for claim in finding["claims"]:
+        assert "would have been found four times in five" in claim["words"]
+
+
+def test_no_arm_is_ranked(report):
+    text = (report.folder / "report.md").read_text()
+    assert not re.search(r"\b(best|winner|wins|outperforms|significant)\b", text)
+
+
+def test_what_limits_a_finding_is_said(found):
+    assert any(
+        limit.startswith(
+            "Confounded: seq-bypass and grpo differ in denominator, ratio level and clip band"
+        )
+        for limit in found["seq-bypass", "grpo"]["limits"]
+    )
+    assert any("touched no token" in limit for limit in found["seq-mis", "grpo"]["limits"])
+    assert found["seq-alp", "seq-bypass"]["limits"] == []
+    assert found["token-tis", "grpo"]["limits"] == []
+
+
+def test_flat_tails_and_short_runs_are_said(tmp_path):
+    folder = write_grid(
+        tmp_path, name="flat", arms=("grpo", "token-tis"), seeds=(0, 1, 2), steps=10
+    )
+    for path in folder.glob("*/metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text(
+            "".join(
+                json.dumps({k: v for k, v in x.items() if "khat" not in k}) + "\n" for x in lines
+            )
+        )
+    for path in folder.glob("0[01]*/records"):
+        shutil.rmtree(path)
+    report = analysis.analyze("flat", root=tmp_path)
+    finding = by_pair(report.summary)["token-tis", "grpo"]
+    tails, spikes = claims(finding)["tail heaviness"], claims(finding)["KL spikes"]
+    assert tails["state"] == spikes["state"] == "cannot be said"
+    assert tails["words"] == "No shared finished seed has k̂ of the token ratio."
+    text = " ".join(finding["limits"])
+    assert "token-tis: no token records" in text
+    assert "too short for the spike detector" in text
+
+
+def test_two_seeds_and_lonely_arms_are_said(small_root):
+    report = analysis.analyze("small", root=small_root)
+    finding = by_pair(report.summary)["token-tis", "grpo"]
+    assert {c["state"] for c in finding["claims"]} == {"cannot be said"}
+    # Without the GRPO arm there is nothing to compare with.
+    path = small_root / "runs/small/grid.json"
+    manifest = json.loads(path.read_text())
+    manifest |= {"cells": [c for c in manifest["cells"] if c["arm"] != "grpo"], "controls": {}}
+    path.write_text(json.dumps(manifest))
+    alone = analysis.analyze("small", root=small_root)
+    assert alone.summary["findings"] == []
+    assert "nothing is said about token-tis" in (alone.folder / "report.md").read_text()
+
+
+def test_pairs_name_what_differs(frame):
+    named = {(p.arm, p.control): p for p in pairs(frame)}
+    assert list(named) == [
+        ("gspo", "grpo"),
+        ("token-tis", "grpo"),
+        ("seq-mis", "grpo"),
+        ("seq-bypass", "grpo"),
+        ("seq-alp", "seq-bypass"),
+    ]
+    assert named["seq-alp", "seq-bypass"] == Pair("seq-alp", "seq-bypass", "noise", ("noise",))
+    assert named["token-tis", "grpo"].differs == ("importance weight",)
+    assert named["gspo", "grpo"].confounded
+    assert not named["seq-alp", "seq-bypass"].confounded
+
+
+def set_noise(folder, arm, **noise):
+    for path in folder.glob(f"{ARMS.index(arm):02d}*/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        alp = {"layers": "all", "site": "layer_input", **noise}
+        config["perturbation"] = {**(config["perturbation"] or {}), **alp}
+        path.write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory):
+    """Six arms that become: no noise, all, early, late, and two other sites."""
+    root = tmp_path_factory.mktemp("ablation")
+    folder = write_grid(root, name="layers", seeds=range(5), steps=20)
+    names = {
+        "grpo": "alp layers=early",
+        "gspo": "alp layers=late",
+        "token-tis": "alp site=mlp_output",
+        "seq-mis": "alp site=logits",
+        "seq-bypass": "seq-bypass",
+        "seq-alp": "alp layers=all",
+    }
+    alp = yaml.safe_load((folder / "0500abcdef/config.yaml").read_text())
+    for arm in ("grpo", "gspo", "token-tis", "seq-mis"):
+        for path in folder.glob(f"{ARMS.index(arm):02d}*/config.yaml"):
+            path.write_text(yaml.safe_dump({**alp, "seed": int(path.parent.name[2:4])}))
+    set_noise(folder, "grpo", layers="early")
+    set_noise(folder, "gspo", layers="late")
+    set_noise(folder, "token-tis", site="mlp_output")
+    set_noise(folder, "seq-mis", site="logits")
+    manifest = json.loads((folder / "grid.json").read_text())
+    for cell in manifest["cells"]:
+        cell["arm"] = names[cell["arm"]]
+        path = folder / cell["cell_id"] / "cell.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "arm": cell["arm"]}))
+    perturbed = [name for name in names.values() if name != "seq-bypass"]
+    manifest["controls"] = dict.fromkeys(perturbed, "seq-bypass")
+    (folder / "grid.json").write_text(json.dumps(manifest))
+    return analysis.analyze("layers", root=root)
+
+
+def test_layer_subsets_and_sites_are_compared_with_their_reference(ablation):
+    found = by_pair(ablation.summary)
+    for arm in ("alp layers=early", "alp layers=late", "alp site=mlp_output", "alp site=logits"):
+        assert (arm, "seq-bypass") in found
+        assert (arm, "alp layers=all") in found
+    early = found["alp layers=early", "alp layers=all"]
+    assert (early["kind"], early["differs"]) == ("layers", ["noise"])
+    # alp layers=all carries the planted 0.1; its subsets end that much below.
+    assert claims(early)["final performance"]["state"] == "changed"
+    assert re.search(r"final reward -0\.0\d+", claims(early)["final performance"]["words"])
+    assert found["alp site=logits", "alp layers=all"]["kind"] == "site"
+
+
+def test_subset_tables_group_what_differs_in_one_thing(ablation):
+    layers = (ablation.folder / "layers.md").read_text()
+    rows = [line.split(" | ") for line in layers.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].strip("| ") for row in rows if not row[0].startswith("| ---")] == [
+        "early",
+        "late",
+        "all",
+    ]
+    sites = (ablation.folder / "sites.csv").read_text()
+    assert "mlp_output" in sites
+    assert "logits" in sites
+    assert "early" not in sites
+
+
+def test_sites_without_layers_are_in_no_layer_group():
+    noise = {"site": "embedding", "layers": "all", "sigma": {"init": 0.1}}
+    configs = {
+        "a": {"perturbation": noise},
+        "b": {"perturbation": {**noise, "layers": "early"}},
+        "c": {"perturbation": None},
+    }
+    assert subsets(configs, "layers") == []
+
+
+@pytest.mark.slow
+def test_of_200_null_grids_on_disk_at_most_16_claim_anything(tmp_path):
+    rng = np.random.default_rng(7)
+    claimed = 0
+    for grid in range(200):
+        seeds = tuple(range(grid * 10, grid * 10 + int(rng.integers(3, 9))))
+        folder = write_grid(
+            tmp_path / str(grid), arms=("grpo", "token-tis", "seq-mis"), seeds=seeds, steps=20
+        )
+        for path in folder.glob("*/records"):
+            shutil.rmtree(path)
+        frame = analysis.load("synthetic", root=tmp_path / str(grid), strict=False)
+        from analysis.seeds import verdicts
+
+        found = verdicts(frame.cells, [(p.arm, p.control) for p in pairs(frame)])
+        assert sum(v.tested for v in found) >= 10
+        claimed += any(v.beyond_noise for v in found)
+    assert claimed <= 16
