@@ -4,6 +4,7 @@ Quantities are pooled over the step's updates before anything is computed; nothi
 micro-batch extremes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,15 @@ from torch import Tensor
 
 from alpkit.batches import Batch, MicroBatch
 from alpkit.config import ObjectiveConfig
-from alpkit.diagnostics import RatioSketch
+from alpkit.diagnostics import RatioSketch, divergences, probability_gap
 from alpkit.diagnostics.sketch import K3_CAP
 from alpkit.metrics import RATIO_LEVELS
 from alpkit.objective import LossOutput, sketch_state
+
+_ENGINE_METRICS = (
+    *("prob_gap", "prob_gap_max", "log_correlation", "mult_prob_error"),
+    *("log_ppl_diff", "ppl_ratio"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,18 @@ def ratio_metrics(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, f
         found |= _divergences(raw, tokens)
         found["ratio/raw/token/width"] = found["ratio/raw/token/p98"] - found["ratio/raw/token/p02"]
     return found
+
+
+def engine_metrics(tokens: TokenTable) -> dict[str, float]:
+    """mismatch/*: how far the two engines are apart on one set of weights, beyond what their ratio says."""
+    if "logp_old" not in tokens.columns:
+        return {}
+    names = ("logp_old", "logp_rollout", "sample")
+    old, rollout, sample = (tokens[name].cpu().numpy() for name in names)
+    old, rollout = old.astype(np.float64), rollout.astype(np.float64)
+    gap = probability_gap(old, rollout, sample) | divergences(old - rollout, sample)
+    found = {name: gap[name] for name in _ENGINE_METRICS if math.isfinite(gap[name])}
+    return {f"mismatch/{name}": value for name, value in found.items()}
 
 
 def _factors(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, Tensor]:

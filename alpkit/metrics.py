@@ -101,6 +101,26 @@ _PLAIN = (
                 "Above 4 is a spike; no look-ahead (corrections §3.2)."),
         )
     ),
+    *(
+        Metric(f"mismatch/{name}", unit, f"{definition} Of pi_old and mu; valid tokens.", reading)
+        for name, unit, definition, reading in (
+            ("prob_gap", "probability",
+                "Mean |pi_old - mu|, each token once.", "Dominated by tokens of middling probability."),
+            ("prob_gap_max", "probability",
+                "Largest |pi_old - mu| of the step.", "Near 1: one engine was sure of what the other excluded."),
+            ("log_correlation", "1",
+                "Pearson correlation of log pi_old and log mu, each token once.",
+                "1 when the engines agree. Absent when one side is constant."),
+            ("mult_prob_error", "ratio",
+                "Mean of exp |log pi_old - log mu|, each token once.", "Above 1.05: look (NeMo-RL)."),
+            ("log_ppl_diff", "nats",
+                "Mean over responses of mean_t(log mu - log pi_old), each response once.",
+                "Signed: which engine finds the responses likelier (verl)."),
+            ("ppl_ratio", "ratio",
+                "Mean over responses of exp(mean_t(log mu - log pi_old)), each response once.",
+                "1 when the engines agree (verl)."),
+        )
+    ),
     Metric("receipt/clipped_low", "share",
         "Valid tokens with ratio below the band and negative advantage / valid tokens.",
         "Only dead gradients count: a low ratio with positive advantage still trains."),
@@ -296,7 +316,16 @@ RATIO_STATS: Final[dict[str, Metric]] = {
         ("top1_share", "share",
             "Sum of the ceil(N/100) largest ratios / sum of all ratios.",
             "0.01 on policy; near 1 one per cent of the items is the whole update."),
-        ("zero", "share",
+        ("k3", "nats",
+            "Mean of x - 1 - log x of the ratio x; at most the largest float64.",
+            "Never negative; of raw at token level it is kl/k3. Above 1e-3: investigate (NeMo-RL)."),
+        *(
+            (f"{side}_band", "share",
+                f"Items with ratio {than} / all items, to a bin of the sketch (0.9 %).",
+                "0 when engines and updates agree; verl's band is [0.5, 2].")
+            for side, than in (("below", "< 0.5"), ("above", "> 2"))
+        ),
+        ("zero_share", "share",
             "Items with log ratio exactly 0 / all items.",
             "An atom: both policies gave the same float. Near 1, quantiles and tails describe the few others."),
         ("saturated", "share",

@@ -27,6 +27,7 @@ from alpkit.errors import NumericalError
 from alpkit.measure import (
     TokenTable,
     batch_metrics,
+    engine_metrics,
     gather,
     ratio_metrics,
     receipt_metrics,
@@ -119,7 +120,7 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
             )
         if diagnose:
-            metrics |= ratio_metrics(tokens, config.objective)
+            metrics |= ratio_metrics(tokens, config.objective) | engine_metrics(tokens)
         verdicts, stood_out = run.spikes.judge(metrics)
         metrics |= verdicts
         if run.perturbation is not None:

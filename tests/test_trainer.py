@@ -123,6 +123,24 @@ def test_raw_ratio_is_the_product_of_its_factors(finished):
     assert metrics["ratio/loss/product/max"] == pytest.approx(product.max(), rel=1e-4)
 
 
+def test_the_engines_gap_is_that_of_the_recorded_log_probs(finished):
+    folder, metrics = finished["grpo"]
+    frame, found = read_tokens(folder, steps=[1]).astype({"logp_old": float}), metrics[1]
+    d = frame["logp_old"] - frame["logp_rollout"]
+    gap = (np.exp(frame["logp_old"]) - np.exp(frame["logp_rollout"].astype(float))).abs()
+    per_response = (-d).groupby(frame["sample"]).mean()
+    expected = {
+        "prob_gap": gap.mean(),
+        "prob_gap_max": gap.max(),
+        "log_correlation": np.corrcoef(frame["logp_old"], frame["logp_rollout"])[0, 1],
+        "mult_prob_error": np.exp(d.abs()).mean(),
+        "log_ppl_diff": per_response.mean(),
+        "ppl_ratio": np.exp(per_response).mean(),
+    }
+    for name, value in expected.items():
+        assert found[f"mismatch/{name}"] == pytest.approx(value, rel=1e-4), name
+
+
 def test_receipts_say_what_each_correction_touched(finished):
     for preset, key in (("seq-mis", "masked"), ("token-tis", "truncated")):
         metrics = finished[preset][1][1]

@@ -34,6 +34,7 @@ POWERS: Final = (1.0, 2.0, -1.0, -2.0)
 K3_CAP: Final = 500.0
 """Above this log ratio (nats) k3 is taken from the log sum: its own sum would overflow."""
 SIZE: Final = 2 * BINS + 2 * TOP + len(SUMS) + len(POWERS)
+_BAND: Final = np.array([math.log(2.0)])
 _CHUNK: Final = 1 << 16  # fits a core's cache
 _QUANTILES: Final = {
     "p01": 0.01,
@@ -196,7 +197,10 @@ class RatioSketch:
             "chi2": self.chi2(),
             "top1_share": self.top_share(),
             "saturated": sums["saturated"] / self.n,
-            "zero": sums["zero"] / self.n,
+            "zero_share": sums["zero"] / self.n,
+            "below_band": float(self.survival(_BAND, "left")[0]),
+            "above_band": float(self.survival(_BAND, "right")[0]),
+            "k3": self.k3(),
         }
         sides: tuple[Side, Side] = ("right", "left")
         for side in sides:
