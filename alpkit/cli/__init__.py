@@ -145,6 +145,33 @@ def analyze(
 
 
 @app.command()
+def replay(
+    methods: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Presets or YAML files (objective:) to compare.")
+    ],
+    run_id: RunId = "latest",
+    steps: Annotated[
+        list[int] | None,
+        typer.Option("--step", metavar="N", help="A recorded step; repeatable; default: all."),
+    ] = None,
+    gradients: Annotated[
+        bool | None,
+        typer.Option(help="Demand or spare gradients; default: where the policy was recorded."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what other corrections would have made of a cell's recorded batches; trains nothing.
+
+    Loss, ratios, weights, what is removed and its overlap; with `records.replay: true` in the run also
+    gradients. The run's own method is always among them and must give what was logged.
+    """
+    from alpkit.cli import replaying
+
+    replaying.replay(run_id, methods, steps, gradients, as_json=json)
+
+
+@app.command()
 def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
     """Print the state of a grid's cells, with their run ids and errors."""
     from alpkit.cli import looking

@@ -1,0 +1,143 @@
+"""`alpkit replay`: what other corrections would have made of a run's recorded batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from alpkit.cli.output import note, print_json, print_table
+from alpkit.errors import ConfigError
+
+_METHODS = {
+    "loss": "loss",
+    "removed": "removed",
+    "removed_responses": "responses",
+    "receipt/advantage_removed": "|A| removed",
+    "receipt/weight_removed": "weight cut",
+    "mute": "mute",
+    "receipt/surviving": "surviving",
+    "weight_ess": "weight ESS",
+    "weight_max": "max",
+    "ratio_ess": "ratio ESS",
+    "ratio_p02": "p02",
+    "ratio_p98": "p98",
+}
+_GRADIENTS = {
+    "norm": "norm",
+    "on_policy_norm": "on-policy norm",
+    "cosine_on_policy": "cosine to on-policy",
+    "relative_variance": "variance / norm²",
+    "micro_batches": "micro-batches",
+}
+_SHARES = {key for key in _METHODS if key not in ("loss", "weight_max", "ratio_p02", "ratio_p98")}
+_OVERLAPS = {
+    "removed": "overlap of what weight and rejection remove (Jaccard)",
+    "mute": "overlap of what has an advantage and no gradient (Jaccard)",
+}
+
+
+def replay(
+    run_id: str,
+    methods: str,
+    steps: Sequence[int] | None,
+    gradients: bool | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Replay, write `reports/<id>-replay/`, print the numbers pooled over steps."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(
+            "names no method",
+            where="--methods",
+            fix="give presets or YAML files: --methods grpo,token-tis",
+        )
+    # Heavy (pandas, torch), so only once there is something to do.
+    import analysis.replay as room
+
+    found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
+    written = room.write(found)
+    if as_json:
+        print_json(
+            {**room.as_json(found), "report": str(written.folder), "replaced": written.replaced}
+        )
+    else:
+        for table in _tables(room.pooled(found), found.cell.arm):
+            print_table(table)
+    for text in found.notes:
+        note(text if text.startswith("warning: ") else f"note: {text}")
+    note(_verdict(found))
+    note(f"{written.folder}{' (replaced an earlier replay)' if written.replaced else ''}")
+
+
+def _verdict(found: Any) -> str:
+    if found.equals_logged is None:
+        return "the run's own method could not be compared with what was logged"
+    rows = found.logged
+    if found.equals_logged:
+        return f"at the run's own settings the replay is what was logged: {len(rows)} numbers"
+    worst = rows[~rows["equal"]].iloc[0]
+    return (
+        f"warning: at the run's own settings {int((~rows['equal']).sum())} of {len(rows)} numbers are not "
+        f"what was logged, first {worst['metric']} at step {worst['step']}: logged {worst['logged']:.6g}, "
+        f"replayed {worst['replayed']:.6g}"
+    )
+
+
+def _tables(numbers: Mapping[str, Any], arm: str) -> list[Table]:
+    own = {row["method"] for row in (*numbers["methods"], *numbers["gradients"]) if row["own"]}
+    names = {
+        name: f"{name} ({arm}, as run)" if name == "own" else f"{name} (as run)" for name in own
+    }
+    tables = [
+        _rows("on the recorded tokens, means over {} step(s)", numbers["methods"], _METHODS, names)
+    ]
+    for of, title in _OVERLAPS.items():
+        matrix = numbers["overlap"].get(of, {})
+        if any(value is not None for row in matrix.values() for value in row.values()):
+            tables.append(_matrix(title, matrix, names))
+    if numbers["gradients"]:
+        title = "gradients of the first update, means over {} step(s)"
+        tables.append(_rows(title, numbers["gradients"], _GRADIENTS, names))
+        tables.append(_matrix("cosines of gradients", numbers["cosines"], names))
+    return [table for table in tables if table.row_count]
+
+
+def _rows(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    names: Mapping[str, str],
+) -> Table:
+    used = {
+        key: text for key, text in columns.items() if any(row.get(key) is not None for row in rows)
+    }
+    table = _table(
+        title.format(max((row["steps"] for row in rows), default=0)), "method", *used.values()
+    )
+    for row in rows:
+        cells = (_text(row.get(key), share=key in _SHARES) for key in used)
+        table.add_row(names.get(row["method"], row["method"]), *cells)
+    return table
+
+
+def _matrix(
+    title: str, matrix: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str]
+) -> Table:
+    table = _table(title, "", *matrix)
+    for name, row in matrix.items():
+        table.add_row(names.get(name, name), *(_text(row.get(other)) for other in matrix))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    return table
+
+
+def _text(value: float | None, *, share: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.3g} %" if share else f"{value:.4g}"

@@ -1,0 +1,102 @@
+"""Counterfactual replay: what other corrections would have made of the batches that a run recorded.
+
+From the token records alone: loss, ratios, weights, what is removed, and its overlap between methods.
+With the policy from before the step (`records.replay: true`) also gradients. At the run's own
+settings a replay equals what was logged, and says so. Importing this imports no torch.
+
+    from analysis.replay import replay
+    replay("runs/quickstart/096941a33b", ["grpo", "token-tis", "seq-mis"]).methods
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpkit.config import RunConfig
+from alpkit.tracking import read_steps
+from analysis.replay.book import Book, Replay
+from analysis.replay.inputs import find_cell, kept_policies, recorded_steps_of
+from analysis.replay.methods import methods_of
+from analysis.replay.report import Written, as_json, pooled, write
+
+if TYPE_CHECKING:
+    from analysis.replay.losses import Outcome
+
+__all__ = ["Replay", "Written", "as_json", "pooled", "replay", "write"]
+
+# Both sides add the same float32 numbers, on another machine in another order.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+
+
+def replay(
+    run_id: str,
+    methods: Sequence[str],
+    *,
+    steps: Sequence[int] | None = None,
+    gradients: bool | None = None,
+    tokens: bool = False,
+    root: Path | str = Path("."),
+) -> Replay:
+    """Replay recorded steps of one cell under its own correction and under `methods`.
+
+    `methods`: preset names or YAML files; `steps`: default all recorded; `gradients`: None where the
+    policy was recorded, True demands it, False spares it; `tokens`: keep every token's numbers.
+    Raises `ConfigError` for a method that cannot be replayed, `GridError` for a run id that names no
+    single cell, `TrackingError` for what the run did not record.
+    """
+    cell = find_cell(str(run_id), Path(root))
+    compared = methods_of(methods, cell.config)
+    chosen = recorded_steps_of(cell.folder, steps)
+    policies = kept_policies(cell.folder, chosen, gradients, every=steps is not None)
+    # torch and transformers, only once the input is known to make sense.
+    from analysis.replay.batches import read_step
+    from analysis.replay.losses import outcome, overlaps, row_of, token_rows
+
+    book = Book(cell, compared)
+    metrics = dict(read_steps(cell.folder / "metrics.jsonl"))
+    for step in chosen:
+        recorded = read_step(cell.folder, step, cell.config)
+        found = [outcome(m, recorded) for m in book.replayable(step, recorded.logps)]
+        book.rows["methods"] += [row_of(one, recorded) for one in found]
+        book.rows["overlap"] += overlaps(found, step)
+        book.rows["logged"] += _compared(found, metrics.get(step, {}), step, cell.config)
+        if tokens:
+            book.tokens.append(token_rows(found, recorded))
+        if step in policies:
+            from analysis.replay.gradients import gradients as gradients_of
+            from analysis.replay.policy import load_replayed
+
+            policy = load_replayed(policies[step], cell.config, step)
+            rows = gradients_of(recorded, book.differentiable(recorded.logps), policy)
+            book.rows["gradients"] += rows.gradients
+            book.rows["cosines"] += rows.cosines
+            book.mind(rows.gaps)
+    if not policies and gradients is None:
+        book.note("no gradients: the run kept no policy of these steps (records.replay: true does)")
+    return book.close(tokens=tokens)
+
+
+def _compared(
+    found: Sequence["Outcome"],
+    logged: dict[str, float | None],
+    step: int,
+    config: RunConfig,
+) -> list[dict[str, Any]]:
+    """The own method's receipt and loss beside what the trainer logged."""
+    own = next((one for one in found if one.method.own), None)
+    if own is None:
+        return []
+    replayed = {"train/loss": own.loss, **own.receipt}
+    if config.objective.reference_kl.coef > 0:
+        del replayed["train/loss"]  # the logged one holds the pull to the reference policy
+    return [
+        {
+            "step": step,
+            "metric": metric,
+            "logged": before,
+            "replayed": value,
+            "equal": abs(value - before) <= _ABSOLUTE + _RELATIVE * abs(before),
+        }
+        for metric, value in replayed.items()
+        if (before := logged.get(metric)) is not None
+    ]

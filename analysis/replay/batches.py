@@ -1,0 +1,168 @@
+"""A recorded step as the trainer had it: padded, and cut into the very mini- and micro-batches.
+
+Uses the trainer's own `cut`, so that what depends on the cut is what it was. Not here: what is done
+with the batches (`replay_losses`, `replay_gradients`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from alpkit.batches import Batch, MicroBatch, cut
+from alpkit.config import RunConfig
+from alpkit.config.objective import AdvantageConfig
+from alpkit.errors import TrackingError
+from alpkit.objective import group_advantage
+from alpkit.records import read_sequences, read_tokens
+from alpkit.rollout import Request, Response, collate
+
+LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")
+IDENTITY: Final = ("step", "update", "sample", "prompt", "position", "token")
+_COLUMNS: Final = (*IDENTITY, "turn", "logp_rollout", *LOGPS, "reward", "advantage")
+
+
+class Inputs(NamedTuple):
+    """What `policy_loss` takes of one micro-batch: [rows, len], log-probs in nats."""
+
+    logp: Tensor
+    logp_old: Tensor | None
+    logp_rollout: Tensor
+    mask: Tensor
+    advantage: Tensor
+    turn: Tensor
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """One recorded step.
+
+    `plan`: micro-batches by update; `logps`: the recorded log-probs by name, [batch, len], only those
+    that this step computed; `tokens`: its token records, in the order of the plan's valid tokens.
+    """
+
+    step: int
+    config: RunConfig
+    batch: Batch
+    plan: list[list[MicroBatch]]
+    logps: dict[str, Tensor]
+    turn: Tensor
+    tokens: pd.DataFrame
+
+    def inputs(self, micro: MicroBatch, logp: Tensor, advantage: Tensor) -> Inputs:
+        """The micro-batch with `logp` [batch, len] as numerator and `advantage` [batch]."""
+        rows, columns = self.place(micro)
+        old = self.logps.get("logp_old")
+        return Inputs(
+            logp=logp[rows, columns],
+            logp_old=None if old is None else old[rows, columns],
+            logp_rollout=micro.rollout.logp_rollout,
+            mask=micro.valid,
+            advantage=advantage[rows],
+            turn=self.turn[rows, columns],
+        )
+
+    def place(self, micro: MicroBatch) -> tuple[slice, slice]:
+        """Which rows and columns of the whole batch a micro-batch is."""
+        rows = slice(int(micro.sample[0]), int(micro.sample[-1]) + 1)
+        return rows, self.batch.rollout.rows(rows)[1]
+
+    def advantage(self, config: AdvantageConfig) -> Tensor:
+        """The recorded advantages [batch], or others from the recorded rewards."""
+        if config == self.config.objective.advantage:
+            return self.batch.advantage
+        return group_advantage(self.batch.reward, self.batch.rollout.prompt, config)
+
+    def cut(self, updates: int) -> list[list[MicroBatch]]:
+        """The batch cut for so many updates, within the run's micro-batch budget."""
+        budget = self.config.train.micro_batch_tokens
+        return cut(self.batch, updates=updates, micro_batch_tokens=budget)
+
+
+def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
+    """Rebuild a step from `folder`'s records; `TrackingError` where they do not fit `config`."""
+    tokens = read_tokens(folder, steps=[step], columns=_COLUMNS)
+    tokens = tokens.sort_values(["sample", "position"], kind="stable", ignore_index=True)
+    sequences = read_sequences(folder, steps=[step]).sort_values("sample", ignore_index=True)
+    where = f"{folder / 'records'}, step {step}"
+    if not np.array_equal(sequences["sample"], np.arange(_samples(config))):
+        raise _misfit(where, f"{len(sequences)} responses, the config has {_samples(config)}")
+    batch, at = _padded(tokens, sequences)
+    logps = {
+        name: _spread(tokens[name], at, batch.valid, np.nan)
+        for name in LOGPS
+        if tokens[name].notna().any()
+    }
+    turn = _spread(tokens["turn"], at, batch.valid, 0).long()
+    recorded = RecordedStep(step, config, batch, [], logps, turn, tokens)
+    recorded = replace(recorded, plan=recorded.cut(config.train.updates_per_rollout))
+    planned = [i for i, micros in enumerate(recorded.plan) for m in micros for _ in m.sample]
+    if not np.array_equal(tokens["update"], np.array(planned)[tokens["sample"]]):
+        raise _misfit(where, "tokens stand in other updates than train.updates_per_rollout makes")
+    return recorded
+
+
+def _padded(tokens: pd.DataFrame, sequences: pd.DataFrame) -> tuple[Batch, tuple[Tensor, Tensor]]:
+    """The step's batch, and row and column of every recorded token in it."""
+    responses = [
+        Response(tuple(ids), (0.0,) * len(ids), "stop") for ids in sequences["response_ids"]
+    ]
+    rollout = collate(
+        [Request(tuple(ids), 0) for ids in sequences["prompt_ids"]],
+        responses,
+        prompt=sequences["prompt"].tolist(),
+        pad_id=0,  # masked everywhere: any id does
+        policy_version=0,
+    )
+    sampled = _without_unsampled(rollout.response, sequences["response_mask"])
+    places = sampled.nonzero()
+    first = torch.searchsorted(places[:, 0].contiguous(), torch.arange(len(sampled)))
+    row = torch.from_numpy(tokens["sample"].to_numpy(np.int64))
+    column = places[first[row] + torch.from_numpy(tokens["position"].to_numpy(np.int64)), 1]
+    valid = torch.zeros_like(sampled)
+    valid[row, column] = True
+    logp = _spread(tokens["logp_rollout"], (row, column), valid, 0.0)
+    batch = Batch(
+        rollout=replace(rollout, response=sampled, logp_rollout=logp),
+        responses=tuple(responses),
+        valid=valid,
+        reward=torch.tensor(sequences["reward"].to_numpy(np.float32)),
+        advantage=torch.tensor(sequences["advantage"].to_numpy(np.float32)),
+    )
+    return batch, (row, column)
+
+
+def _without_unsampled(response: Tensor, masks: pd.Series) -> Tensor:
+    """Response positions that the model sampled: all of them where a row has no mask."""
+    sampled = response.clone()
+    for row, mask in enumerate(masks):
+        if mask is not None:
+            sampled[row, response[row]] = torch.tensor(np.asarray(mask, dtype=bool))
+    return sampled
+
+
+def _spread(
+    values: "pd.Series[float]", at: Sequence[Tensor], like: Tensor, elsewhere: float
+) -> Tensor:
+    """One value per recorded token, put at its row and column, float32."""
+    dense = torch.full(like.shape, elsewhere, dtype=torch.float32)
+    dense[at[0], at[1]] = torch.tensor(values.to_numpy(np.float32))
+    return dense
+
+
+def _samples(config: RunConfig) -> int:
+    return config.rollout.prompts * config.rollout.group
+
+
+def _misfit(where: str, why: str) -> TrackingError:
+    return TrackingError(
+        "the records do not fit the run's config",
+        where=where,
+        why=why,
+        fix="replay a folder that one run wrote: config.yaml and records of the same cell",
+    )

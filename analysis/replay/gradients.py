@@ -1,0 +1,225 @@
+"""What each method would have done to the weights: gradients of a recorded step's first update.
+
+The policy is loaded as it stood before that update (`records.replay: true`) and every token is scored
+again. A method's gradient is sum_t c_t grad log pi(y_t), c_t = d loss / d log pi(y_t) from its
+`policy_loss` on the trainer's own micro-batches; one backward per method and micro-batch.
+
+Micro-batches here are the responses of one prompt each (cut further only where they exceed
+train.micro_batch_tokens): prompts are what is drawn independently, and the trainer's own cut, made
+for memory, often has a single micro-batch. Methods run in the run's own precision, the on-policy
+gradient always in float32.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alpkit.batches import MicroBatch
+from alpkit.config import ObjectiveConfig
+from alpkit.config.objective import RatioConfig, SurrogateConfig
+from analysis.replay.batches import RecordedStep
+from analysis.replay.book import Gap
+from analysis.replay.losses import score
+from analysis.replay.methods import Method
+from analysis.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
+
+# Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
+TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+class GradientRows(NamedTuple):
+    """Rows of `Replay.gradients` and `Replay.cosines`, and how far log-probs are from the recorded."""
+
+    gradients: list[dict[str, object]]
+    cosines: list[dict[str, object]]
+    gaps: list[Gap]
+
+
+@dataclass
+class _Sum:
+    """A method's gradient as it adds up over micro-batches, one tensor per parameter."""
+
+    method: Method
+    loss: float = 0.0
+    total: list[Tensor] = field(default_factory=list)
+    squares: float = 0.0
+    parts: int = 0
+
+    def add(self, gradient: Sequence[Tensor] | None) -> None:
+        """Add one micro-batch's gradient; None: it is zero."""
+        self.parts += 1
+        if gradient is None:
+            return
+        self.squares += _dot(gradient, gradient)
+        if self.total:
+            for whole, part in zip(self.total, gradient, strict=True):
+                whole.add_(part)
+        else:
+            # Two parameters may share one gradient tensor; adding in place must not count it twice.
+            self.total = [part.clone() for part in gradient]
+
+    @property
+    def norm(self) -> float:
+        return math.sqrt(_dot(self.total, self.total))
+
+    @property
+    def variance(self) -> float:
+        """K/(K-1) sum_i |g_i - g/K|^2; NaN for K = 1."""
+        count = self.parts
+        if count < 2:
+            return np.nan
+        return max(count * self.squares - self.norm**2, 0.0) / (count - 1)
+
+    def cosine(self, other: "_Sum") -> float:
+        """NaN where either gradient is zero."""
+        norms = self.norm * other.norm
+        return _dot(self.total, other.total) / norms if norms > 0 else np.nan
+
+
+def gradients(
+    recorded: RecordedStep, methods: Sequence[Method], policy: ReplayedPolicy
+) -> GradientRows:
+    """Gradients of update 0 of a recorded step, of every method and of its on-policy counterpart.
+
+    The counterpart has the method's advantages and aggregate, numerator = denominator = pi_theta and
+    so all weights 1: its gradient is that of sum_t A_t log pi_theta(y_t), in float32.
+
+    Rows: `norm` over the policy's parameters (log sigma is none of them); `cosine_on_policy` and
+    `on_policy_norm`, of the counterpart; `variance` K/(K-1) sum_i |g_i - g/K|^2 over K micro-batches
+    with g = sum_i g_i, the trace of the covariance of g, and `relative_variance`, divided by |g|^2; `loss`.
+    """
+    sums = [_Sum(method) for method in methods]
+    targets = {method: _on_policy(method) for method in methods}
+    references = {target: _Sum(target) for target in targets.values()}
+    groups: dict[Numerator, list[_Sum]] = {}
+    for one in sums:
+        numerator = Numerator(one.method.perturbation, recorded.config.dtype == "float32")
+        groups.setdefault(numerator, []).append(one)
+    groups.setdefault(Numerator(None, True), []).extend(references.values())
+    gaps = []
+    for numerator, members in groups.items():
+        with policy.scoring(numerator) as scorer:
+            gaps += _accumulate(recorded, scorer, members)
+    rows = [_row(one, references[targets[one.method]], recorded.step) for one in sums]
+    cosines: list[dict[str, object]] = [
+        {
+            "step": recorded.step,
+            "method": one.method.name,
+            "other": other.method.name,
+            "cosine": one.cosine(other),
+        }
+        for one in sums
+        for other in sums
+    ]
+    return GradientRows(rows, cosines, gaps)
+
+
+def _on_policy(method: Method) -> Method:
+    objective = ObjectiveConfig(
+        advantage=method.objective.advantage,
+        aggregate=method.objective.aggregate,
+        ratio=RatioConfig(denominator="current"),
+        surrogate=SurrogateConfig(kind="reinforce"),
+    )
+    return Method("on-policy", objective, None, False)
+
+
+def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum]) -> list[Gap]:
+    """Add every micro-batch's gradient to each of the `members`, which share their log-probs."""
+    parameters = [p for p in scorer.model.parameters() if p.requires_grad]
+    draws = range(scorer.draws)
+    with torch.no_grad():
+        scored = [_logp(recorded, scorer, draw) for draw in draws]
+    slopes = [[_slopes(recorded, one, logp) for logp in scored] for one in members]
+    for micro in _one_prompt_each(recorded):
+        at = recorded.place(micro)
+        seeds = [[slope[at].to(scorer.device) / len(draws) for slope in own] for own in slopes]
+        if any(bool(seed.any()) for own in seeds for seed in own):
+            forwards = [scorer.logp(micro, draw) for draw in draws]
+            for one, own in zip(members, seeds, strict=True):
+                one.add(_gradient(forwards, own, parameters))
+        else:  # a group of equal rewards: no advantage, no gradient
+            for one in members:
+                one.add(None)
+    return _gaps(recorded, scorer, scored[0])
+
+
+def _one_prompt_each(recorded: RecordedStep) -> list[MicroBatch]:
+    prompts = recorded.config.rollout.prompts
+    first = prompts // recorded.config.train.updates_per_rollout
+    return [micro for micros in recorded.cut(prompts)[:first] for micro in micros]
+
+
+def _gradient(
+    logps: Sequence[Tensor], seeds: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor, ...] | None:
+    """Gradient of sum(seed * logp) over the draws; None where every seed is 0."""
+    if not any(bool(seed.any()) for seed in seeds):
+        return None
+    return torch.autograd.grad(
+        logps, parameters, grad_outputs=seeds, retain_graph=True, materialize_grads=True
+    )
+
+
+def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:
+    """Log-probs of update 0, scored on the trainer's own micro-batches, as part of [batch, len]."""
+    values = torch.full(recorded.batch.valid.shape, torch.nan)
+    for micro in recorded.plan[UPDATE]:
+        values[recorded.place(micro)] = scorer.logp(micro, draw).float().cpu()
+    return values
+
+
+def _slopes(recorded: RecordedStep, one: _Sum, logp: Tensor) -> Tensor:
+    """d loss / d log-prob of update 0, as part of [batch, len]; adds the draw's loss to `one`."""
+    micros = recorded.plan[UPDATE]
+    advantage = recorded.advantage(one.method.objective.advantage)
+    inputs = [recorded.inputs(micro, logp, advantage) for micro in micros]
+    scored = score(one.method, inputs, recorded.config.rollout.max_tokens)
+    slopes = torch.zeros_like(logp)
+    for micro, part in zip(micros, scored, strict=True):
+        slopes[recorded.place(micro)] = part.slope
+    draws = 1 if one.method.perturbation is None else one.method.perturbation.draws
+    one.loss += sum(float(part.output.loss.detach()) for part in scored) / draws
+    return slopes
+
+
+def _gaps(recorded: RecordedStep, scorer: Scorer, logp: Tensor) -> list[Gap]:
+    """The recorded counterpart of `logp`, where there is one: this noise, in the run's precision."""
+    config, noise = recorded.config, scorer.numerator.perturbation
+    name = "logp_train" if noise is None else "logp_perturbed"
+    as_run = scorer.numerator.in_float32 == (config.dtype == "float32")
+    if not as_run or noise not in (None, config.perturbation) or name not in recorded.logps:
+        return []
+    known = recorded.logps[name]
+    parts = []
+    for micro in recorded.plan[UPDATE]:
+        at = recorded.place(micro)
+        finite = micro.valid & known[at].isfinite()
+        parts.append((logp[at] - known[at])[finite].abs().nan_to_num(nan=torch.inf))
+    largest = float(torch.cat([torch.zeros(1), *parts]).max())
+    return [Gap(recorded.step, name, largest, TOLERANCE[config.dtype])]
+
+
+def _row(one: _Sum, reference: _Sum, step: int) -> dict[str, object]:
+    norm, variance = one.norm, one.variance
+    return {
+        "step": step,
+        "method": one.method.name,
+        "own": one.method.own,
+        "loss": one.loss,
+        "norm": norm,
+        "on_policy_norm": reference.norm,
+        "cosine_on_policy": one.cosine(reference),
+        "variance": variance,
+        "relative_variance": variance / norm**2 if norm > 0 else np.nan,
+        "micro_batches": one.parts,
+    }
+
+
+def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    return sum(float(a.flatten() @ b.flatten()) for a, b in zip(one, other))

@@ -1,0 +1,104 @@
+"""What a replay starts from: one cell, its recorded steps, and the policies it kept. Imports no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from alpkit.config import RunConfig, load_yaml
+from alpkit.config.explain import explain
+from alpkit.errors import GridError, TrackingError
+from alpkit.records import recorded_steps
+from alpkit.runs import read_cell, read_grid, resolve
+
+
+class Cell(NamedTuple):
+    """The run that is replayed; `report_id` names what is written about it."""
+
+    folder: Path
+    cell_id: str
+    arm: str
+    seed: int
+    config: RunConfig
+    report_id: str
+
+
+def find_cell(run_id: str, root: Path) -> Cell:
+    """The one cell that `run_id` names, with its config."""
+    for folder in (Path(run_id), root / run_id):
+        if (folder / "config.yaml").is_file():
+            return _cell(folder)
+    target = resolve(run_id, root)
+    if target.cell_id is not None:
+        return _cell(target.folder / target.cell_id)
+    cells = read_grid(target.folder).cells
+    if len(cells) == 1:
+        return _cell(target.folder / cells[0].cell_id)
+    listed = "; ".join(f"{c.cell_id} {c.arm} seed {c.seed}" for c in cells)
+    raise GridError(
+        f"{run_id!r} is a grid of {len(cells)} cells, and a replay is of one",
+        where=str(target.folder),
+        why=f"cells: {listed}",
+        fix=f"name a cell, for example: alpkit replay {cells[0].cell_id}" if cells else "",
+    )
+
+
+def _cell(folder: Path) -> Cell:
+    path = folder / "config.yaml"
+    document = load_yaml(path)
+    try:
+        config = RunConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, model=RunConfig) from error
+    record = read_cell(folder)
+    name = [folder.name]
+    if (folder.parent / "grid.json").is_file():
+        grid = read_grid(folder.parent)
+        name = [grid.name, str(grid.manifest.get("grid_id", ""))[:8], folder.name]
+    arm = record.arm if record else folder.name
+    return Cell(folder, folder.name, arm, config.seed, config, "-".join(filter(None, name)))
+
+
+def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
+    """The steps to replay: the given ones, which must be recorded, or all that are."""
+    have = recorded_steps(folder)
+    if not have:
+        raise TrackingError(
+            "this cell has no token records",
+            where=str(folder / "records"),
+            why="a replay starts from what every token's log-probs were",
+            fix="run it with records.every set to a number of steps that it reaches",
+        )
+    missing = sorted(set(steps or ()) - set(have))
+    if missing:
+        raise TrackingError(
+            f"step {missing[0]} was not recorded",
+            where=str(folder / "records"),
+            why=f"recorded steps: {', '.join(map(str, have))}",
+            fix="use one of them, or leave --step out for all",
+        )
+    return have if steps is None else sorted(set(steps))
+
+
+def kept_policies(
+    folder: Path, steps: Sequence[int], wanted: bool | None, *, every: bool
+) -> dict[int, Path]:
+    """Folder of the policy from before each step, where there is one.
+
+    `wanted`: False asks for none, True raises `TrackingError` where one is missing: of any step with
+    `every`, else of all of them.
+    """
+    if wanted is False:
+        return {}
+    places = {step: folder / "replay" / f"step-{step:06d}" for step in steps}
+    found = {step: path for step, path in places.items() if path.is_dir()}
+    if wanted and (not found or (every and len(found) < len(steps))):
+        missing = min(set(steps) - set(found))
+        raise TrackingError(
+            f"the policy from before step {missing} was not kept",
+            where=str(places[missing]),
+            why="gradients need the weights that the recorded tokens were scored with",
+            fix="run the cell with records.replay: true, or leave --gradients out",
+        )
+    return found

@@ -1,0 +1,201 @@
+"""What a method makes of recorded tokens: loss, ratios, weights, what it removes. No model needed.
+
+Calls the very `policy_loss` that trains, on the trainer's own micro-batches, with the mini-batch's
+normaliser. The derivative by each token's log-prob comes with it: where it is 0 the token is mute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from alpkit.measure import receipt_metrics
+from alpkit.objective import LossOutput, normalizer_sums, policy_loss, whole_batch
+from analysis.replay.batches import IDENTITY, Inputs, RecordedStep
+from analysis.replay.methods import Method
+
+
+class Scored(NamedTuple):
+    """One micro-batch under one method; `slope`: d loss / d log-prob; `finite`: tokens it could use."""
+
+    output: LossOutput
+    slope: Tensor
+    finite: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one step. Arrays have one entry per recorded token, in the records' order.
+
+    `removed`: weight or rejection took it out; `mute`: it has an advantage and no gradient, be it
+    removed or clipped.
+    """
+
+    method: Method
+    loss: float
+    receipt: dict[str, float]
+    ratio: np.ndarray
+    weight: np.ndarray
+    slope: np.ndarray
+    removed: np.ndarray
+    mute: np.ndarray
+
+
+def score(method: Method, mini_batch: Sequence[Inputs], fixed_length: int) -> list[Scored]:
+    """Loss and slopes of every micro-batch of one mini-batch."""
+    objective = method.objective
+    sums = [
+        normalizer_sums(
+            logp=part.logp,
+            logp_old=part.logp_old,
+            logp_rollout=part.logp_rollout,
+            mask=part.mask,
+            advantage=part.advantage,
+            config=objective,
+            turn=part.turn,
+        )
+        for part in mini_batch
+    ]
+    normalizer = whole_batch(sums, objective, fixed_length=fixed_length)
+    scored = []
+    for part in mini_batch:
+        logp = part.logp.detach().requires_grad_()
+        output = policy_loss(
+            logp=logp,
+            logp_old=part.logp_old,
+            logp_rollout=part.logp_rollout,
+            mask=part.mask,
+            advantage=part.advantage,
+            turn=part.turn,
+            config=objective,
+            normalizer=normalizer,
+        )
+        (slope,) = torch.autograd.grad(output.loss, logp)
+        scored.append(Scored(output, slope, _usable(part, objective.needs_logp_old)))
+    return scored
+
+
+def outcome(method: Method, recorded: RecordedStep) -> Outcome:
+    """One method on a recorded step; `method.obstacle` must be empty."""
+    numerator = "logp_train" if method.perturbation is None else "logp_perturbed"
+    logp = recorded.logps[numerator]
+    advantage = recorded.advantage(method.objective.advantage)
+    length = recorded.config.rollout.max_tokens
+    scored: list[Scored] = []
+    inputs: list[Inputs] = []
+    for micros in recorded.plan:
+        mini_batch = [recorded.inputs(micro, logp, advantage) for micro in micros]
+        scored += score(method, mini_batch, length)
+        inputs += mini_batch
+    outputs = [part.output for part in scored]
+    masks = [part.mask for part in inputs]
+    keep = _flat([o.keep for o in outputs], masks)
+    finite = _flat([part.finite for part in scored], masks)
+    slope = _flat([part.slope for part in scored], masks)
+    sized = _flat([_per_token(part) for part in inputs], masks) != 0
+    return Outcome(
+        method=method,
+        loss=sum(float(o.loss.detach()) for o in outputs) / len(recorded.plan),
+        receipt=receipt_metrics(outputs, method.objective),
+        ratio=_flat([o.ratio for o in outputs], masks).astype(np.float64),
+        weight=(_flat([o.weight for o in outputs], masks) * keep).astype(np.float64),
+        slope=slope,
+        removed=finite & ~keep,
+        mute=finite & sized & (slope == 0),
+    )
+
+
+def row_of(found: Outcome, recorded: RecordedStep) -> dict[str, object]:
+    """The method's row of `Replay.methods`."""
+    kept = found.weight[found.weight > 0]
+    alive = pd.Series(~found.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
+    return {
+        "step": recorded.step,
+        "method": found.method.name,
+        "own": found.method.own,
+        "loss": found.loss,
+        "tokens": len(found.ratio),
+        "responses": len(alive),
+        "removed": float(found.removed.mean()),
+        "removed_responses": float((~alive).mean()),
+        "mute": float(found.mute.mean()),
+        "weight_ess": _ess(found.weight),
+        **_quantiles("weight", kept),
+        "ratio_ess": _ess(found.ratio),
+        **_quantiles("ratio", found.ratio),
+        **found.receipt,
+    }
+
+
+def overlaps(found: Sequence[Outcome], step: int) -> list[dict[str, object]]:
+    """Rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute."""
+    return [
+        {
+            "step": step,
+            "of": of,
+            "method": one.method.name,
+            "other": other.method.name,
+            **_overlap(getattr(one, of), getattr(other, of)),
+        }
+        for of in ("removed", "mute")
+        for one in found
+        for other in found
+    ]
+
+
+def token_rows(found: Sequence[Outcome], recorded: RecordedStep) -> pd.DataFrame:
+    """Rows of `Replay.tokens`: every recorded token under every method."""
+    known = recorded.tokens[[*IDENTITY, "reward", "logp_rollout", "logp_old", "logp_train"]]
+    parts = [
+        known.assign(
+            method=one.method.name,
+            ratio=one.ratio,
+            weight=one.weight,
+            slope=one.slope,
+            removed=one.removed,
+            mute=one.mute,
+        )
+        for one in found
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else known.iloc[:0]
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> dict[str, object]:
+    both, either = int((one & other).sum()), int((one | other).sum())
+    return {"both": both, "either": either, "jaccard": both / either if either else np.nan}
+
+
+def _flat(parts: Sequence[Tensor], masks: Sequence[Tensor]) -> np.ndarray:
+    """Values at the masked places, micro-batch after micro-batch."""
+    picked = [part.expand(mask.shape)[mask] for part, mask in zip(parts, masks, strict=True)]
+    values: np.ndarray = torch.cat(picked).detach().cpu().numpy()
+    return values
+
+
+def _usable(part: Inputs, needs_old: bool) -> Tensor:
+    """Valid tokens whose log-probs are all finite: the others are in no loss, which is no correction's doing."""
+    values = part.logp + part.logp_rollout
+    if needs_old and part.logp_old is not None:
+        values = values + part.logp_old
+    return part.mask & values.isfinite()
+
+
+def _per_token(part: Inputs) -> Tensor:
+    return part.advantage[:, None].expand_as(part.mask)
+
+
+def _ess(values: np.ndarray) -> float:
+    """(sum x)^2 / (n sum x^2), a share; 0 where every weight is 0."""
+    square = float((values**2).sum())
+    return float(values.sum()) ** 2 / (len(values) * square) if square > 0 else 0.0
+
+
+def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:
+    keys = [f"{name}_{key}" for key in ("p02", "p50", "p98", "max")]
+    if not len(values):
+        return dict.fromkeys(keys, np.nan)
+    return dict(zip(keys, np.quantile(values, [0.02, 0.5, 0.98, 1.0]).tolist(), strict=True))

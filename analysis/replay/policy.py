@@ -1,0 +1,105 @@
+"""The policy as it stood before a recorded step, and the noise of a method on it."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from alpkit.batches import MicroBatch
+from alpkit.checkpoint import load_checkpoint
+from alpkit.config import PerturbationConfig, RunConfig
+from alpkit.policy.loading import load_policy
+from alpkit.policy.logprobs import response_logprobs
+from alpkit.policy.perturbation import LayerwisePerturbation
+
+UPDATE: Final = 0
+"""The update whose weights were kept: the step's first."""
+
+
+class Numerator(NamedTuple):
+    """What log-probs a gradient is of: which noise, and whether in float32 or in the run's precision."""
+
+    perturbation: PerturbationConfig | None
+    in_float32: bool
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The policy under one numerator; `draws` is how often its noise is drawn (1 without noise)."""
+
+    model: PreTrainedModel
+    config: RunConfig
+    step: int
+    numerator: Numerator
+    noise: LayerwisePerturbation | None
+
+    @property
+    def draws(self) -> int:
+        return 1 if self.noise is None else self.noise.config.draws
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def logp(self, micro: MicroBatch, draw: int) -> Tensor:
+        """Response log-probs [rows, len], nats, with gradient; keys of the noise are the run's."""
+        rollout, config = micro.rollout.to(self.device), self.config
+        low = config.dtype == "bfloat16" and not self.numerator.in_float32
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+        with autocast, self._noise(micro, rollout.attention, draw):
+            return response_logprobs(
+                self.model,
+                rollout.tokens,
+                rollout.attention,
+                rollout.response,
+                temperature=config.rollout.temperature,
+                chunk=config.train.head_chunk,
+            ).logp
+
+    def _noise(
+        self, micro: MicroBatch, attention: Tensor, draw: int
+    ) -> AbstractContextManager[None]:
+        if self.noise is None:
+            return nullcontext()
+        key = (self.config.seed, self.step, UPDATE)
+        return self.noise.active(key, sample=micro.sample, mask=attention, draw=draw)
+
+
+@dataclass(frozen=True)
+class ReplayedPolicy:
+    """The run's policy with a recorded step's weights; `state` is what its checkpoint holds beside them."""
+
+    model: PreTrainedModel
+    state: dict[str, Any]
+    config: RunConfig
+    step: int
+
+    @contextmanager
+    def scoring(self, numerator: Numerator) -> Iterator[Scorer]:
+        """Score under `numerator`: the run's own noise at the sigma of that step, any other at its start."""
+        if numerator.perturbation is None:
+            yield Scorer(self.model, self.config, self.step, numerator, None)
+            return
+        noise = LayerwisePerturbation(self.model, numerator.perturbation)
+        try:
+            noise.at_step(self.step)
+            if numerator.perturbation == self.config.perturbation:
+                with torch.no_grad():
+                    noise.log_sigma.copy_(self.state["log_sigma"])
+            yield Scorer(self.model, self.config, self.step, numerator, noise)
+        finally:
+            noise.remove()
+
+
+def load_replayed(checkpoint: Path, config: RunConfig, step: int) -> ReplayedPolicy:
+    """Load the run's policy with the weights of `checkpoint`, on the GPU where there is one."""
+    model = load_policy(config.model, revision=config.revision).model
+    state = load_checkpoint(checkpoint, model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return ReplayedPolicy(model, state, config, step)
