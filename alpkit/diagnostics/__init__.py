@@ -13,8 +13,9 @@ from alpkit.diagnostics.gaps import probability_gap
 from alpkit.diagnostics.hill import HillCurve, hill, hill_curve
 from alpkit.diagnostics.moment import moment_estimator
 from alpkit.diagnostics.qq import QQ, qq_exponential
+from alpkit.diagnostics.shifts import LevelShift, LevelShifts, level_shifts
 from alpkit.diagnostics.sketch import RatioSketch, merge_all
-from alpkit.diagnostics.spikes import Spike, SpikeDetector
+from alpkit.diagnostics.spikes import Spike, SpikeDetector, SpikeSummary, spike_summary
 from alpkit.diagnostics.tailfit import SATURATION, Side, Status, TailFit, khat_limit, tail_size
 from alpkit.diagnostics.tails import fit_gpd, fit_gpd_mle, fit_khat
 
@@ -28,11 +29,14 @@ __all__ = [
     "GoodnessOfFit",
     "HillCurve",
     "Level",
+    "LevelShift",
+    "LevelShifts",
     "RatioSketch",
     "SequenceShare",
     "Side",
     "Spike",
     "SpikeDetector",
+    "SpikeSummary",
     "Status",
     "TailFit",
     "Vuong",
@@ -50,10 +54,12 @@ __all__ = [
     "hill",
     "hill_curve",
     "khat_limit",
+    "level_shifts",
     "merge_all",
     "moment_estimator",
     "probability_gap",
     "qq_exponential",
     "reduce_to_level",
+    "spike_summary",
     "tail_size",
 ]

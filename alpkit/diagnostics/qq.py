@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from alpkit.diagnostics.bootstrap import tail_interval
 from alpkit.diagnostics.tailfit import (
@@ -89,7 +89,7 @@ def qq_exponential(
     rank = np.arange(1, n_tail + 1)
     # The i-th largest of k exponentials is -log of the i-th smallest of k uniforms.
     near, far = (
-        np.asarray(-np.log(beta.ppf(q, rank, n_tail + 1 - rank)) * observed.mean())
+        np.asarray(-np.log(betaincinv(rank, n_tail + 1 - rank, q)) * observed.mean())
         for q in (0.95, 0.05)
     )
     estimate = float(_slopes(values[None, : n_tail + 1])[0])

@@ -1,7 +1,8 @@
 """Streaming spike detection: does this step's value stand out from the steps before it?
 
 A robust z on the log of a positive metric, against a trailing window only: a step is judged by its
-past, so a verdict never changes when more steps arrive. Not here: what made a spike (analysis).
+past, so a verdict never changes when more steps arrive. Not here: what made a spike (`attribution`),
+levels that changed for good (`shifts`).
 """
 
 import math
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 _MAD_TO_SD: Final = 1.4826
 
@@ -70,3 +72,50 @@ class SpikeDetector:
         mad = max(float(np.median(np.abs(past - median))), self._floor)
         z = (log_value - median) / (_MAD_TO_SD * mad)
         return Spike(z, z > self._limit, "ok")
+
+
+class SpikeSummary(NamedTuple):
+    """How spiky one metric was over one run; NaN where `status` says why."""
+
+    maximum: float
+    """Largest finite value."""
+    p99_over_p50: float
+    """P99 / P50 over steps: heavy upper tail of the metric itself; 1 for a constant."""
+    rate_3: float
+    """Share of judged steps with z > 3."""
+    rate_4: float
+    rate_6: float
+    steps: int
+    """Values given."""
+    judged: int
+    """Values that had enough history for a z."""
+    status: Literal["ok", "short", "nonfinite"]
+    """short: no step was judged (maximum and p99_over_p50 may still stand); nonfinite: some value has
+    no finite log, and the numbers rest on the others."""
+
+
+def spike_summary(values: Float[np.ndarray, " step"]) -> SpikeSummary:
+    """Maximum, P99/P50 and spike rates of a positive metric over a run, as the streaming detector saw it.
+
+    `values`: the metric itself, one per step, oldest first.
+    """
+    series = np.asarray(values, np.float64)
+    detector = SpikeDetector()
+    verdicts = [detector.update(float(value)) for value in series]
+    z = np.array([verdict.z for verdict in verdicts if verdict.status == "ok"])
+    usable = series[np.isfinite(series) & (series > 0)]
+    p50, p99 = np.quantile(usable, [0.5, 0.99]) if usable.size else (math.nan, math.nan)
+    rate_3, rate_4, rate_6 = (
+        float(np.mean(z > limit)) if z.size else math.nan for limit in (3, 4, 6)
+    )
+    status: Literal["ok", "short", "nonfinite"] = "ok" if z.size else "short"
+    return SpikeSummary(
+        float(usable.max()) if usable.size else math.nan,
+        float(p99 / p50),
+        rate_3,
+        rate_4,
+        rate_6,
+        series.size,
+        z.size,
+        "nonfinite" if usable.size < series.size else status,
+    )

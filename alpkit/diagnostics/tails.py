@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import genpareto
 
 from alpkit.diagnostics.bootstrap import tail_interval
 from alpkit.diagnostics.divergences import exp_capped
@@ -122,6 +121,10 @@ def fit_gpd_mle(
     ----------
     Smith 1985, Maximum likelihood estimation in a class of nonregular cases, Biometrika 72(1).
     """
+    from scipy.stats import (
+        genpareto,  # half a second, which no run and no other estimator should pay
+    )
+
     start_values = fit_gpd(log_ratio, side=side, threshold=threshold)
     if start_values.status in NO_FIT or not math.isfinite(start_values.estimate):
         return start_values

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from diagnostics.series import stationary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpkit.diagnostics import SpikeDetector
+from alpkit.diagnostics import SpikeDetector, spike_summary
 
 
 def run(values, **settings):
@@ -86,3 +87,38 @@ def test_the_window_forgets():
         detector.update(value)
     assert len(detector.history) == 20
     assert detector.update(100.0).z == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5])
+def test_stationary_metrics_rarely_spike(phi):
+    """Issue 5: under 1 in 1,000 judged steps of 50 series of 500 steps; more, t3 and AR(0.9): docs/tails.md."""
+    alarms = judged = 0
+    for seed in range(50):
+        z = [verdict.z for verdict in run(np.exp(stationary(seed, 500, phi=phi)))[16:]]
+        alarms += int(np.sum(np.array(z) > 4))
+        judged += len(z)
+    print(f"AR({phi}): {1000 * alarms / judged:.2f} false alarms per 1,000 steps")
+    assert judged == 50 * 484
+    assert alarms / judged < 1e-3
+
+
+def test_summary_by_counting():
+    values = np.array([1.0] * 20 + [2.0] + [1.0] * 20 + [math.exp(0.25)] + [1.0] * 9)
+    got = spike_summary(values)
+    # MAD at its floor: z = log v / (1.4826 * 0.05), 9.35 for 2 and 3.37 for e^0.25
+    assert (got.steps, got.judged, got.status) == (51, 35, "ok")
+    assert got.maximum == 2.0
+    assert (got.rate_3, got.rate_4, got.rate_6) == (2 / 35, 1 / 35, 1 / 35)
+    assert got.p99_over_p50 == pytest.approx(np.quantile(values, 0.99))
+
+
+def test_a_summary_says_what_it_rests_on():
+    short = spike_summary(np.array([1.0, 3.0]))
+    assert (short.status, short.judged, short.maximum) == ("short", 0, 3.0)
+    assert math.isnan(short.rate_4)
+    assert math.isnan(spike_summary(np.array([])).maximum)
+    gap = spike_summary(np.r_[np.ones(20), math.nan, 1.0])
+    assert (gap.status, gap.judged) == ("nonfinite", 5)
+    bad = spike_summary(np.full(30, -1.0))
+    assert (bad.status, bad.steps) == ("nonfinite", 30)
+    assert math.isnan(bad.p99_over_p50)
