@@ -83,8 +83,6 @@ def level_shifts(values: Float[np.ndarray, " step"]) -> LevelShifts:
         return LevelShifts([], "nonfinite" if skipped and series.size >= 2 * _SEGMENT else "short")
     # Here, as it takes half a second that a training run should not pay.
     from ruptures import KernelCPD  # type: ignore[import-untyped]
-        KernelCPD,  # half a second, which a run that looks for no shift should not pay
-    )
 
     log_values = np.log(series[usable])
     noise = _noise(log_values)
