@@ -1,7 +1,6 @@
 """What the report says: its sections, its sentences, and the JSON summary of the same numbers."""
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from analysis.frames import GridFrame
 from analysis.main_result import main_table
 from analysis.page import Answer, Answers, Block, Bullets, Page, Picture, Section, Text
 from analysis.pairs import REFERENCES, Pair, pairs
+from analysis.plain import plain
 from analysis.plans import PLANS, Place, Plan
 from analysis.receipt import inactive, receipt_table, swallowed
 from analysis.scores import SCORES
@@ -52,7 +52,7 @@ class Draft:
         """PNG, SVG and CSV of a figure; words instead where there is nothing to draw."""
         data = plan.data(frame)
         if data.empty:
-            return Text(f"{plan.title}: nothing to draw.")
+            return Text(f"{plan.title}: not drawn, {plan.absent}")
         data.to_csv(self.folder / f"{plan.name}.csv", index=False)
         memory = io.BytesIO()
         with style.context():
@@ -273,15 +273,4 @@ def _summary(frame: GridFrame, results: Results) -> dict[str, Any]:
         "missing": [str(item) for item in missing],
         "notes": list(frame.grid.notes),
     }
-    return {key: _plain(value) for key, value in summary.items()}
-
-
-def _plain(value: Any) -> Any:
-    """JSON's types only: numpy scalars unwrapped, NaN and infinities as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {key: plain(value) for key, value in summary.items()}

@@ -1,54 +1,68 @@
-"""Figures as functions `(data, axes, looks) -> axes`, and the sheets of the report.
+"""Figures as functions `(data, axes, looks) -> axes`, and the sheets of the report: dynamics, envelope, CCDF.
 
 Every function draws exactly the numbers in `data` (that frame is the figure's CSV) and returns the axes.
-Nothing here computes a statistic: see `analysis.plotted`.
+Nothing here computes a statistic: see `analysis.plotted` and its neighbours. Other tails are in
+`analysis.figures_tails`, points per cell in `analysis.figures_cells`.
 """
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from analysis.items import ROUNDOFF
+from analysis.panels import (
+    INK,
+    SHORT,
+    SIDE_NAMES,
+    SOFT,
+    Looks,
+    arm_grid,
+    legend_below,
+    line,
+    log_ticks,
+    padded,
+)
 from analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
-from analysis.plotted_tails import DRAWN as LEVELS
+from analysis.plotted_tails import DRAWN
 from analysis.pooled import SIDES
 from analysis.style import Look
 
-Looks = dict[str, Look]
-
-PER_ROW = 6
-SHORT = {"token": "token level", "product": "response level (product)"}
+LOGARITHMIC = ("kl/k3", "train/grad_norm")
 
 
 def dynamics(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
-    """One metric over steps: mean and range of finished seeds; unfinished cells as thin lines."""
+    """One metric over steps: finished seeds' mean and interval; unfinished cells thin; crosses: spikes."""
     for (arm, series), part in data.groupby(["arm", "series"], sort=False):
         look = looks[arm]
-        if series == SPIKE_SERIES:
-            axes.plot(part["step"], part["mean"], "x", color=look.colour, ms=6, mew=1.4, zorder=4)
-            continue
-        if series != FINISHED_SERIES:
+        if series == FINISHED_SERIES:
+            line(part, axes, look, arm)
+        elif series == SPIKE_SERIES:
+            axes.plot(part["step"], part["mean"], "x", color=look.colour, ms=7, mew=1.6, zorder=4)
+        else:
             axes.plot(
                 part["step"], part["mean"], color=look.colour, lw=0.8, ls=(0, (4, 3)), alpha=0.8
             )
-            continue
-        sparse = len(part) <= 15
-        axes.plot(
-            part["step"],
-            part["mean"],
-            color=look.colour,
-            ls=look.line,
-            marker=look.marker or ("." if sparse else None),
-            markevery=1 if sparse else max(len(part) // 8, 1),
-            label=arm,
-        )
-        if (part["n"] > 1).any():
-            axes.fill_between(
-                part["step"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0
-            )
     axes.set_xlabel("step")
     return axes
+
+
+def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
+    """Reward, accuracy, entropy, gradient norm, K1 and K3 over steps."""
+    figure = Figure(figsize=(11, 6.4))
+    panels = figure.subplots(2, 3, sharex=True).ravel()
+    for panel, (key, title) in zip(panels, DYNAMICS.items()):
+        part = data[data["metric"] == key]
+        dynamics(part, panel, looks)
+        panel.set_title(title)
+        if key in LOGARITHMIC and len(part) and (part["mean"] > 0).all():
+            panel.set_yscale("log")
+            panel.set_ylim(*_log_span(part["mean"]))
+            log_ticks(panel.yaxis)
+    for panel in panels[:3]:
+        panel.set_xlabel("")
+    legend_below(figure, panels, looks)
+    return figure
 
 
 def envelope(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
@@ -58,9 +72,28 @@ def envelope(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
     axes.plot(raw["log_mu"], raw["p50"], color=look.colour, lw=1.5)
     noisy = data[data["ratio"] == "perturbed"]
     for edge in ("p02", "p98"):
-        axes.plot(noisy["log_mu"], noisy[edge], color="#1c2127", lw=0.9, ls=(0, (3, 2)))
-    axes.axhline(0, color="#5a5f66", lw=0.7)
+        axes.plot(noisy["log_mu"], noisy[edge], color=INK, lw=0.9, ls=(0, (3, 2)))
+    axes.axhline(0, color=SOFT, lw=0.7)
     return axes
+
+
+def envelope_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
+    """A column per arm, token level above product level, all panels of a row on the same axes."""
+    figure, panels = arm_grid(list(dict.fromkeys(data["arm"])), DRAWN, 2.35)
+    for level, arm, panel, leftmost in panels:
+        same_level = data[data["level"] == level]
+        if len(same_level):
+            envelope(same_level[same_level["arm"] == arm], panel, looks[arm])
+            panel.set_xlim(*padded(same_level["log_mu"], 0.04))
+            panel.set_ylim(*padded(same_level[["p02", "p98"]].stack(), 0.04))
+        panel.set_title(arm, color=looks[arm].colour)
+        panel.tick_params(labelleft=leftmost)
+        if leftmost:
+            panel.set_ylabel(f"{SHORT[level]}\nlog ratio, nats")
+        place = "log µ of the token" if level == "token" else "mean log µ of the response"
+        panel.set_xlabel(place, fontsize=8)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+    return figure
 
 
 def ccdf(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
@@ -69,90 +102,31 @@ def ccdf(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
         look = looks[arm]
         axes.plot(part["z"], part["p"], color=look.colour, ls=look.line, label=arm)
         axes.fill_between(part["z"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0)
-    for dtype, line in zip(ROUNDOFF, ((0, (1, 1)), (0, (4, 1.5)))):
+    for dtype, dashes in zip(ROUNDOFF, ((0, (1, 1)), (0, (4, 1.5)))):
         floor = data[data["arm"] == dtype]
-        axes.plot(
-            floor["z"], floor["p"], color="#5a5f66", lw=1, ls=line, label=f"rounding, {dtype}"
-        )
+        label = f"floor: {dtype} rounding"
+        axes.plot(floor["z"], floor["p"], color=INK, lw=1.1, ls=dashes, label=label)
     axes.set(xscale="log", yscale="log")
     return axes
-
-
-def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """Reward, accuracy, entropy, gradient norm, K1 and K3 over steps; crosses: K3 spikes of single cells."""
-    figure = Figure(figsize=(11, 6.4))
-    panels = figure.subplots(2, 3).ravel()
-    for panel, (key, title) in zip(panels, DYNAMICS.items()):
-        dynamics(data[data["metric"] == key], panel, looks)
-        panel.set_title(title)
-    if (data["metric"] == "kl/k3").any():
-        panels[-1].set_yscale("log")
-    for panel in panels[:3]:
-        panel.set_xlabel("")
-    _legend(figure, panels)
-    return figure
-
-
-def envelope_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A column per arm, token level above product level, all panels of a row on the same axes."""
-    arms = list(dict.fromkeys(data["arm"]))
-    blocks = [arms[i : i + PER_ROW] for i in range(0, len(arms), PER_ROW)]
-    width = max(len(block) for block in blocks)
-    rows = [(level, block) for level in LEVELS for block in blocks]
-    figure = Figure(figsize=(2.05 * width + 0.7, 2.35 * len(rows) + 0.3))
-    grid = figure.subplots(len(rows), width, squeeze=False)
-    for (level, block), line in zip(rows, grid):
-        same_level = data[data["level"] == level]
-        for panel, arm in zip(line, block):
-            envelope(same_level[same_level["arm"] == arm], panel, looks[arm])
-            panel.set_title(arm, color=looks[arm].colour)
-            panel.set_xlim(*_span(same_level["log_mu"]))
-            panel.set_ylim(*_span(same_level[["p02", "p98"]].stack()))
-            panel.tick_params(labelleft=panel is line[0])
-        for panel in line[len(block) :]:
-            panel.set_visible(False)
-        line[0].set_ylabel(f"{SHORT[level]}\nlog ratio, nats")
-        place = "log µ of the token" if level == "token" else "mean log µ of the response"
-        for panel in line[: len(block)]:
-            panel.set_xlabel(place, fontsize=8)
-            panel.xaxis.set_major_locator(MaxNLocator(4))
-    return figure
 
 
 def ccdf_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     """The ratio and its inverse, at token and at product level."""
     figure = Figure(figsize=(10, 7.2))
-    grid = figure.subplots(len(LEVELS), len(SIDES), sharey="row", squeeze=False)
-    names = {"right": ("ratio", "z"), "left": ("1 / ratio", "z")}
-    for level, line in zip(LEVELS, grid):
-        for side, panel in zip(SIDES, line):
+    grid = figure.subplots(len(DRAWN), len(SIDES), sharey="row", squeeze=False)
+    for level, row in zip(DRAWN, grid):
+        for side, panel in zip(SIDES, row):
             part = data[(data["level"] == level) & (data["side"] == side)]
             ccdf(part, panel, looks)
-            name = names[side][0]
-            panel.set_title(f"{name}, {SHORT[level]}")
+            panel.set_title(f"{SIDE_NAMES[side]}, {SHORT[level]}")
             panel.set_xlabel("z")
-            _few_ticks(panel.xaxis)
-        line[0].set_ylabel("share of items above z")
-    _legend(figure, grid.ravel())
+            log_ticks(panel.xaxis)
+            log_ticks(panel.yaxis)
+        row[0].set_ylabel("share of items above z")
+    legend_below(figure, grid.ravel(), looks)
     return figure
 
 
-def _legend(figure, panels):
-    handles = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels()):
-            handles.setdefault(label, handle)
-    if handles:
-        columns = min(len(handles), 6)
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-
-
-def _span(values):
-    low, high = values.min(), values.max()
-    pad = 0.04 * (high - low) or 0.1
-    return low - pad, high + pad
-
-
-def _few_ticks(axis):
-    axis.set_major_locator(LogLocator(numticks=8))
-    axis.set_minor_formatter(NullFormatter())
+def _log_span(values):
+    """Limits that the lines decide: a band that reaches 0 would take the whole axis."""
+    return values.min() / 1.6, values.max() * 1.6

@@ -4,7 +4,7 @@ Not here: tails from the records (`analysis.plotted_tails`), one point per cell 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.frames import FINISHED, GridFrame
+from analysis.scores import last_evaluations
+from analysis.spikes import spike_log
 
 DYNAMICS: Final = {
     "reward/mean": "Reward, mean of the step",
@@ -77,27 +79,13 @@ def _with_interval(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def dynamics_frame(frame: GridFrame) -> pd.DataFrame:
-    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's K3 spike."""
+    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike."""
     lines = over_steps(frame, DYNAMICS)
-    steps = frame.steps
-    if not {"kl/spike", "kl/k3"} <= set(steps.columns):
-        return lines
-    spikes = steps[steps["kl/spike"] == 1.0]
-    value = spikes["kl/k3"]
-    marks = pd.DataFrame(
-        {
-            "metric": "kl/k3",
-            "arm": spikes["arm"],
-            "series": SPIKE_SERIES,
-            "step": spikes["step"],
-            "mean": value,
-            "low": value,
-            "high": value,
-            "n": 1,
-            "interval": "range",
-        }
-    )
-    return pd.concat([lines, marks], ignore_index=True) if len(marks) else lines
+    spikes = spike_log(frame).rows
+    spikes = spikes[spikes["metric"].isin(DYNAMICS)]
+    marks = spikes[["metric", "arm", "step"]].assign(series=SPIKE_SERIES, n=1, interval="range")
+    marks = marks.assign(mean=spikes["value"], low=spikes["value"], high=spikes["value"])
+    return pd.concat([lines, marks[_LINE]], ignore_index=True) if len(marks) else lines
 
 
 def sigma_frame(frame: GridFrame) -> pd.DataFrame:
@@ -136,19 +124,33 @@ REMOVED: Final = {
 
 
 def pass_frame(frame: GridFrame) -> pd.DataFrame:
-    """arm, k, mean, low, high, n, interval: pass@k over held-out items, mean of each cell's last evaluations.
+    """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
-    k = 1 is avg@k, its unbiased estimate. Intervals over seeds as in `over_steps`.
+    k = 1 is avg@k, its unbiased estimate from the same k samples. when `step`: the evaluation of that
+    step; `last`: each cell's last evaluations (`analysis.scores`). Intervals over seeds as in `over_steps`.
     """
-    cells = (
-        frame.finished.dropna(subset=["eval_k"]) if "eval_k" in frame.cells else frame.finished[:0]
-    )
-    points = [
-        cells.assign(k=1, value=cells["eval_avg_at_k"]),
-        cells.assign(k=cells["eval_k"], value=cells["eval_pass_at_k"]),
-    ]
-    data = pd.concat(points).dropna(subset=["value"]).astype({"k": int})
-    return summarise(data, ["arm", "k"], "value").drop_duplicates(["arm", "k"])
+    known = frame.finished["eval_k"].dropna()
+    if known.nunique() != 1:  # arms that were evaluated at different k are not one figure
+        return pd.DataFrame(columns=["arm", "k", "when", "step", "mean"])
+    keys = {"eval/avg_at_k": 1, "eval/pass_at_k": int(known.iloc[0])}
+    lines = over_steps(frame, keys)
+    lines = lines[lines["series"] == FINISHED_SERIES]
+    lines = lines.assign(when="step", k=lines["metric"].map(keys))
+    parts = [lines.drop(columns=["metric", "series"])]
+    by_cell = dict(iter(frame.steps.groupby("cell_id")))
+    for key, k in keys.items():
+        if key in frame.steps.columns:
+            ends = [
+                (arm, last_evaluations(own.set_index("step")[key], int(own["step"].max())))
+                for arm, cell in zip(frame.finished["arm"], frame.finished["cell_id"])
+                if (own := by_cell.get(cell)) is not None
+            ]
+            last = summarise(
+                pd.DataFrame(ends, columns=["arm", "value"]).dropna(), ["arm"], "value"
+            )
+            parts.append(last.assign(k=k, when="last"))
+    columns = ["arm", "k", "when", "step", "mean", "low", "high", "n", "interval"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def summarise(data: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
@@ -156,6 +158,3 @@ def summarise(data: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     grouped = data.groupby(by, sort=False)[column]
     part = _with_interval(grouped.agg(["mean", "std", "min", "max", "count"]).reset_index())
     return part[[*by, "mean", "low", "high", "n", "interval"]]
-
-
-Data = Callable[[GridFrame], pd.DataFrame]

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from alpkit.diagnostics import envelope, hill_curve, tail_size
+from alpkit.diagnostics import envelope, hill_curve, qq_exponential, tail_size
 from analysis.frames import GridFrame
 from analysis.items import ROUNDOFF
 from analysis.plotted import FACTORS, FINISHED_SERIES, over_steps
@@ -19,6 +19,7 @@ BINS: Final = 50
 PER_BIN: Final = 200  # so that P2 rests on four items at least
 HILL_POINTS: Final = 60
 HILL_RESAMPLES: Final = 100
+QQ_POINTS: Final = 120
 _CCDF_SPAN: Final = 2.0**-9  # sizes below this share of the largest are one pixel on the axis
 
 
@@ -160,6 +161,31 @@ def factors_frame(frame: GridFrame) -> pd.DataFrame:
     ]
     columns = ["arm", "quantity", "factor", "step", "value", "low", "high", "n"]
     return _joined([lines, pd.DataFrame(rows, columns=columns)], columns)
+
+
+def qq_frame(frame: GridFrame) -> pd.DataFrame:
+    """arm, side, expected, observed, low, high, slope, linearity: token tail against the exponential.
+
+    Log excesses over the threshold of k̂'s tail, nats: a power law is a straight line. low and high: where
+    a power law would put the point (`alpkit.diagnostics.qq_exponential`). The 50 largest, then every so
+    many.
+    """
+    parts = []
+    for arm, level, pool in pools(frame):
+        for side in SIDES if level == "token" else ():
+            found = qq_exponential(pool.top[side].values, k=tail_size(pool.n))
+            if not len(found.observed):
+                continue
+            some = np.unique(np.r_[:50, np.geomspace(1, found.n_tail, QQ_POINTS).astype(int) - 1])
+            some = some[some < found.n_tail]
+            curves = (found.expected, found.observed, found.band_low, found.band_high)
+            names = ("expected", "observed", "low", "high")
+            part = pd.DataFrame({name: curve[some] for name, curve in zip(names, curves)})
+            parts.append(
+                part.assign(arm=arm, side=side, slope=found.estimate, linearity=found.linearity)
+            )
+    columns = ["arm", "side", "expected", "observed", "low", "high", "slope", "linearity"]
+    return _joined(parts, columns)
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -27,6 +27,7 @@ SAMPLE: Final = 1 << 18
 STEPS: Final = 12
 """Recorded steps per arm that get a k-hat with an interval and a decomposition, spread over the run."""
 STEP_RESAMPLES: Final = 100
+_FOLLOWED: Final[tuple[Level, ...]] = ("token", "product")
 
 
 class Pool(NamedTuple):
@@ -142,7 +143,7 @@ class _Pooling:
 
 def _tails(found: StepItems) -> list[StepTail]:
     fits: list[StepTail] = []
-    for level in LEVELS:
+    for level in _FOLLOWED:
         items = found.levels[level]
         for side in SIDES:
             options: dict[str, Any] = {"cluster": items.cluster, "n_boot": STEP_RESAMPLES}
@@ -158,7 +159,6 @@ def _factors(found: StepItems) -> list[StepFactors]:
     keep = np.isfinite(logps["logp_old"])
     if not keep.any():  # records from a step whose old log-probs nothing needed
         return []
-    levels: tuple[Level, ...] = ("token", "product")
     return [
         StepFactors(
             found.step,
@@ -172,5 +172,5 @@ def _factors(found: StepItems) -> list[StepFactors]:
                 sequence=found.response[keep],
             ),
         )
-        for level in levels
+        for level in _FOLLOWED
     ]

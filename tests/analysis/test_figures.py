@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from synthetic_grid import ARMS, write_grid
+from synthetic_grid import ARMS, SPIKE, write_grid
 
 import analysis
 from analysis import figures, plotted_tails, style
@@ -35,8 +35,13 @@ def test_the_dynamics_draw_their_csv(report):
     data = pd.read_csv(report.folder / "dynamics.csv")
     part = data[data["metric"] == "kl/k3"]
     axes = figures.dynamics(part, Figure().subplots(), LOOKS)
-    for line, arm in zip(axes.lines, ARMS, strict=True):
-        np.testing.assert_array_equal(line.get_ydata(), part.loc[part["arm"] == arm, "mean"])
+    drawn = part.groupby(["arm", "series"], sort=False)["mean"]
+    for line, (_, values) in zip(axes.lines, drawn, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    # One cell spiked, and its cross stands where it did.
+    assert [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "x"] == [
+        [[SPIKE[2], part.loc[part["series"] == "spike", "mean"].item()]]
+    ]
 
 
 def test_more_arms_than_a_row_holds_wrap(tmp_path):

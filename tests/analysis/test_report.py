@@ -151,7 +151,7 @@ def test_cells_without_records_and_without_metrics(small_root):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     report = analysis.analyze("small", root=small_root)
     assert report.summary["arms"]["grpo"]["tails"] == {}
-    assert "nothing to draw" in (report.folder / "report.md").read_text()
+    assert "not drawn, no cell has logged a step" in (report.folder / "report.md").read_text()
 
 
 def test_one_cell_has_its_own_report_folder(small_root):
