@@ -57,9 +57,10 @@ class Draft:
         memory = io.BytesIO()
         with style.context():
             figure = plan.sheet(data, style.looks(frame.cells))
-            figure.savefig(memory, format="png")
-            # The layout is found; finding it again for the SVG costs as much as drawing.
+            # Once, and not at every save: finding the layout costs as much as drawing.
+            figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")
+            figure.savefig(memory, format="png")
             # Without a date the same data gives the same file.
             figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
         (self.folder / f"{plan.name}.png").write_bytes(memory.getvalue())
