@@ -22,11 +22,12 @@ _TOPIC: Final = {endpoint.column: endpoint.topic for endpoint in ENDPOINTS}
 
 
 class Claim(NamedTuple):
-    """The answer to one question about one arm."""
+    """The answer to one question about one arm; `brief`: what changed by how much."""
 
     topic: Topic
     state: State
     words: str
+    brief: str = ""
 
 
 class Finding(NamedTuple):
@@ -75,30 +76,34 @@ def findings_table(found: Sequence[Finding]) -> Table:
     """The answers at a glance: a row per comparison, a column per question."""
     data = pd.DataFrame(
         [
-            {"arm": f.arm, "against": f.control, "differs in": "; ".join(f.differs)}
-            | {claim.topic: claim.state for claim in f.claims}
+            {"arm": f.arm, "against": f.control}
+            | {c.topic: f"{c.state}: {c.brief}" if c.brief else c.state for c in f.claims}
+            | {"differs in": ", ".join(f.differs)}
             for f in found
         ]
     )
     caption = (
-        "changed: beyond seed noise (paired t over seeds, Holm over all comparisons × endpoints, "
-        "adjusted p < 0.05). not told apart: tested, and the seeds do not tell it from noise. cannot be "
-        "said: no test was possible; the reasons are below."
+        "Changed: beyond seed noise (paired t over seeds, Holm over all comparisons × endpoints, "
+        "adjusted p < 0.05), with arm − control of what is. Not told apart: tested, and the seeds do "
+        "not tell it from noise. Cannot be said: no test was possible; the reasons are below."
     )
     return Table("findings", "Findings", caption, data, data.astype(str))
 
 
 def _claim(topic: Topic, own: Sequence[Verdict]) -> Claim:
     tested = [v for v in own if v.tested]
-    if any(v.beyond_noise for v in tested):
-        return Claim(topic, "changed", " ".join(f"{LABELS[v.endpoint]} {v.words}" for v in own))
+    beyond = [v for v in tested if v.beyond_noise]
+    if beyond:
+        words = " ".join(f"{_first_upper(LABELS[v.endpoint])} {v.words}" for v in own)
+        brief = ", ".join(f"{LABELS[v.endpoint]} {v.difference:+.2g}" for v in beyond)
+        return Claim(topic, "changed", words, brief)
     if tested:
         sizes = "; ".join(
             f"{LABELS[v.endpoint]} {v.difference:+.3g} [{v.low:+.3g}, {v.high:+.3g}], Holm p = "
             f"{v.p_holm:.2g}, a difference of {v.detectable:.2g} would have been found four times in five"
             for v in tested
         )
-        return Claim(topic, "not told apart", f"{sizes}.")
+        return Claim(topic, "not told apart", f"{_first_upper(sizes)}.")
     if not own:
         return Claim(topic, "cannot be said", f"No shared finished seed has {_names(topic)}.")
     n = max(len(v.points) for v in own)
@@ -177,6 +182,10 @@ def _token_tail(tails: pd.DataFrame, arm: str) -> "pd.Series | None":
         return None
     rows = tails[(tails["arm"] == arm) & (tails["level"] == "token") & (tails["side"] == "right")]
     return rows.iloc[0] if len(rows) else None
+
+
+def _first_upper(text: str) -> str:
+    return text if text.startswith("k̂") else text[:1].upper() + text[1:]
 
 
 def _and(names: Sequence[str]) -> str:

@@ -9,10 +9,13 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from analysis.page_style import POLICY, SCRIPT, STYLE
 from analysis.table import NOTHING, Table, is_words
+
+LONG: Final = 24
+"""Rows from which on a table scrolls in its own frame."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,8 @@ def _html(block: Block) -> str:
 
 def _html_answers(title: str, note: str, answers: Sequence[Answer], limits: Sequence[str]) -> str:
     items = "".join(
-        f'<li><span class="tag {_id(a.state)}">{_e(a.state)}</span> '
-        f"<strong>{_e(a.question)}</strong> {_e(a.words)}</li>"
+        f'<li><p><strong>{_e(a.question)}</strong> <span class="tag {_id(a.state)}">'
+        f"{_e(a.state)}</span></p><p>{_e(a.words)}</p></li>"
         for a in answers
     )
     below = "".join(f"<li>{_e(limit)}</li>" for limit in limits)
@@ -189,9 +192,10 @@ def _html_table(table: Table) -> str:
             + "</tr>"
             for row in table.shown.to_numpy()
         )
+        long = " long" if len(table.shown) > LONG else ""
         # tabindex: a keyboard must be able to scroll a table that is wider than the page.
         rows = (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{_e(table.title)}">'
+            f'<div class="scroll{long}" tabindex="0" role="region" aria-label="{_e(table.title)}">'
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     return f"<h3>{_e(table.title)}</h3>{rows}<p class='caption'>{_e(table.caption)}</p>"

@@ -24,7 +24,9 @@ a{color:var(--link)}li{margin:.25rem 0}
 .warning{background:var(--warn);border-left:4px solid var(--warnline);padding:.6rem 1rem .6rem 2rem;
 border-radius:4px}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;background:var(--panel)}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
+.long{max-height:36rem;overflow-y:auto}.long thead th{position:sticky;top:0;background:var(--panel);z-index:1}
+.long thead th:first-child{z-index:2}
+table{border-collapse:separate;border-spacing:0;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:.4rem .6rem;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--panel)}
@@ -35,14 +37,16 @@ th button{all:unset;cursor:pointer;white-space:nowrap}th button::after{content:"
 margin-left:.3em}th[aria-sort=ascending] button::after{content:"\\2191";opacity:1}
 th[aria-sort=descending] button::after{content:"\\2193";opacity:1}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
-.answers,.limits{padding-left:0;list-style:none}.answers li{margin:.45rem 0}
+.answers,.limits{padding-left:0;list-style:none;max-width:60rem}.answers p{margin:0}
+.answers li{display:grid;grid-template-columns:13rem 1fr;gap:.2rem 1rem;margin:0;padding:.45rem 0;
+border-top:1px solid var(--line)}.answers p:first-child::first-letter{text-transform:uppercase}
 .limits li{color:var(--soft);font-size:.9rem;padding-left:.8rem;border-left:3px solid var(--warnline)}
-.tag{display:inline-block;font-size:.75rem;font-weight:600;padding:.05rem .5rem;border-radius:1rem;
+.tag{display:block;width:max-content;font-size:.75rem;font-weight:600;padding:.05rem .5rem;border-radius:1rem;
 border:1px solid var(--line);color:var(--soft)}.tag.changed{background:var(--link);color:var(--bg);
 border-color:var(--link)}.tag.cannot-be-said{border-style:dashed}
 @media (max-width:40rem){main{padding:1rem .9rem 3rem}h1{font-size:1.4rem}
-dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}th,td{padding:.35rem .5rem}}
-@media print{nav{display:none}.card,.scroll{overflow:visible}.card img{min-width:0!important}}
+dl,.answers li{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}th,td{padding:.35rem .5rem}}
+@media print{nav{display:none}.card,.scroll{overflow:visible;max-height:none}.card img{min-width:0!important}}
 """
 
 # Numbers by size whatever follows them, words by alphabet, dashes last; a second click turns it round.

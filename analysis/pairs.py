@@ -108,15 +108,15 @@ def subsets(configs: Mapping[str, Config], kind: Kind) -> list[dict[str, str]]:
         if not noise or (kind == "layers" and noise.get("site") in _WITHOUT_LAYERS):
             continue
         rest = {**config, "perturbation": {k: v for k, v in noise.items() if k != kind}}
-        groups.setdefault(repr(_flat(rest)), {})[arm] = str(noise.get(kind))
+        groups.setdefault(repr(flat(rest)), {})[arm] = str(noise.get(kind))
     return [group for group in groups.values() if len(group) > 1]
 
 
 def differing(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted fields whose values differ, with both; None stands for an absent field."""
-    flat, other = _flat(ours), _flat(theirs)
-    keys = dict.fromkeys([*flat, *other])
-    return {k: (flat.get(k), other.get(k)) for k in keys if flat.get(k) != other.get(k)}
+    own, other = flat(ours), flat(theirs)
+    keys = dict.fromkeys([*own, *other])
+    return {k: (own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)}
 
 
 def ingredients(fields: Iterable[str]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _ingredient(field: str) -> str:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What is no part of a method."""
-    return _flat({k: v for k, v in config.items() if k not in ("objective", "perturbation")})
+    return flat({k: v for k, v in config.items() if k not in ("objective", "perturbation")})
 
 
 def _is_grpo(arm: str, config: Config) -> bool:
@@ -146,12 +146,13 @@ def _is_grpo(arm: str, config: Config) -> bool:
     return not config.get("perturbation") and (named or config.get("objective") == _GRPO)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted fields of nested sections with their values."""
+    fields: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return flat
+        fields |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return fields
 
 
 _GRPO: Final = ObjectiveConfig().model_dump(mode="json")

@@ -102,9 +102,12 @@ def number(value: float, digits: int) -> str:
 
 
 def with_bounds(value: float, low: float, high: float, digits: int) -> str:
-    """`0.41 [0.32, 0.50]`; a dash for NaN."""
+    """`0.41 [0.32, 0.50]`; a dash for NaN. A bound near 0 is a 0, unless all three are tiny."""
     if not np.isfinite(value):
         return DASH
+    step = 0.5 * 10.0**-digits
+    if max(abs(value), abs(low), abs(high)) >= step:
+        low, high = (0.0 if abs(bound) < step else bound for bound in (low, high))
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 

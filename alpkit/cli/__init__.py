@@ -145,6 +145,27 @@ def analyze(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B …",
+            help="Arms (GRID:ARM), cells or whole grids; the first is the reference.",
+        ),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare other tasks, models or backends all the same.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put arms side by side, of one grid or of several: scores, config differences, what is beyond noise."""
+    from alpkit.cli import comparing
+
+    comparing.compare(runs, force=force, as_json=json)
+
+
+@app.command()
 def replay(
     methods: Annotated[
         str, typer.Option(metavar="A,B,…", help="Presets or YAML files (objective:) to compare.")
@@ -156,7 +177,9 @@ def replay(
     ] = None,
     gradients: Annotated[
         bool | None,
-        typer.Option(help="Demand or spare gradients; default: where the policy was recorded."),
+        typer.Option(
+            help="Demand gradients; --no-gradients spares them; default: where the policy was kept."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -151,6 +151,14 @@ def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Rows of text as they are."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:

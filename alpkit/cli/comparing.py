@@ -1,0 +1,60 @@
+"""`alpkit compare`: arms of one grid or of several, side by side."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from alpkit.cli.output import note, print_json, print_table
+from alpkit.cli.tables import plain_table
+from alpkit.runs import resolve
+
+if TYPE_CHECKING:
+    from analysis.compare import Comparison
+
+
+def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
+    """Print scores, what differs in the configs, and what the seeds tell apart."""
+    for name in names:
+        # A typing error is worth hearing before pandas is imported.
+        if ":" not in name:
+            resolve(name)
+    from analysis.compare import compare as compare_runs
+
+    found = compare_runs(names, force=force)
+    if as_json:
+        print_json(_json(found))
+        return
+    shown = found.table.shown
+    print_table(plain_table(list(shown.columns), shown.to_numpy().tolist()))
+    if found.differences:
+        labels = [item.label for item in found.items]
+        rows = [[key, *map(_text, values)] for key, values in found.differences.items()]
+        print()
+        print_table(plain_table(["config", *labels], rows))
+    print()
+    for verdict in found.verdicts:
+        print(verdict.sentence)
+    for text in found.notes:
+        note(f"note: {text}")
+
+
+def _json(found: "Comparison") -> dict[str, Any]:
+    from analysis.plain import plain
+
+    return {
+        "items": [
+            {"label": item.label, "cells": item.cells["cell_id"].tolist()} for item in found.items
+        ],
+        "scores": plain(found.table.data.to_dict("records")),
+        "differences": plain(found.differences),
+        "verdicts": plain(
+            [
+                {**v._asdict(), "beyond_noise": v.beyond_noise, "sentence": v.sentence}
+                for v in found.verdicts
+            ]
+        ),
+        "notes": list(found.notes),
+    }
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else str(value)
