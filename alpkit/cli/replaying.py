@@ -12,6 +12,7 @@ _METHODS = {
     "loss": "loss",
     "removed": "removed",
     "removed_responses": "responses",
+    "removed_solved": "of it solved",
     "receipt/advantage_removed": "|A| removed",
     "receipt/weight_removed": "weight cut",
     "mute": "mute",

@@ -25,7 +25,8 @@ class Replay:
     """What a replay found; every frame has a row per step and method (or pair of methods).
 
     `methods`: loss, shares of tokens and responses `removed` by weight or rejection and of tokens
-    `mute` (an advantage, no gradient), quantiles and ESS (a share) of ratio and applied weight, the
+    `mute` (an advantage, no gradient), share of removed tokens whose response was right (`removed_solved`:
+    reward of 1 or more), quantiles and ESS (a share) of ratio and applied weight, the
     `receipt/*` of docs/metrics.md. Weight quantiles are over weights above 0; the ESS counts zeros.
     `overlap`: `jaccard` of what two methods remove or mute; NaN where neither touches anything.
     `gradients`, `cosines`: of the step's first update, see `analysis.replay.gradients`; empty where the

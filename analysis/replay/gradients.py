@@ -13,6 +13,7 @@ gradient always in float32.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -63,8 +64,9 @@ class _Sum:
             # Two parameters may share one gradient tensor; adding in place must not count it twice.
             self.total = [part.clone() for part in gradient]
 
-    @property
+    @cached_property
     def norm(self) -> float:
+        """Of the finished sum."""
         return math.sqrt(_dot(self.total, self.total))
 
     @property

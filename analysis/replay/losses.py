@@ -112,6 +112,7 @@ def outcome(method: Method, recorded: RecordedStep) -> Outcome:
 def row_of(found: Outcome, recorded: RecordedStep) -> dict[str, object]:
     """The method's row of `Replay.methods`."""
     kept = found.weight[found.weight > 0]
+    solved = recorded.tokens["reward"].to_numpy()[found.removed] >= 1
     alive = pd.Series(~found.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
     return {
         "step": recorded.step,
@@ -122,6 +123,7 @@ def row_of(found: Outcome, recorded: RecordedStep) -> dict[str, object]:
         "responses": len(alive),
         "removed": float(found.removed.mean()),
         "removed_responses": float((~alive).mean()),
+        "removed_solved": float(solved.mean()) if len(solved) else np.nan,
         "mute": float(found.mute.mean()),
         "weight_ess": _ess(found.weight),
         **_quantiles("weight", kept),

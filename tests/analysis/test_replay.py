@@ -127,7 +127,11 @@ def test_what_a_mask_removes_and_how_far_two_masks_agree(runs, tmp_path):
         assert rows.loc[name, "removed"] == pytest.approx(gone[upper].mean())
         whole = tokens[gone[upper]]["sample"].nunique() / tokens["sample"].nunique()
         assert rows.loc[name, "removed_responses"] == pytest.approx(whole)
+        solved = (tokens[gone[upper]]["reward"] >= 1).mean()
+        assert rows.loc[name, "removed_solved"] == pytest.approx(solved)
         assert jaccard(found, "removed", name, name) == 1
+    assert (tokens["reward"] >= 1).any()
+    assert np.isnan(rows.loc["own", "removed_solved"])
     assert jaccard(found, "removed", names[1.1], names[1.4]) == pytest.approx(
         gone[1.4].sum() / gone[1.1].sum()
     )
@@ -375,6 +379,16 @@ def test_the_command_prints_tables_and_writes_the_report(call):
     assert told["pooled"]["overlap"]["removed"]["seq-mis"]["seq-mis"] == 1
     assert told["pooled"]["overlap"]["removed"]["grpo"]["grpo"] is None
     assert {row["method"] for row in told["methods"]} == {"grpo", "seq-mis", "icepop"}
+
+
+def test_the_command_shows_gradients_where_the_policy_was_kept(call):
+    code, out, _ = call("seq-mis", "--methods", "grpo,token-alp", "--step", "1")
+    assert code == 0
+    gradients, _, cosines = out.partition("gradients of the first update")[2].partition("cosines")
+    assert "token-alp" in gradients
+    assert out.count("token-alp") == 3  # its noise is not the run's: no row from the records
+    diagonal = [line.split()[-3:][i] for i, line in enumerate(cosines.splitlines()[2:])]
+    assert diagonal == ["1", "1", "1"]
 
 
 @pytest.mark.parametrize(
