@@ -1,10 +1,12 @@
 """Colour says the method, line style the layer subset, marker the site; the same in every figure.
 
-Colours are matplotlib's petroff10 (chosen for colour-blind readers), given to methods by name and not
-by order, so that an arm keeps its colour in a grid where others are missing.
+Colours are matplotlib's petroff10 (chosen for colour-blind readers), given to the paper's methods by name
+and not by order, so that an arm keeps its colour in a grid where others are missing; any other arm takes
+the next of a second list.
 """
 
 from contextlib import AbstractContextManager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +26,8 @@ METHOD_COLOURS: Final[dict[str, str]] = {
     "token-alp": "#e76300",
     "paper/gspo": "#92dadd",
 }
-OTHER_COLOUR: Final = "#b9ac70"
+OTHER_COLOURS: Final = ("#b9ac70", "#009e73", "#cc79a7", "#0b3c8c", "#7f5200", "#86c8dd")
+"""For arms of any other method, in the grid's order; a seventh begins again."""
 
 LAYER_LINES: Final[dict[str, Any]] = {
     "all": "-",
@@ -66,13 +69,15 @@ def method_of(arm: str) -> str:
 
 def looks(cells: pd.DataFrame) -> dict[str, Look]:
     """Look of every arm in `cells`, from its method's name and its perturbation."""
-    found = {}
+    found: dict[str, Look] = {}
+    others = cycle(OTHER_COLOURS)
     for arm, rows in cells.groupby("arm", sort=False):
         first = rows.iloc[0]
         site, layers = first.get("site"), first.get("layers")
         perturbed = isinstance(site, str)
+        known = METHOD_COLOURS.get(method_of(str(arm)))
         found[str(arm)] = Look(
-            METHOD_COLOURS.get(method_of(str(arm)), OTHER_COLOUR),
+            known or next(others),
             LAYER_LINES.get(str(layers), OTHER_LINE) if perturbed else "-",
             SITE_MARKERS.get(str(site)) if perturbed else None,
         )

@@ -154,6 +154,8 @@ def metric_lines(arm: str, seed: int, steps: int):
             "ratio/raw/product/p02": -2 * spread,
             "ratio/raw/product/p98": 2 * spread,
             "ratio/raw/product/ess": 0.7,
+            "ratio/mismatch/token/std": spread / 2,
+            "ratio/staleness/token/std": spread / 2,
             "receipt/clipped_low": 0.01,
             "receipt/clipped_high": 0.02,
             "receipt/truncated": 0.005 if arm == "token-tis" else 0.0,
@@ -167,6 +169,11 @@ def metric_lines(arm: str, seed: int, steps: int):
             "time/step": 2.0 if step % 10 else 5.0,
             "time/eval": None if step % 10 else 3.0,
         }
+        if arm == "seq-alp":
+            line["ratio/perturbation/token/std"] = 0.1
+            # Noise that later layers unlearn faster.
+            for layer in range(4):
+                line[f"sigma/layer_{layer:02d}"] = 0.02 * np.exp(-layer * step / 100)
         if step % 10 == 0:
             for key, lead in (
                 ("eval/greedy", 0.1),

@@ -185,7 +185,7 @@ def test_an_arm_keeps_its_colour_whatever_stands_beside_it():
     looks = style.looks(cells)
     assert looks["seq-alp layers=early"] == (style.METHOD_COLOURS["seq-alp"], "--", "o")
     assert looks["seq-bypass"] == (style.METHOD_COLOURS["seq-bypass"], "-", None)
-    assert looks["mine"].colour == style.OTHER_COLOUR
+    assert looks["mine"].colour == style.OTHER_COLOURS[0]
 
 
 @pytest.mark.browser
