@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import pandas as pd
 
 from analysis import style
@@ -59,7 +60,9 @@ class Draft:
             figure = plan.sheet(data, style.looks(frame.cells))
             # Once, and not at every save: finding the layout costs as much as drawing.
             figure.get_layout_engine().execute(figure)
-            figure.set_layout_engine("none")
+            # None, not "none": a figure with any engine is drawn twice per save.
+            with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+                figure.set_layout_engine(None)
             figure.savefig(memory, format="png")
             # Without a date the same data gives the same file.
             figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})

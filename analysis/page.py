@@ -148,12 +148,14 @@ def _html(block: Block) -> str:
             return _html_answers(title, note, answers, limits)
         case Picture():
             data = base64.b64encode(block.png).decode()
-            # On a phone the card scrolls instead of shrinking its labels past reading.
-            least = int.from_bytes(block.png[16:20], "big") * 2 // 5
+            # On a phone the card scrolls instead of shrinking its labels past reading, and a small
+            # figure is not blown up.
+            pixels = int.from_bytes(block.png[16:20], "big")
+            least, most = pixels * 2 // 5, pixels * 7 // 10
             return (
                 f'<figure id="{_id(block.name)}"><h3>{_e(block.title)}</h3><div class="card" '
                 f'tabindex="0" role="region" aria-label="{_e(block.title)}">'
-                f'<img style="min-width:{least}px" alt="{_e(block.alt)}" '
+                f'<img style="min-width:{least}px;max-width:{most}px" alt="{_e(block.alt)}" '
                 f'src="data:image/png;base64,{data}">'
                 f"</div><figcaption>{_e(block.caption)}</figcaption></figure>"
             )

@@ -32,7 +32,7 @@ thead th{border-top:0;color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child{text-align:left;position:sticky;left:0;background:var(--panel)}
 figure{margin:1rem 0}figcaption{margin-top:.6rem}
 td.text,th.text{text-align:left}.card{background:#fff;border:1px solid var(--line);border-radius:8px;
-padding:.6rem;overflow-x:auto}.card img{display:block;width:100%;height:auto}
+padding:.6rem;overflow-x:auto}.card img{display:block;width:100%;height:auto;margin:0 auto}
 th button{all:unset;cursor:pointer;white-space:nowrap}th button::after{content:"\\2195";opacity:.35;
 margin-left:.3em}th[aria-sort=ascending] button::after{content:"\\2191";opacity:1}
 th[aria-sort=descending] button::after{content:"\\2193";opacity:1}

@@ -253,7 +253,7 @@ def test_a_report_is_logged_with_its_folders(store, tmp_path):
     (report / "figures").mkdir(parents=True)
     (report / "report.html").write_text("<p>")
     (report / "figures" / "a.csv").write_text("1")
-    log_report(run_id, sorted(report.iterdir()))
+    log_report(run_id, report)
     assert [f.path for f in store.client.list_artifacts(run_id, "report")] == [
         "report/figures",
         "report/report.html",
@@ -261,6 +261,17 @@ def test_a_report_is_logged_with_its_folders(store, tmp_path):
     assert [f.path for f in store.client.list_artifacts(run_id, "report/figures")] == [
         "report/figures/a.csv"
     ]
+
+
+def test_a_second_report_leaves_nothing_of_the_first(store, tmp_path):
+    run_id = new_run(store)
+    report = tmp_path / "reports"
+    report.mkdir()
+    (report / "old.csv").write_text("1")
+    log_report(run_id, report)
+    (report / "old.csv").rename(report / "new.csv")
+    log_report(run_id, report)
+    assert [f.path for f in store.client.list_artifacts(run_id, "report")] == ["report/new.csv"]
 
 
 def test_a_moved_store_is_refused_before_artifacts_are_lost(

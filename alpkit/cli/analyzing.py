@@ -17,8 +17,10 @@ def analyze(run_id: str, tracking_uri: str | None, *, as_json: bool) -> None:
     folder = target.folder / target.cell_id if target.cell_id else target.folder
     report = write_report(str(folder), tracking_uri=uri)
     logged = True
+    # A cell's report must not take the place of its grid's.
+    place = f"report-{target.cell_id}" if target.cell_id else "report"
     try:
-        log_report(grid.parent_run_id, sorted(report.folder.iterdir()), tracking_uri=uri)
+        log_report(grid.parent_run_id, report.folder, tracking_uri=uri, folder=place)
     except TrackingError as error:
         logged = False
         note(f"the report is not on the parent run: {error}")

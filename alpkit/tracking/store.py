@@ -188,6 +188,17 @@ class Store:
             else:
                 self.client.log_artifact(run_id, str(path), folder)
 
+    def replace_files(self, run_id: str, path: Path, folder: str) -> None:
+        """Log the content of `path` as the artifact folder `folder`, and nothing that it held before."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with store_errors(self.uri):
+            info = self.client.get_run(run_id).info
+            experiment = self.client.get_experiment(info.experiment_id)
+            self._refuse_a_moved_store(str(experiment.artifact_location))
+            get_artifact_repository(info.artifact_uri, self.uri).delete_artifacts(folder)
+            self.client.log_artifacts(run_id, str(path), folder)
+
     def log_text(self, run_id: str, text: str, name: str) -> None:
         with store_errors(self.uri):
             self.client.log_text(run_id, text, name)
@@ -227,12 +238,10 @@ class Store:
 
 
 def log_report(
-    run_id: str, files: Sequence[Path], *, tracking_uri: str | None = None, folder: str = "report"
+    run_id: str, path: Path, *, tracking_uri: str | None = None, folder: str = "report"
 ) -> None:
-    """Log files and folders as artifacts of `run_id`, replacing those of the same name."""
-    store = prepare_store(tracking_uri)
-    for path in files:
-        store.log_files(run_id, path, f"{folder}/{path.name}" if path.is_dir() else folder)
+    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there."""
+    prepare_store(tracking_uri).replace_files(run_id, path, folder)
 
 
 def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:
