@@ -1,180 +1,238 @@
 """Break one operator, bound, sign or mask of alpkit/objective at a time; a test must notice.
 
-`make mutate` (or `python benchmarks/mutate.py [--minutes 60]`) writes docs/mutation-objective.md. Each
-mutant lives in a copy of the package, so that the checkout is never touched. A mutant that no test
-notices is a survivor: it is killed by a better test, or listed in `EQUIVALENT` with the reason.
+`make mutate` (or `python benchmarks/mutate.py [--minutes 60] [--module loss]`) writes
+docs/mutation-objective.md. A parent imports torch, pytest and hypothesis once; every mutant is a fork that
+imports the changed module from a copy of the package and runs the tests up to the first failure. A mutant
+that no test notices is a survivor: a better test kills it, or `mutate_equivalent.toml` says why none can;
+an entry there that fits no survivor any more is an error.
 """
 
 import argparse
-import ast
-import copy
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import tomllib
+import traceback
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
+
+from mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("alpkit/objective")
+KNOWN = Path(__file__).with_name("mutate_equivalent.toml")
+PAGE = ROOT / "docs" / "mutation-objective.md"
+# Those that notice most come first.
 TESTS = [
-    "tests/objective/test_correction.py",
-    "tests/objective/test_loss.py",
-    "tests/objective/test_equivalences.py",
-    "tests/objective/test_verl.py",
+    f"tests/objective/test_{name}.py" for name in ("loss", "correction", "equivalences", "verl")
 ]
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.BitAnd: ast.BitOr,
-    ast.BitOr: ast.BitAnd,
-    ast.Lt: ast.GtE,
-    ast.Gt: ast.LtE,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
-NAMES = {"lt": "gt", "gt": "lt", "eq": "ne", "minimum": "maximum", "maximum": "minimum", "amax": "amin",
-         "amin": "amax", "below": "above", "above": "below", "low": "high", "high": "low",
-         "negative": "positive", "positive": "negative", "logp": "logp_old", "logp_old": "logp",
-         "upper": "lower", "lower": "upper", "any": "all", "accepted": "counted", "counted": "accepted",
-         "keep": "accepted", "expm1": "exp"}  # fmt: skip
-EQUIVALENT = ROOT / "docs" / "mutation-objective-equivalent.txt"
+OWN_TESTS = {"sketch": ["tests/objective/test_sketch.py", "-k", "not ranks"]}
+SHAPES = [
+    "-p",
+    "jaxtyping._pytest_plugin",
+    "--jaxtyping-packages=alpkit.objective,beartype.beartype",
+]
+LOSS, CORRECTION, EQUIVALENCES, PEERS = (
+    f"tests/objective/test_{name}.py" for name in ("loss", "correction", "equivalences", "verl")
+)
+# What notices most and costs least comes first; only what survives it meets the rest, with shapes checked.
+TESTS = [
+    [LOSS, CORRECTION, "-k", "not paper"],
+    [*SHAPES, LOSS, CORRECTION, EQUIVALENCES, PEERS],
+]
+OWN_TESTS = {"sketch": [[*SHAPES, "tests/objective/test_sketch.py", "-k", "not ranks"]]}
+PYTEST = [
+    "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
+    "-o", "addopts=", "-m", "not oracle and not slow", "--import-mode=importlib",
+]  # fmt: skip
+TOO_LONG = 120.0  # seconds; the whole subset takes under 15
 
 
-def mutants(source: str) -> Iterator[tuple[str, str]]:
-    """Yield (what was changed, mutated source) for every place of one module."""
-    tree = ast.parse(source)
-    places = [node for node in ast.walk(tree) if not _typing(node)]
-    for i, node in enumerate(places):
-        for label, change in _changes(node):
-            fresh = copy.deepcopy(tree)
-            target = [n for n in ast.walk(fresh) if not _typing(n)][i]
-            change(target)
-            yield f"{node.lineno}: {label}", ast.unparse(ast.fix_missing_locations(fresh))  # type: ignore[attr-defined]
+class Known(NamedTuple):
+    """A mutant that computes the same, found by its text so that it cannot rot silently."""
+
+    module: str
+    line: str
+    change: str
 
 
-def _typing(node: ast.AST) -> bool:
-    return not hasattr(node, "lineno") or isinstance(node, ast.alias | ast.arg)
+class Result(NamedTuple):
+    """Counts per module by outcome, and the survivors."""
 
-
-def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
-    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS and not _annotation(node):
-        swap = SWAPS[type(node.op)]
-        yield f"{ast.unparse(node)} -> {swap.__name__}", lambda n: setattr(n, "op", swap())
-    if isinstance(node, ast.BoolOp):
-        swap = SWAPS[type(node.op)]
-        yield f"{ast.unparse(node)} -> {swap.__name__}", lambda n: setattr(n, "op", swap())
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        swap = SWAPS[type(node.ops[0])]
-        yield f"{ast.unparse(node)} -> {swap.__name__}", lambda n: setattr(n, "ops", [swap()])
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Invert):
-        yield f"{ast.unparse(node)} -> unsigned", _drop_sign
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        yield f"{node.value} -> {node.value + 1}", lambda n: setattr(n, "value", n.value + 1)
-    if isinstance(node, ast.Attribute) and node.attr in NAMES:
-        yield (
-            f"{ast.unparse(node)} -> .{NAMES[node.attr]}",
-            lambda n: setattr(n, "attr", NAMES[n.attr]),
-        )
-    if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
-        yield f"{node.id} -> {NAMES[node.id]}", lambda n: setattr(n, "id", NAMES[n.id])
-
-
-def _annotation(node: ast.BinOp) -> bool:
-    """`A | None` in a signature is no computation."""
-    text = ast.unparse(node)
-    return isinstance(node.op, ast.BitOr) and ("None" in text or "Tensor" in text)
-
-
-def _drop_sign(node: ast.UnaryOp) -> None:
-    """-x becomes +x; ~mask becomes (mask & mask)."""
-    if isinstance(node.op, ast.USub):
-        node.op = ast.UAdd()
-    else:
-        node.op, node.operand = ast.Invert(), ast.UnaryOp(ast.Invert(), node.operand)
-
-
-def noticed(copy_of: Path, seconds: float, *, show: bool = False) -> bool:
-    """Whether the tests fail on the package in `copy_of` (or run past `seconds`); `show`: print how."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        *TESTS,
-    ]
-    env = os.environ | {
-        "PYTHONPATH": str(copy_of),
-        "OMP_NUM_THREADS": "1",
-    }
-    try:
-        done = subprocess.run(command, cwd=copy_of, env=env, capture_output=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode not in (0, 1):  # not a failed test: the run itself is broken
-        raise SystemExit(done.stdout.decode()[-2000:] + done.stderr.decode()[-2000:])
-    if show and done.returncode:
-        print(done.stdout.decode()[-3000:])
-    return done.returncode != 0
+    outcomes: Counter[tuple[str, str]]
+    survivors: list[tuple[str, Mutant]]
+    tried: set[Known]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--every", type=int, default=1, help="try every n-th mutant")
+    parser.add_argument("--module", help="only this module; the page is not written")
+    parser.add_argument(
+        "--every", type=int, default=1, help="try every n-th mutant; no page either"
+    )
     options = parser.parse_args()
-    deadline = time.monotonic() + 60 * options.minutes
-    known = set(EQUIVALENT.read_text().splitlines()) if EQUIVALENT.exists() else set()
-    tried, survivors = 0, []
+    known = read_known()
+    every = [
+        (path.stem, mutant)
+        for path in sorted((ROOT / FOLDER).glob("*.py"))
+        for mutant in mutants(path.read_text())
+    ]
+    absent = set(known) - {key(module, mutant) for module, mutant in every}
+    if absent:
+        raise SystemExit(f"{KNOWN.name} lists what is no mutant any more: {sorted(absent)}")
+    chosen = [m for m in every if options.module in (None, m[0])][:: options.every]
+    start = time.monotonic()
+    result = try_all(chosen, start + 60 * options.minutes)
+    minutes = (time.monotonic() - start) / 60
+    survivors = {key(module, mutant) for module, mutant in result.survivors}
+    for module, mutant in result.survivors:
+        reason = known.get(key(module, mutant), "no test notices it")
+        print(f"survived {module}:{mutant.number}: {mutant.change} ({reason})")
+    print(f"{sum(result.outcomes.values())} of {len(every)} mutants in {minutes:.1f} minutes")
+    if len(chosen) == len(every):
+        PAGE.write_text(page(result, known, len(every), minutes))
+    if killed := (set(known) & result.tried) - survivors:
+        raise SystemExit(f"{KNOWN.name} lists what a test notices: {sorted(killed)}")
+    if survivors - set(known):
+        raise SystemExit("some mutants survive without a reason")
+
+
+def read_known() -> dict[Known, str]:
+    entries = tomllib.loads(KNOWN.read_text())["equivalent"] if KNOWN.exists() else []
+    return {Known(e["module"], e["line"], e["change"]): e["reason"] for e in entries}
+
+
+def key(module: str, mutant: Mutant) -> Known:
+    return Known(module, mutant.line, mutant.change)
+
+
+def try_all(chosen: list[tuple[str, Mutant]], deadline: float) -> Result:
+    """Run every mutant until the deadline, in a copy of the package; raises where the tests fail unchanged."""
+    result = Result(Counter(), [], set())
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        for name in ("alpkit", "tests", "pyproject.toml"):
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, place / name)
-        if noticed(place, 600, show=True):
-            raise SystemExit("the tests fail without any mutation")
-        every = [
-            (path, label, text)
-            for path in sorted((ROOT / FOLDER).glob("*.py"))
-            for label, text in mutants(path.read_text())
-        ]
-        chosen = every[:: options.every]
-        for path, label, text in chosen:
+        for name in ("alpkit", "tests"):
+            ignore = shutil.ignore_patterns("__pycache__", "assets")
+            shutil.copytree(ROOT / name, place / name, ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", place)
+        warm_up(place)
+        for stages in (TESTS, *OWN_TESTS.values()):
+            if outcome(stages, show=True) != "survived":
+                raise SystemExit("the tests fail without any mutation")
+        # From here on nothing may be cached: a mutant is often as long and as old as its original.
+        sys.dont_write_bytecode = True
+        shutil.rmtree(place / FOLDER / "__pycache__", ignore_errors=True)
+        for module, mutant in chosen:
             if time.monotonic() > deadline:
                 break
+            path = place / FOLDER / f"{module}.py"
             original = path.read_text()
-            (place / FOLDER / path.name).write_text(text)
-            tried += 1
-            if not noticed(place, 300):
-                survivors.append(f"{path.name}:{label}")
-                print("survived", survivors[-1], flush=True)
-            (place / FOLDER / path.name).write_text(original)
-    reasons = dict(line.split("  # ", 1) for line in known if "  # " in line)
+            path.write_text(mutant.source)
+            found = outcome(OWN_TESTS.get(module, TESTS))
+            path.write_text(original)
+            result.outcomes[module, found] += 1
+            result.tried.add(key(module, mutant))
+            if found == "survived":
+                result.survivors.append((module, mutant))
+                print(f"{module}:{mutant.number}: {mutant.change}", flush=True)
+    return result
+
+
+def warm_up(place: Path) -> None:
+    """Import all that the tests need from the copy in `place`, but for alpkit.objective itself."""
+    os.chdir(place)
+    sys.path.insert(0, str(place))
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    import _hypothesis_pytestplugin  # noqa: F401
+    import beartype  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
+    import jaxtyping._pytest_plugin  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
+
+    import alpkit.config
+    import alpkit.diagnostics
+
+    torch.set_num_threads(1)
+    assert Path(alpkit.config.__file__).is_relative_to(place)
+    assert not any(name.startswith("alpkit.objective") for name in sys.modules)
+
+
+def outcome(stages: list[list[str]], *, show: bool = False) -> str:
+    """killed, timeout or survived: what the tests make of the copy as it is now."""
+    found = (forked(tests, show=show) for tests in stages)
+    return next((end for end in found if end != "survived"), "survived")
+
+
+def forked(tests: list[str], *, show: bool) -> str:
+    """What a fork that runs `tests` ends with."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        run_tests(tests, show=show)
+    deadline = time.monotonic() + TOO_LONG
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def run_tests(tests: list[str], *, show: bool) -> None:
+    """Run pytest and leave the process with its status; never returns."""
+    status = 1
+    try:
+        if not show:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+        import pytest
+        from hypothesis import settings
+
+        settings.register_profile("mutate", derandomize=True, database=None)
+        settings.load_profile("mutate")
+        status = pytest.main([*PYTEST, *tests])
+    except BaseException:  # a fork must end here, whatever happened: it would go on as its parent
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(int(status))
+
+
+def page(result: Result, known: dict[Known, str], total: int, minutes: float) -> str:
+    """The survivors with their reasons, and what was tried of each module."""
+    counts = result.outcomes
+    tried = sum(counts.values())
     lines = [
         "# Mutants of the objective",
         "",
-        f"`make mutate`: {tried} of {len(every)} mutants of `{FOLDER}` tried, {tried - len(survivors)} noticed by",
-        f"{', '.join(f'`{t}`' for t in TESTS)}; {len(survivors)} survived.",
+        f"`make mutate` writes this page: {tried} of {total} mutants of `{FOLDER}` in {minutes:.0f} minutes, one core.",
+        "Each changes one operator, bound, sign, mask, constant or name (`benchmarks/mutants.py`); a test must notice.",
         "",
-        *(f"- `{s}`: {reasons.get(s, 'no test notices it yet')}" for s in survivors),
+        "| module | mutants | noticed | never ends | survived |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    (ROOT / "docs" / "mutation-objective.md").write_text("\n".join(lines) + "\n")
+    modules = sorted({module for module, _ in counts})
+    for module in [*modules, None]:
+        of = {
+            name: sum(n for (m, o), n in counts.items() if module in (None, m) and o == name)
+            for name in ("killed", "timeout", "survived")
+        }
+        cells = (sum(of.values()), of["killed"], of["timeout"], of["survived"])
+        lines.append(f"| {module or 'all'} | " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "Survivors, and why no test can notice them:", ""]
+    for module, mutant in result.survivors:
+        reason = known.get(key(module, mutant), "**no test notices it yet**")
+        lines.append(f"- `{module}.py`: `{mutant.change}` in `{mutant.line}`: {reason}")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

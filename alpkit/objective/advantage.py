@@ -28,12 +28,12 @@ def group_advantage(
             if not config.normalize_std:
                 return centred
             square = torch.zeros_like(n).scatter_add(0, index, centred**2)
-            std = torch.where(n > 1, (square / (n - 1).clamp(min=1)).sqrt(), 1.0)
+            std = torch.where(n > 1, (square / (n - 1)).sqrt(), 1.0)
             return centred / (std[index] + 1e-6)
         case "dr_grpo":
             return centred
         case "rloo":
-            others = torch.where(n > 1, n / (n - 1).clamp(min=1), 1.0)
+            others = torch.where(n > 1, n / (n - 1), 1.0)
             return centred * others[index]
         case _:
             assert_never(config.kind)

@@ -225,6 +225,22 @@ def test_micro_batches_equal_one_batch_when_denominators_shrink(axes, aggregate)
         assert sum(p[0].receipt[key] for p in parts).item() == pytest.approx(value.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("valid", [0, 1])
+@pytest.mark.parametrize("level", ["token", "product"])
+def test_the_mean_weight_of_little_and_of_nothing(level, valid):
+    """One valid token in one response is a mean of its own; no valid token at all is a mean of 0."""
+    weight = {"action": "truncate", "level": level, "upper": 9.0, "normalize": "batch"}
+    config, mask = ObjectiveConfig(weight=weight), torch.zeros_like(MASK)
+    mask[1, :valid] = True
+    sums = normalizer_sums(
+        logp=LP, logp_old=OLD, logp_rollout=MU, mask=mask, advantage=ADVANTAGE, config=config
+    )
+    found = whole_batch([sums], config, fixed_length=4)
+    expected = valid * (OLD - MU)[1, 0].exp().item()
+    assert found.mean_weight.item() == pytest.approx(expected, abs=1e-12)
+    assert found.loss.item() == 1
+
+
 def test_a_number_is_no_normalizer_for_normalised_weights():
     with pytest.raises(ValueError, match="pass the Normalizer of whole_batch"):
         loss(weight={"action": "truncate", "normalize": "batch"}, normalizer=10.0)

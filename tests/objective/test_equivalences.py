@@ -130,7 +130,10 @@ def test_half_precision_inputs_are_widened():
     assert value == pytest.approx(loss(data)[0], abs=0.05)
 
 
-@pytest.mark.parametrize("aggregate", ["token_mean", "seq_mean_token_sum", "seq_mean_token_mean"])
+@pytest.mark.parametrize(
+    "aggregate",
+    ["token_mean", "token_mean_per_micro_batch", "seq_mean_token_sum", "seq_mean_token_mean"],
+)
 def test_a_single_valid_token_counts_once(aggregate):
     data = batch(rows=2, tok=3)
     data["logp"] = data["logp_old"].clone()

@@ -1,5 +1,7 @@
 """The objective against the numbers of spec/alp.md H (two independent float64 evaluations) and by property."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig, RunConfig, WeightConfig
+from alpkit.config.objective import Aggregate
 from alpkit.objective import (
     group_advantage,
     importance_weight,
@@ -200,6 +203,8 @@ def test_group_advantage_of_the_spec():
     )
     assert advantage[8:11].tolist() == [0, 0, 0]
     assert advantage[11].item() == pytest.approx(0.5 / (1 + 1e-6), abs=1e-7)
+    pair = group_advantage(torch.tensor([1.0, 0.0]), torch.tensor([3, 3]), config)
+    assert_close(pair, torch.tensor([0.5, -0.5]) / 0.5**0.5, atol=1e-5, rtol=0)
 
 
 def test_rloo_is_dr_grpo_scaled_by_n_over_n_minus_1():
@@ -325,9 +330,10 @@ def test_everything_masked_is_zero_loss_and_zero_gradient():
     assert grad.abs().max().item() == 0
     assert out.receipt["masked"].item() == out.receipt["tokens"].item() == 10
     assert out.receipt["surviving"].item() == 0
-    nothing, grad = run(mask=torch.zeros_like(MASK))
-    assert nothing.loss.item() == 0
-    assert grad.abs().max().item() == 0
+    for aggregate in get_args(Aggregate):
+        nothing, grad = run(mask=torch.zeros_like(MASK), aggregate=aggregate)
+        assert nothing.loss.item() == 0
+        assert grad.abs().max().item() == 0
 
 
 @pytest.mark.parametrize("size", [50.0, 1e4])

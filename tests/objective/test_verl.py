@@ -15,8 +15,8 @@ import torch
 from torch.testing import assert_close
 
 from alpkit.config import ObjectiveConfig
-from alpkit.diagnostics import divergences
-from alpkit.objective import mismatch_correction, policy_loss, reference_kl
+from alpkit.diagnostics import divergences, probability_gap
+from alpkit.objective import mismatch_correction, policy_loss, reduce_to_level, reference_kl
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 WEIGHTS = {
@@ -48,8 +48,12 @@ REJECTIONS = {
     "seq_max_k3": [("k3", "max", None, 0.2)],
     "token_k2,seq_mean_k3": [("k2", "token", None, 0.05), ("k3", "mean", None, 0.02)],
 }
+PPO = {"surrogate": {"epsilon_low": 0.2, "epsilon_high": 0.28, "dual_clip": 3.0}}
+CURRENT = {"ratio": {"denominator": "current"}, "surrogate": {"kind": "reinforce"}}
 LOSSES = {
-    "vanilla": {"surrogate": {"epsilon_low": 0.2, "epsilon_high": 0.28, "dual_clip": 3.0}},
+    "vanilla": PPO,
+    "vanilla, token_tis": {**PPO, "weight": WEIGHTS["token_tis"]},
+    "vanilla, product_mask": {**PPO, "weight": WEIGHTS["product_mask"]},
     # verl clamps GSPO's log ratio from above only, at 10.
     "gspo": {
         "ratio": {"level": "geometric"},
@@ -57,7 +61,17 @@ LOSSES = {
         "log_ratio_clamp": [-60, 10],
     },
     "cispo": {"surrogate": {"kind": "cispo", "epsilon_low": 1.0, "epsilon_high": 4.0}},
-}
+    "gpg": CURRENT,
+    "bypass ppo": {
+        **PPO,
+        "ratio": {"denominator": "rollout"},
+        "reject": [
+            {"statistic": "k3", "of": "bypass", "reduce": "mean", "upper": 0.05, "normalizer": "shrink"}
+        ],
+    },
+    "bypass reinforce": {**CURRENT, "weight": {**WEIGHTS["token_tis"], "of": "bypass"}},
+    "bypass reinforce, product": {**CURRENT, "weight": {**WEIGHTS["product_tis"], "of": "bypass"}},
+}  # fmt: skip
 AGGREGATES = {
     "token-mean": "token_mean",
     "seq-mean-token-sum": "seq_mean_token_sum",
@@ -109,11 +123,39 @@ def test_weights(cases, name):
             assert (got[mask] == 0).all()
             continue
         assert_close(got[mask], torch.tensor(peer[f"weight/{name}"])[mask], **CLOSE)
-        if "normalized" not in name:
-            # verl's effective sample size is of the weights as applied, never of the raw ones.
-            valid = got[mask]
-            ess = valid.mean() ** 2 / (valid**2).mean()
-            assert ess.item() == pytest.approx(peer[f"ess/{name}"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTS if "normalized" not in name])
+def test_weight_metrics(cases, name):
+    """verl's statistics of its weights, and ours of the same: the applied weights, never the raw ones."""
+    settings = WEIGHTS[name]
+    token = settings.get("level", "token") == "token"
+    for data, peer in cases:
+        if f"is/{name}" not in peer:
+            continue
+        mask, metrics = data["mask"], peer[f"is/{name}"]
+        got = ours(data, weight=settings)
+        valid = got.weight[mask].double()
+        assert valid.mean().item() == pytest.approx(metrics["mean"], rel=1e-5)
+        # verl adds 1e-8 to the mean that it divides by: visible where nearly all weights are near 0.
+        ess = (valid.mean() + 1e-8) ** 2 / (valid**2).mean()
+        assert ess.item() == pytest.approx(metrics["eff_sample_size"], rel=1e-5)
+        log_ratio = reduce_to_level(
+            data["old"] - data["rollout"], mask, settings.get("level", "token")
+        )
+        raw = log_ratio.clamp(-20, 20).exp()
+        if token:
+            share = (raw[mask] > settings["upper"]).float().mean().item()
+            # Of the weights after truncation or masking, in token mode (verl 0.9); of the raw ones below.
+            assert metrics["max"] == pytest.approx(valid.max().item(), rel=1e-5)
+            assert metrics["min"] == pytest.approx(valid.min().item(), rel=1e-5)
+        else:
+            share = (raw[:, 0] > settings["upper"]).float().mean().item()
+            assert metrics["max"] == pytest.approx(raw[:, 0].max().item(), rel=1e-5)
+        assert metrics["ratio_fraction_high"] == pytest.approx(share, abs=1e-6)
+        if token and settings["action"] == "truncate":
+            counted = got.receipt["truncated"] / got.receipt["tokens"]
+            assert counted.item() == pytest.approx(share, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", REJECTIONS)
@@ -153,7 +195,11 @@ def test_k1_bounds_are_mirrored_in_verl(cases, name, level):
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_registered_losses_and_their_gradients(cases, name, aggregate):
     config = ObjectiveConfig(**LOSSES[name], aggregate=AGGREGATES[aggregate])
+    tried = 0
     for data, peer in cases:
+        if f"loss/{name}/{aggregate}" not in peer:  # verl failed to make the weights, see above
+            continue
+        tried += 1
         logp = data["logp"].clone().requires_grad_(True)
         out = policy_loss(
             logp=logp,
@@ -165,8 +211,13 @@ def test_registered_losses_and_their_gradients(cases, name, aggregate):
         )
         out.loss.backward()
         value, gradient = peer[f"loss/{name}/{aggregate}"]
+        if math.isnan(value):  # verl 0.9: the mean over nothing, where everything is rejected
+            assert not out.keep.any()
+            assert out.loss.item() == logp.grad.abs().max().item() == 0
+            continue
         assert out.loss.item() == pytest.approx(value, rel=1e-5, abs=1e-6)
         assert_close(logp.grad, torch.tensor(gradient), rtol=1e-5, atol=1e-7)
+    assert tried > 0.9 * len(cases)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -181,13 +232,56 @@ def test_kl_estimators(cases, name):
         assert_close(got.slope[mask][below], slope[below], rtol=1e-5, atol=1e-6)
 
 
+PPL = {
+    "log_ppl_diff": "log_ppl_diff",
+    "log_ppl_abs_diff": "log_ppl_diff_abs",
+    "log_ppl_diff_max": "log_ppl_diff_max",
+    "log_ppl_diff_min": "log_ppl_diff_min",
+    "ppl_ratio": "ppl_ratio",
+    "kl": "k1",
+    "k3_kl": "k3",
+}
+
+
 def test_metrics(cases):
+    """verl's off-policy metrics of float64 log-probs, each to 1e-5 of itself."""
+    clamped = 0
     for data, peer in cases:
         mask, metrics = data["mask"], peer["metrics"]
-        log_ratio = (data["old"] - data["rollout"])[mask].double().numpy()
+        old, rollout = (data[key].double()[mask].numpy() for key in ("old", "rollout"))
         sequence = torch.arange(len(mask))[:, None].expand_as(mask)[mask].numpy()
-        token = divergences(log_ratio, sequence, level="token")
-        assert token["k1"] == pytest.approx(metrics["kl"], rel=1e-4, abs=1e-6)
-        if math.isfinite(metrics["k3_kl"]):  # verl's K3 is unclamped: one token makes it infinite
-            assert token["k3"] == pytest.approx(metrics["k3_kl"], rel=1e-4, abs=1e-6)
-            assert token["chi2"] == pytest.approx(metrics["chi2_token"], rel=1e-4, abs=1e-5)
+        token, product = (
+            divergences(old - rollout, sequence, level=level) for level in ("token", "product")
+        )
+        got = {theirs: token[key] for theirs, key in PPL.items()}
+        gap = probability_gap(old, rollout, sequence)
+        got |= {"training_ppl": gap["ppl"], "rollout_ppl": gap["ppl_rollout"]}
+        got |= {"chi2_token": token["chi2"], "chi2_seq": product["chi2"]}
+        if token["saturated"] or product["saturated"]:
+            # verl clamps log ratios at +-20 inside chi2 alone; ours are never clamped, and counted instead.
+            clamped += 1
+            del got["chi2_token"], got["chi2_seq"]
+        # Its means divide by n + 1e-8, which shows in what is near 0.
+        assert got == pytest.approx({key: metrics[key] for key in got}, rel=1e-5, abs=1e-8)
+        assert set(metrics) - set(got) <= {
+            "training_log_ppl",
+            "rollout_log_ppl",
+            "chi2_token",
+            "chi2_seq",
+        }
+    assert clamped < len(cases) / 2
+
+
+def test_a_token_without_a_log_prob_spoils_verls_kl_and_leaves_ours(cases):
+    """verl 0.9: -inf in the rollout makes its kl -inf and its K3 infinite or NaN; ours leaves the token out."""
+    data, peer = cases[0]
+    assert peer["spoiled"]["kl"] == -math.inf
+    assert not math.isfinite(peer["spoiled"]["k3_kl"])
+    spoiled = {**data, "rollout": data["rollout"].clone()}
+    spoiled["rollout"][0, 0] = -torch.inf
+    without = {**data, "mask": data["mask"].clone()}
+    without["mask"][0, 0] = False
+    rule = [{"statistic": "k3", "reduce": "mean", "upper": 0.02}]
+    got, expected = ours(spoiled, reject=rule), ours(without, reject=rule)
+    assert torch.equal(got.keep, expected.keep)
+    assert got.receipt["tokens"] == data["mask"].sum() - 1

@@ -7,6 +7,7 @@ transformers than this project. `python tests/objective/verl_oracle.py SEED BATC
 import importlib.metadata
 import json
 import sys
+from pathlib import Path
 from unittest.mock import MagicMock
 
 for name in (
@@ -24,6 +25,7 @@ for name in (
     sys.modules[name] = MagicMock()
 
 import torch  # noqa: E402
+from oracle_batches import batch, plain  # noqa: E402
 
 WEIGHTS = {
     "token_tis": {"rollout_is": "token", "rollout_is_threshold": 2.0},
@@ -55,33 +57,40 @@ REJECTIONS = {
     "seq_max_k3": "0.2",
     "token_k2,seq_mean_k3": "0.05,0.02",
 }
+# Name -> (registered loss, ActorConfig, rollout-correction config, weights of WEIGHTS that multiply it).
+PPO = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 3.0}
 LOSSES = {
-    "vanilla": {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 3.0},
-    "gspo": {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4},
-    "cispo": {"clip_ratio_low": 1.0, "clip_ratio_high": 4.0},
+    "vanilla": ("vanilla", PPO, {}, None),
+    "vanilla, token_tis": ("vanilla", PPO, {}, "token_tis"),
+    "vanilla, product_mask": ("vanilla", PPO, {}, "product_mask"),
+    "gspo": ("gspo", {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4}, {}, None),
+    "cispo": ("cispo", {"clip_ratio_low": 1.0, "clip_ratio_high": 4.0}, {}, None),
+    "gpg": ("gpg", {}, {}, None),
+    "bypass ppo": (
+        "bypass_mode",
+        PPO,
+        {"loss_type": "ppo_clip", "rollout_rs": "seq_mean_k3", "rollout_rs_threshold": "0.05"},
+        None,
+    ),
+    "bypass reinforce": (
+        "bypass_mode",
+        {},
+        {"loss_type": "reinforce", "rollout_is": "token", "rollout_is_threshold": 2.0},
+        None,
+    ),
+    "bypass reinforce, product": (
+        "bypass_mode",
+        {},
+        {"loss_type": "reinforce", "rollout_is": "sequence", "rollout_is_threshold": 2.0},
+        None,
+    ),
 }
 AGGREGATES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 ESTIMATORS = ("k1", "k2", "k3", "k3+")
 
 
-def batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """A ragged batch with heavy tails and, in half of the cases, tool tokens inside the responses."""
-    rows, tok = 6, 12
-    mu = -torch.rand(rows, tok, generator=generator) * 4
-    spread = 0.02 + 0.4 * torch.rand(rows, 1, generator=generator)
-    normal, scale = (torch.randn(rows, tok, generator=generator) for _ in range(2))
-    old = mu + spread * normal / scale.abs().clamp(min=0.05)  # Cauchy-like, up to some 20 spreads
-    logp = old + 0.1 * torch.randn(rows, tok, generator=generator)
-    length = torch.randint(1, tok + 1, (rows, 1), generator=generator)
-    mask = torch.arange(tok) < length
-    if torch.rand((), generator=generator) < 0.5:
-        mask &= torch.rand(rows, tok, generator=generator) < 0.8
-        mask[:, 0] = True
-    advantage = torch.randn(rows, generator=generator)
-    return {"rollout": mu, "old": old, "logp": logp, "mask": mask, "advantage": advantage}
-
-
 def outputs(data: dict[str, torch.Tensor]) -> dict[str, object]:
+    from verl.trainer.config.algorithm import RolloutCorrectionConfig
     from verl.trainer.ppo import core_algos
     from verl.trainer.ppo.rollout_corr_helper import (
         compute_offpolicy_metrics,
@@ -95,7 +104,12 @@ def outputs(data: dict[str, torch.Tensor]) -> dict[str, object]:
         "rollout_log_prob": data["rollout"],
         "response_mask": mask,
     }
-    found: dict[str, object] = {"metrics": compute_offpolicy_metrics(**shared)}
+    # In float64, so that a mean which nearly cancels can be compared to 1e-5 of itself.
+    exact = {key: value.double() for key, value in shared.items()}
+    found: dict[str, object] = {"metrics": compute_offpolicy_metrics(**exact)}
+    exact["rollout_log_prob"] = exact["rollout_log_prob"].clone()
+    exact["rollout_log_prob"][0, 0] = -torch.inf
+    found["spoiled"] = compute_offpolicy_metrics(**exact)
     for name, settings in WEIGHTS.items():
         try:
             weights, _, metrics = compute_rollout_correction_and_rejection_mask(
@@ -104,35 +118,43 @@ def outputs(data: dict[str, torch.Tensor]) -> dict[str, object]:
         except ZeroDivisionError:  # its effective sample size, when every weight is masked
             found[f"weight/{name}"] = None
             continue
-        found[f"weight/{name}"] = weights.batch["rollout_is_weights"].tolist()
-        found[f"ess/{name}"] = metrics["rollout_corr/rollout_is_eff_sample_size"]
+        found[f"weight/{name}"] = weights.batch["rollout_is_weights"]
+        prefix = "rollout_corr/rollout_is_"
+        found[f"is/{name}"] = {
+            key.removeprefix(prefix): value
+            for key, value in metrics.items()
+            if key.startswith(prefix)
+        }
     for name, threshold in REJECTIONS.items():
         _, kept, metrics = compute_rollout_correction_and_rejection_mask(
             **shared, rollout_rs=name, rollout_rs_threshold=threshold
         )
-        found[f"reject/{name}"] = kept.int().tolist()
+        found[f"reject/{name}"] = kept.int()
         found[f"rejected/{name}"] = metrics["rollout_corr/rollout_rs_masked_fraction"]
-    for name, settings in LOSSES.items():
+    for name, (registered, settings, correction, weighted) in LOSSES.items():
+        config = ActorConfig(
+            strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio=0.2, **settings
+        )
+        object.__setattr__(
+            config.policy_loss, "rollout_correction", RolloutCorrectionConfig(**correction)
+        )
+        old = data["rollout"] if registered == "bypass_mode" else data["old"]
+        factor = found[f"weight/{weighted}"] if weighted else None
+        if weighted and factor is None:
+            continue
         for aggregate in AGGREGATES:
             logp = data["logp"].clone().requires_grad_(True)
-            config = ActorConfig(
-                strategy="fsdp",
-                rollout_n=1,
-                ppo_micro_batch_size_per_gpu=1,
-                clip_ratio=0.2,
-                **settings,
-            )
             advantages = data["advantage"][:, None].expand_as(mask)
-            loss, _ = core_algos.get_policy_loss_fn(name)(
-                data["old"], logp, advantages, mask, aggregate, config
+            loss, _ = core_algos.get_policy_loss_fn(registered)(
+                old, logp, advantages, mask, aggregate, config, factor
             )
             loss.backward()
-            found[f"loss/{name}/{aggregate}"] = [loss.item(), (logp.grad * mask).tolist()]
+            found[f"loss/{name}/{aggregate}"] = [loss.item(), logp.grad * mask]
     for estimator in ESTIMATORS:
         logp = data["logp"].clone().requires_grad_(True)
         value = core_algos.kl_penalty(logp, data["old"], estimator)
         (value * mask).sum().backward()
-        found[f"kl/{estimator}"] = [(value.detach() * mask).tolist(), (logp.grad * mask).tolist()]
+        found[f"kl/{estimator}"] = [value.detach() * mask, logp.grad * mask]
     return found
 
 
@@ -142,11 +164,10 @@ def main(seed: int, batches: int, out: str) -> None:
     cases = []
     for _ in range(batches):
         data = batch(generator)
-        inputs = {key: value.tolist() for key, value in data.items()}
-        cases.append({"inputs": inputs, "outputs": outputs(data)})
+        cases.append({"inputs": plain(data), "outputs": plain(outputs(data))})
     versions = {name: importlib.metadata.version(name) for name in ("verl", "torch", "tensordict")}
-    with open(out, "w") as file:
-        json.dump({"versions": versions, "seed": seed, "cases": cases}, file)
+    text = json.dumps({"versions": versions, "seed": seed, "cases": cases}, separators=(",", ":"))
+    Path(out).write_text(text)
 
 
 if __name__ == "__main__":
