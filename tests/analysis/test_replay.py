@@ -381,16 +381,6 @@ def test_the_command_prints_tables_and_writes_the_report(call):
     assert {row["method"] for row in told["methods"]} == {"grpo", "seq-mis", "icepop"}
 
 
-def test_the_command_shows_gradients_where_the_policy_was_kept(call):
-    code, out, _ = call("seq-mis", "--methods", "grpo,token-alp", "--step", "1")
-    assert code == 0
-    gradients, _, cosines = out.partition("gradients of the first update")[2].partition("cosines")
-    assert "token-alp" in gradients
-    assert out.count("token-alp") == 3  # its noise is not the run's: no row from the records
-    diagonal = [line.split()[-3:][i] for i, line in enumerate(cosines.splitlines()[2:])]
-    assert diagonal == ["1", "1", "1"]
-
-
 @pytest.mark.parametrize(
     ("args", "says"),
     [

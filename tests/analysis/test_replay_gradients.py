@@ -1,6 +1,7 @@
 """Replay with the policy: gradients against the trainer's own norm and against plain autograd."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from replay_runs import metrics_of, trained
 from safetensors.torch import load_file, save_file
 
 from alpkit.checkpoint import load_checkpoint
+from alpkit.cli import main
 from alpkit.config import PRESETS
 from alpkit.errors import ConfigError
 from alpkit.policy.loading import load_policy
@@ -177,3 +179,21 @@ def test_steps_without_a_kept_policy_have_no_gradients(stale, tmp_path):
     assert set(found.gradients["step"]) == {2}
     assert set(found.methods["step"]) == {1, 2}
     assert replay(str(folder), ["grpo"], gradients=False).gradients.empty
+
+
+def test_the_command_shows_gradients_where_the_policy_was_kept(
+    stale, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["alpkit", "replay", str(stale), "--methods", "grpo,token-alp", "--step", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    records, _, rest = out.partition("gradients of the first update")
+    gradients, _, cosines = rest.partition("cosines")
+    assert "token-alp" not in records  # its noise is not the run's
+    assert "token-alp" in gradients
+    rows = [line.split()[-3:] for line in cosines.splitlines()[2:5]]
+    assert [row[i] for i, row in enumerate(rows)] == ["1", "1", "1"]
