@@ -48,19 +48,23 @@ def dynamics(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """Reward, accuracy, entropy, gradient norm, K1 and K3 over steps."""
-    figure = Figure(figsize=(11, 6.4))
-    panels = figure.subplots(2, 3, sharex=True).ravel()
-    for panel, (key, title) in zip(panels, DYNAMICS.items()):
+    """Reward, accuracy, entropy, gradient norm, K1 and K3 over steps, as far as they were logged."""
+    present = [key for key in DYNAMICS if (data["metric"] == key).any()]
+    columns = min(len(present), 3)
+    rows = -(-len(present) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.2, 3.0 * rows + 0.4))
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for key, panel in zip(present, panels):
         part = data[data["metric"] == key]
         dynamics(part, panel, looks)
-        panel.set_title(title)
-        if key in LOGARITHMIC and len(part) and (part["mean"] > 0).all():
+        panel.set_title(DYNAMICS[key])
+        panel.tick_params(labelbottom=True)
+        if key in LOGARITHMIC and (part["mean"] > 0).all():
             panel.set_yscale("log")
             panel.set_ylim(*_log_span(part["mean"]))
             log_ticks(panel.yaxis)
-    for panel in panels[:3]:
-        panel.set_xlabel("")
+    for panel in panels[len(present) :]:
+        panel.set_visible(False)
     legend_below(figure, panels, looks)
     return figure
 

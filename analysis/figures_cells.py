@@ -150,7 +150,9 @@ def sigma_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
         panel.grid(visible=False)
     for panel in grid[len(arms) :]:
         panel.set_visible(False)
-    figure.colorbar(mesh, ax=list(grid[: len(arms)]), label="σ")
+    figure.colorbar(
+        mesh, ax=list(grid[: len(arms)]), label="σ", aspect=12 * rows, fraction=0.03, pad=0.01
+    )
     return figure
 
 
