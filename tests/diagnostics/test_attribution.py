@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpkit.diagnostics import attribute
+from alpkit.diagnostics import SpikeDetector, attribute, divergences
 
 
 def test_shares_by_counting():
@@ -29,6 +29,21 @@ def test_one_shifted_sequence_is_the_cause():
     assert got.share_sequences[1] > 0.99
     assert set(sequence[got.tokens[:30]]) == {17}
     assert len(got.tokens) == len(got.sequences) == 100
+
+
+def test_a_planted_spike_is_found_at_its_step_with_its_cause():
+    """Issue 5: one of 64 sequences shifted by 3 nats at step 17 of 40."""
+    rng = np.random.default_rng(5)
+    sequence, detector, found = np.repeat(np.arange(64), 20), SpikeDetector(), []
+    for step in range(40):
+        d = rng.normal(0, 0.1, sequence.size)
+        if step == 17:
+            d[sequence == 23] += 3.0
+        if detector.update(divergences(d, sequence)["k3"]).is_spike:
+            found.append((step, attribute(np.expm1(d) - d, sequence).sequences[0]))
+    assert [step for step, _ in found] == [17]
+    assert found[0][1].sequence == 23
+    assert found[0][1].share > 0.9
 
 
 @settings(deadline=None, max_examples=40)
