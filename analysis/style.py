@@ -71,13 +71,17 @@ def looks(cells: pd.DataFrame) -> dict[str, Look]:
     """Look of every arm in `cells`, from its method's name and its perturbation."""
     found: dict[str, Look] = {}
     others = cycle(OTHER_COLOURS)
+    by_name: dict[str, str] = {}
     for arm, rows in cells.groupby("arm", sort=False):
         first = rows.iloc[0]
         site, layers = first.get("site"), first.get("layers")
         perturbed = isinstance(site, str)
-        known = METHOD_COLOURS.get(method_of(str(arm)))
+        # What an axis adds to an arm's name shows as line and marker, not as another colour.
+        name = method_of(str(arm)) or str(arm).split(" ")[0]
+        if name not in by_name:
+            by_name[name] = METHOD_COLOURS.get(name) or next(others)
         found[str(arm)] = Look(
-            known or next(others),
+            by_name[name],
             LAYER_LINES.get(str(layers), OTHER_LINE) if perturbed else "-",
             SITE_MARKERS.get(str(site)) if perturbed else None,
         )

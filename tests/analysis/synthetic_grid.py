@@ -6,6 +6,7 @@ Planted: `seq-bypass` has a heavy ratio tail (shape 0.9, the others 0.3) and, in
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,27 @@ def write_grid(
         "notes": ["seq-bypass is seq-alp's sigma = 0 twin"],
         "cells": cells,
     }
+    (folder / "grid.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def write_variants(
+    root: Path, *, name: str, field: str, values: tuple[str, ...], **options
+) -> Path:
+    """A grid of `seq-bypass`, `seq-alp` and copies of it whose configs differ in one field of the noise."""
+    folder = write_grid(root, name=name, arms=("seq-bypass", "seq-alp"), **options)
+    manifest = json.loads((folder / "grid.json").read_text())
+    for cell in [cell for cell in manifest["cells"] if cell["arm"] == "seq-alp"]:
+        for number, value in enumerate(values, start=1):
+            arm = f"seq-alp {field}={value}"
+            twin = {**cell, "cell_id": f"{number}{cell['cell_id'][1:]}", "arm": arm}
+            shutil.copytree(folder / cell["cell_id"], folder / twin["cell_id"])
+            path = folder / twin["cell_id"] / "config.yaml"
+            config = yaml.safe_load(path.read_text())
+            config["perturbation"][field] = value
+            path.write_text(yaml.safe_dump(config))
+            manifest["cells"].append(twin)
+            manifest["controls"][arm] = "seq-bypass"
     (folder / "grid.json").write_text(json.dumps(manifest))
     return folder
 

@@ -1,15 +1,11 @@
 """Every figure draws what its CSV holds, on axes that a reader can compare."""
 
-import json
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from synthetic_grid import ARMS, SPIKE, write_grid
+from synthetic_grid import ARMS, SPIKE, write_grid, write_variants
 
 import analysis
 from analysis import (
@@ -24,32 +20,15 @@ from analysis import (
 from analysis.plans import PLANS
 
 LOOKS = {arm: style.Look("#000000", "-", None) for arm in ARMS}
-VARIANTS = {
-    "seq-alp": {},
-    "seq-alp layers=early": {"layers": "early"},
-    "seq-alp layers=late": {"layers": "late"},
-    "seq-alp site=mlp_output": {"site": "mlp_output"},
-}
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
-    """A grid of one control and four arms that differ in the noise's layers or site."""
-    root = tmp_path_factory.mktemp("noisy")
-    folder = write_grid(root, name="noisy", arms=("seq-bypass", "seq-alp"), steps=12)
-    manifest = json.loads((folder / "grid.json").read_text())
-    for cell in [c for c in manifest["cells"] if c["arm"] == "seq-alp"]:
-        for number, (arm, changes) in enumerate(list(VARIANTS.items())[1:], start=1):
-            twin = {**cell, "cell_id": f"{number}{cell['cell_id'][1:]}", "arm": arm}
-            shutil.copytree(folder / cell["cell_id"], folder / twin["cell_id"])
-            path = folder / twin["cell_id"] / "config.yaml"
-            config = yaml.safe_load(path.read_text())
-            config["perturbation"].update(changes)
-            path.write_text(yaml.safe_dump(config))
-            manifest["cells"].append(twin)
-    manifest["controls"] = dict.fromkeys(VARIANTS, "seq-bypass")
-    (folder / "grid.json").write_text(json.dumps(manifest))
-    return analysis.load("noisy", root=root)
+def ablations(tmp_path_factory):
+    """Grids whose perturbed arms differ in their layers alone, and in their site alone."""
+    root = tmp_path_factory.mktemp("ablations")
+    write_variants(root, name="layers", field="layers", values=("early", "late"), steps=12)
+    write_variants(root, name="sites", field="site", values=("mlp_output",), steps=12)
+    return {name: analysis.load(name, root=root) for name in ("layers", "sites")}
 
 
 def drawn(axes, label):
@@ -184,13 +163,14 @@ def test_score_draws_a_point_per_cell(frame):
 
 
 @pytest.mark.parametrize(
-    ("data", "settings"),
+    ("name", "data", "settings"),
     [
-        (plotted_cells.layers_frame, ["no noise", "all", "early", "late"]),
-        (plotted_cells.sites_frame, ["no noise", "layer_input", "mlp_output"]),
+        ("layers", plotted_cells.layers_frame, ["no noise", "all", "early", "late"]),
+        ("sites", plotted_cells.sites_frame, ["no noise", "layer_input", "mlp_output"]),
     ],
 )
-def test_ablations_stand_beside_their_control(noisy, data, settings):
+def test_ablations_stand_beside_their_control(ablations, name, data, settings):
+    noisy = ablations[name]
     rows = data(noisy)
     one = rows[rows["endpoint"] == "final_reward"]
     assert one["setting"].tolist() == settings
@@ -239,7 +219,7 @@ def test_three_seeds_have_the_t_interval_and_two_their_range(frame):
     assert set(rows["interval"]) == {"range"}
 
 
-def test_every_figure_of_the_list_draws_or_says_why(frame, noisy):
+def test_every_figure_of_the_list_draws_or_says_why(frame, ablations):
     absent = []
     for plan in PLANS:
         data = plan.data(frame)
@@ -254,6 +234,7 @@ def test_every_figure_of_the_list_draws_or_says_why(frame, noisy):
     assert absent == ["layers_intervals", "sites_intervals"]
     for name in absent:
         (plan,) = [plan for plan in PLANS if plan.name == name]
+        noisy = ablations[name.removesuffix("_intervals")]
         data = plan.data(noisy)
         figure = plan.sheet(data, style.looks(noisy.cells))
         assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(
@@ -262,8 +243,9 @@ def test_every_figure_of_the_list_draws_or_says_why(frame, noisy):
 
 
 def test_arms_without_a_colour_of_their_own_are_told_apart():
-    cells = pd.DataFrame({"arm": ["grpo", "mine", "yours"], "site": None, "layers": None})
-    looks = style.looks(cells)
+    arms = ["grpo", "mine", "yours", "yours perturbation.layers=early"]
+    looks = style.looks(pd.DataFrame({"arm": arms, "site": None, "layers": None}))
+    assert looks[arms[2]].colour == looks[arms[3]].colour
     assert looks["grpo"].colour == style.METHOD_COLOURS["grpo"]
     colours = {to_hex(look.colour) for look in looks.values()}
     assert len(colours) == 3
