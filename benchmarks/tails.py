@@ -311,8 +311,9 @@ however many tokens there are; a larger `k` does, where the power law is meant t
 
 False alarms at z > 4 on stationary log-metrics of 500 steps ({repeats(1_000)} series; window 50, 16 steps of
 history), and of `level_shifts` on the same runs and on their first 60 steps. The target is below 1 per
-1,000 steps for white and AR(0.5) noise. Heavy-tailed and strongly autocorrelated metrics alarm more often: there a spike says that
-the metric jumps, not that this step is special. Three metrics are watched, so a run has three times as many.
+1,000 steps for white and AR(0.5) noise. Heavy-tailed and strongly autocorrelated metrics alarm more
+often: there a spike says that the metric jumps, not that this step is special. Three metrics are watched,
+so a run has three times as many.
 
 {alarms}""")
 
