@@ -140,12 +140,16 @@ def read_grid(folder: Path) -> GridRecord:
     manifest = _read_json(folder / _GRID)
     name = str(manifest.get("grid") or folder.name)
 
+    def record(entry: Mapping[str, Any]) -> CellRecord:
+        # One damaged cell.json must not hide the grid: the manifest knows the cell too.
+        with contextlib.suppress(TrackingError):
+            own = read_cell(folder / str(entry["cell_id"]))
+            if own is not None:
+                return own
+        return _record({**entry, "grid": name})
+
     def records(key: str) -> tuple[CellRecord, ...]:
-        entries = manifest.get(key) or []
-        return tuple(
-            read_cell(folder / str(entry["cell_id"])) or _record({**entry, "grid": name})
-            for entry in entries
-        )
+        return tuple(record(entry) for entry in manifest.get(key) or ())
 
     return GridRecord(folder, manifest, records("cells"), records("retired"))
 

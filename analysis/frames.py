@@ -268,4 +268,7 @@ def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _short(error: Exception) -> str:
+    # An OSError's text names the path, which means nothing on the reader's machine.
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

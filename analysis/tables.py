@@ -156,7 +156,7 @@ def cells_table(frame: GridFrame) -> Table:
             "error": [first_line(text) for text in data["error"]],
         }
     )
-    if not shown["error"].str.strip(DASH).any():
+    if (shown["error"] == DASH).all():
         shown = shown.drop(columns="error")
     caption = "Only finished cells enter tables and means."
     return Table("cells", "Cells", caption, data, shown)

@@ -27,3 +27,9 @@ def small_root(tmp_path):
     """Two arms x two seeds x twelve steps, to be broken."""
     write_grid(tmp_path, name="small", arms=("grpo", "token-tis"), seeds=(0, 1), steps=12)
     return tmp_path
+
+
+@pytest.fixture
+def words_only(monkeypatch):
+    """Reports without figures: these are most of a report's seconds."""
+    monkeypatch.setattr("analysis.contents.PLANS", [])

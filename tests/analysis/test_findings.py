@@ -88,7 +88,7 @@ def test_what_limits_a_finding_is_said(found):
     assert found["token-tis", "grpo"]["limits"] == []
 
 
-def test_flat_tails_and_short_runs_are_said(tmp_path):
+def test_flat_tails_and_short_runs_are_said(tmp_path, words_only):
     folder = write_grid(
         tmp_path, name="flat", arms=("grpo", "token-tis"), seeds=(0, 1, 2), steps=10
     )
@@ -111,7 +111,7 @@ def test_flat_tails_and_short_runs_are_said(tmp_path):
     assert "too short for the spike detector" in text
 
 
-def test_two_seeds_and_lonely_arms_are_said(small_root):
+def test_two_seeds_and_lonely_arms_are_said(small_root, words_only):
     report = analysis.analyze("small", root=small_root)
     finding = by_pair(report.summary)["token-tis", "grpo"]
     assert {c["state"] for c in finding["claims"]} == {"cannot be said"}
@@ -177,7 +177,9 @@ def ablation(tmp_path_factory):
     perturbed = [name for name in names.values() if name != "seq-bypass"]
     manifest["controls"] = dict.fromkeys(perturbed, "seq-bypass")
     (folder / "grid.json").write_text(json.dumps(manifest))
-    return analysis.analyze("layers", root=root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.contents.PLANS", [])
+        return analysis.analyze("layers", root=root)
 
 
 def test_layer_subsets_and_sites_are_compared_with_their_reference(ablation):

@@ -93,7 +93,7 @@ def test_table_csv_holds_the_seeds_points(report, frame):
     assert set(data["final_reward_interval"]) == {"t"}
 
 
-def test_two_seeds_show_points_no_verdict_and_reanalysis_replaces(small_root):
+def test_two_seeds_show_points_no_verdict_and_reanalysis_replaces(small_root, words_only):
     first = analysis.analyze("small", root=small_root)
     (first.folder / "left-over.txt").write_text("old")
     second = analysis.analyze("small", root=small_root)
