@@ -6,7 +6,7 @@ raw: no clamp, no clip; NaN means "not computed" and becomes null. Weights are s
 they follow from the rest. Not here: metrics (`alpkit.tracking`).
 
     RecordWriter(run / "records").write(step, tokens, sequences)
-    read_tokens(run, columns=["logp_rollout", "logp_train"], steps=[10])
+    read(run, columns=["logp_rollout", "logp_train"], steps=[10])
 """
 
 import os
@@ -208,14 +208,14 @@ def recorded_steps(run: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def dataset(run: Path) -> pads.Dataset:
-    """Lazy view of all token records of `run`: pyarrow pushes filters and projections down."""
-    files = [str(_path(run, "tokens", step)) for step in recorded_steps(run)]
+def dataset(run: Path, steps: Iterable[int] | None = None) -> pads.Dataset:
+    """Lazy view of `run`'s token records, all or of `steps`: pyarrow pushes filters and projections down."""
+    files = [str(_path(run, "tokens", step)) for step in _wanted_steps(run, steps)]
     return pads.dataset(files, schema=TOKEN_SCHEMA, format="parquet")
 
 
 @overload
-def read_tokens(
+def read(
     run: Path,
     *,
     columns: Sequence[str] | None = None,
@@ -223,14 +223,14 @@ def read_tokens(
     strict: Literal[True] = True,
 ) -> "pd.DataFrame": ...
 @overload
-def read_tokens(
+def read(
     run: Path,
     *,
     columns: Sequence[str] | None = None,
     steps: Iterable[int] | None = None,
     strict: Literal[False],
 ) -> Partial: ...
-def read_tokens(
+def read(
     run: Path,
     *,
     columns: Sequence[str] | None = None,
@@ -268,7 +268,7 @@ def read_sequences(
     steps: Iterable[int] | None = None,
     strict: bool = True,
 ) -> "pd.DataFrame | Partial":
-    """Response records of `run` as one frame; arguments as in `read_tokens`."""
+    """Response records of `run` as one frame; arguments as in `read`."""
     return _read(run, "sequences", columns, steps, strict)
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpkit.records import read_tokens, recorded_steps
+from alpkit import records
+from alpkit.records import recorded_steps
 
 IDENTITY: Final = ["cell_id", "arm", "seed"]
 
@@ -132,7 +133,7 @@ class Records:
             if not have:
                 continue
             names = None if columns is None else list(columns)
-            part = read_tokens(cell.folder, columns=names, steps=have, strict=False).frame
+            part = records.read(cell.folder, columns=names, steps=have, strict=False).frame
             owner = {"cell_id": cell.cell_id, "arm": cell.arm, "seed": cell.seed}
             yield pd.concat([pd.DataFrame(owner, index=part.index), part], axis=1)
 

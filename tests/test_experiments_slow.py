@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpkit import records
 from alpkit.config import expand, load_ablation
 from alpkit.launch import Options, run_grid
-from alpkit.records import read_tokens
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_smollm2_through_vllm_shows_the_fp8_mismatch(workplace):
         assert 0.2 < line["ratio/mismatch/token/std"] < 1.5
         assert line["ratio/staleness/token/std"] < line["ratio/mismatch/token/std"]
         assert line["probe/gap_mean"] < 1.5
-    frame = read_tokens(folder)
+    frame = records.read(folder)
     log_w = frame["logp_old"] - frame["logp_rollout"]
     assert 0.2 < log_w.std() < 1.5
     assert (np.exp(log_w) > 2).mean() > 0

@@ -16,8 +16,8 @@ from alpkit.records import (
     BackgroundWriter,
     RecordWriter,
     dataset,
+    read,
     read_sequences,
-    read_tokens,
     recorded_steps,
 )
 
@@ -76,7 +76,7 @@ def test_a_step_comes_back_as_it_was_written(tmp_path):
     tokens, sequences = batch()
     path = RecordWriter(tmp_path / "records").write(10, tokens, sequences)
     assert path == tmp_path / "records" / "tokens-000010.parquet"
-    frame = read_tokens(tmp_path)
+    frame = read(tmp_path)
     assert set(frame.columns) == COLUMNS == set(TOKEN_SCHEMA.names)
     assert (frame["step"] == 10).all()
     for name, column in tokens.items():
@@ -100,7 +100,7 @@ def test_what_was_not_computed_is_null(tmp_path):
     table = dataset(tmp_path).to_table()
     assert table["logp_perturbed"].null_count == table["entropy"].null_count == 24
     assert table["logp_old"].null_count == 3
-    assert read_tokens(tmp_path)["entropy"].isna().all()
+    assert read(tmp_path)["entropy"].isna().all()
     assert [p.name for p in path.parent.iterdir() if "tmp" in p.name] == []
 
 
@@ -110,13 +110,14 @@ def test_steps_and_columns_are_selected_and_rewriting_replaces(tmp_path):
         writer.write(step, *batch(seed=step))
     writer.write(10, *batch(samples=2, seed=99))
     assert recorded_steps(tmp_path) == [1, 10, 20]
-    frame = read_tokens(tmp_path, columns=["step", "logp_train"], steps=[10, 20])
+    frame = read(tmp_path, columns=["step", "logp_train"], steps=[10, 20])
     assert list(frame.columns) == ["step", "logp_train"]
     assert frame.groupby("step").size().to_dict() == {10: 8, 20: 24}
     expected = batch(samples=2, seed=99)[0]["logp_train"].astype(np.float32)
     np.testing.assert_array_equal(frame["logp_train"][:8], expected)
     kept = dataset(tmp_path).to_table(columns=["sample"], filter=pc.field("step") == 1)
     assert kept.num_rows == 24
+    assert dataset(tmp_path, steps=[10]).count_rows() == 8
 
 
 def test_a_broken_file_is_named_or_skipped(tmp_path):
@@ -126,8 +127,8 @@ def test_a_broken_file_is_named_or_skipped(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (tmp_path / "records" / "tokens-000002.parquet").write_bytes(b"")
     with pytest.raises(TrackingError, match=r"tokens-000002\.parquet"):
-        read_tokens(tmp_path)
-    frame, errors = read_tokens(tmp_path, strict=False)
+        read(tmp_path)
+    frame, errors = read(tmp_path, strict=False)
     assert frame["step"].unique().tolist() == [1]
     assert [error.where[-21:] for error in errors] == [
         "tokens-000002.parquet",
@@ -140,19 +141,19 @@ def test_a_foreign_parquet_file_is_not_mistaken_for_records(tmp_path):
     (tmp_path / "records").mkdir()
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "records" / "tokens-000001.parquet")
     with pytest.raises(TrackingError, match=r"tokens-000001\.parquet"):
-        read_tokens(tmp_path)
+        read(tmp_path)
 
 
 def test_missing_records_say_what_there_is(tmp_path):
     assert recorded_steps(tmp_path) == []
     with pytest.raises(TrackingError, match=r"records\.every"):
-        read_tokens(tmp_path)
+        read(tmp_path)
     frame, errors = read_sequences(tmp_path, strict=False)
     assert frame.empty
     assert len(errors) == 1
     RecordWriter(tmp_path / "records").write(5, *batch())
     with pytest.raises(TrackingError, match="recorded steps: 5"):
-        read_tokens(tmp_path, steps=[6])
+        read(tmp_path, steps=[6])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_wrong_record_is_refused_and_leaves_no_file(tmp_path, change, message)
 def test_an_unknown_column_is_refused_on_reading(tmp_path):
     RecordWriter(tmp_path / "records").write(1, *batch())
     with pytest.raises(TrackingError, match="did you mean 'entropy'"):
-        read_tokens(tmp_path, columns=["entropie"])
+        read(tmp_path, columns=["entropie"])
 
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -195,7 +196,7 @@ def test_any_row_survives_the_round_trip(tmp_path, rows):
     tokens["token"], tokens["keep"] = np.array(token, int), np.array(keep, bool)
     tokens["logp_rollout"], tokens["logp_train"] = np.array(rollout, float), np.array(train, float)
     RecordWriter(tmp_path / "records").write(7, tokens, sequences)
-    frame = read_tokens(tmp_path)
+    frame = read(tmp_path)
     for name in ("token", "keep"):
         np.testing.assert_array_equal(frame[name].to_numpy(), tokens[name])
     for name in ("logp_rollout", "logp_train"):
@@ -218,7 +219,7 @@ def test_the_background_writer_writes_the_same_files(tmp_path):
     writer.flush()
     assert recorded_steps(tmp_path / "a") == list(range(6))
     writer.close()
-    pd.testing.assert_frame_equal(read_tokens(tmp_path / "a"), read_tokens(tmp_path / "b"))
+    pd.testing.assert_frame_equal(read(tmp_path / "a"), read(tmp_path / "b"))
 
 
 def test_what_the_background_write_raises_is_not_lost(tmp_path):
@@ -261,5 +262,5 @@ def test_long_steps_are_cut_into_row_groups_and_weights_are_kept_on_request(tmp_
     path = RecordWriter(tmp_path / "records").write(1, tokens, sequences)
     assert pq.ParquetFile(path).num_row_groups == 2
     np.testing.assert_array_equal(
-        read_tokens(tmp_path, columns=["weight"])["weight"], tokens["weight"].astype(np.float32)
+        read(tmp_path, columns=["weight"])["weight"], tokens["weight"].astype(np.float32)
     )

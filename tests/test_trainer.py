@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpkit import cell
+from alpkit import cell, records
 from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PRESETS, RunConfig
 from alpkit.errors import NumericalError, RolloutError
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.records import read_sequences, read_tokens
+from alpkit.records import read_sequences
 from alpkit.rollout.hf import HfSampler
 from alpkit.tracking import CellTracker
 from alpkit.trainer import train_cell
@@ -87,17 +87,17 @@ def test_every_step_has_one_line_and_step_0_is_the_evaluation(finished):
 def test_arms_of_a_seed_share_prompts_and_draws(finished):
     """At step 1 every arm has the same weights: the same prompts, tokens and log-probs, bit for bit."""
     columns = ["sample", "token", "logp_rollout", "logp_old", "reward"]
-    reference = read_tokens(finished["grpo"][0], columns=columns, steps=[1])
+    reference = records.read(finished["grpo"][0], columns=columns, steps=[1])
     for preset, (folder, metrics) in finished.items():
-        assert read_tokens(folder, columns=columns, steps=[1]).equals(reference), preset
+        assert records.read(folder, columns=columns, steps=[1]).equals(reference), preset
         assert metrics[0]["eval/greedy"] == finished["grpo"][1][0]["eval/greedy"]
         assert metrics[0]["eval/avg_at_k"] == finished["grpo"][1][0]["eval/avg_at_k"]
 
 
 def test_noise_reaches_the_numerator_and_nothing_else(finished):
     """Rollout, evaluation and logp_old are equal to the control's (above); only logp_perturbed is noisy."""
-    noisy = read_tokens(finished["seq-alp"][0], steps=[1])
-    control = read_tokens(finished["seq-bypass"][0], steps=[1])
+    noisy = records.read(finished["seq-alp"][0], steps=[1])
+    control = records.read(finished["seq-bypass"][0], steps=[1])
     first = (noisy["update"] == 0).to_numpy()
     # Before the first update the weights are the control's: logp_train must be its logp_train.
     assert np.array_equal(noisy["logp_train"][first], control["logp_train"][first])
@@ -110,7 +110,7 @@ def test_noise_reaches_the_numerator_and_nothing_else(finished):
 
 
 def test_raw_ratio_is_the_product_of_its_factors(finished):
-    frame = read_tokens(finished["seq-alp"][0], steps=[2])
+    frame = records.read(finished["seq-alp"][0], steps=[2])
     raw = frame["logp_train"] - frame["logp_rollout"]
     metrics = finished["seq-alp"][1][2]
     assert metrics["ratio/raw/token/std"] == pytest.approx(raw.std(ddof=0), rel=1e-5)
@@ -125,7 +125,7 @@ def test_raw_ratio_is_the_product_of_its_factors(finished):
 
 def test_the_engines_gap_is_that_of_the_recorded_log_probs(finished):
     folder, metrics = finished["grpo"]
-    frame, found = read_tokens(folder, steps=[1]).astype({"logp_old": float}), metrics[1]
+    frame, found = records.read(folder, steps=[1]).astype({"logp_old": float}), metrics[1]
     d = frame["logp_old"] - frame["logp_rollout"]
     gap = (np.exp(frame["logp_old"]) - np.exp(frame["logp_rollout"].astype(float))).abs()
     per_response = (-d).groupby(frame["sample"]).mean()
@@ -144,7 +144,7 @@ def test_the_engines_gap_is_that_of_the_recorded_log_probs(finished):
 def test_receipts_say_what_each_correction_touched(finished):
     for preset, key in (("seq-mis", "masked"), ("token-tis", "truncated")):
         metrics = finished[preset][1][1]
-        frame = read_tokens(finished[preset][0], steps=[1])
+        frame = records.read(finished[preset][0], steps=[1])
         log_w = (frame["logp_old"] - frame["logp_rollout"]).astype(float)
         if preset == "seq-mis":
             log_w = log_w.groupby(frame["sample"]).transform("sum")
@@ -162,7 +162,7 @@ def test_receipts_say_what_each_correction_touched(finished):
 
 def test_records_hold_what_was_sampled(finished):
     folder, metrics = finished["grpo"]
-    tokens, sequences = read_tokens(folder, steps=[1]), read_sequences(folder, steps=[1])
+    tokens, sequences = records.read(folder, steps=[1]), read_sequences(folder, steps=[1])
     assert len(sequences) == 32
     assert len(tokens) == metrics[1]["progress/tokens"] == sum(map(len, sequences["response_ids"]))
     for _, row in sequences.head(8).iterrows():
@@ -270,7 +270,7 @@ def test_float32_and_one_update_are_on_policy_and_int4_is_not(tmp_path):
     for weights in ("float32", "int4"):
         one = config(rollout={"weights": weights}, train={"updates_per_rollout": 1, "steps": 3})
         metrics = train(tmp_path / weights, one)
-        frame = read_tokens(tmp_path / weights)
+        frame = records.read(tmp_path / weights)
         worst[weights] = (frame["logp_train"] - frame["logp_rollout"]).abs().max()
         assert metrics[3]["ratio/staleness/token/max"] == 0  # one update: theta is still theta_old
     assert worst["float32"] < 1e-4
@@ -331,7 +331,7 @@ def test_a_lagging_sampler_is_stale_and_not_mismatched(tmp_path):
     lagged = config(rollout={"weights": "float32", "lag": 2}, train={"steps": 4})
     metrics = train(tmp_path, lagged)
     assert [metrics[step]["policy/lag"] for step in (1, 2, 3, 4)] == [0, 1, 2, 2]
-    frame = read_tokens(tmp_path, steps=[4])
+    frame = records.read(tmp_path, steps=[4])
     assert set(frame["policy_version"]) == {1}
     assert (frame["logp_old"] - frame["logp_rollout"]).abs().max() < 1e-4
     first = frame[frame["update"] == 0]
@@ -391,7 +391,7 @@ def test_nonfinite_log_probs_are_masked_and_counted_then_refused(tmp_path, monke
     assert metrics[1]["nonfinite/rollout_logp"] == 2
     assert math.isfinite(metrics[1]["train/grad_norm"])
     assert metrics[1]["train/skipped_updates"] == 0
-    frame = read_tokens(tmp_path / "lenient", steps=[1])
+    frame = records.read(tmp_path / "lenient", steps=[1])
     assert np.isfinite(frame["logp_rollout"]).all()
     monkeypatch.setattr(Spoiled, "spoil", 20)
     with pytest.raises(NumericalError, match=r"20 sampler log-probs \(.*\) are NaN or infinite"):
@@ -476,12 +476,12 @@ def test_replay_checkpoints_hold_what_a_recorded_steps_first_update_started_from
     state = load_checkpoint(tmp_path / "replay" / "step-000003", policy.model)
     before = load_file(tmp_path / "checkpoint" / "step-000002" / "model.safetensors")
     assert all(torch.equal(v, before[name]) for name, v in policy.model.named_parameters())
-    assert read_tokens(tmp_path, columns=["weight"])["weight"].eq(1).all()
+    assert records.read(tmp_path, columns=["weight"])["weight"].eq(1).all()
 
 
 def test_weights_are_recorded_as_they_were_applied(tmp_path):
     train(tmp_path, config("token-tis", records={"weight": True}))
-    frame = read_tokens(tmp_path)
+    frame = records.read(tmp_path)
     raw = np.exp(frame["logp_old"].astype(float) - frame["logp_rollout"])
     np.testing.assert_allclose(frame["weight"], np.minimum(raw, 2), rtol=1e-5)
     assert "replay" not in {path.name for path in tmp_path.iterdir()}
@@ -492,7 +492,7 @@ def test_recorded_steps_have_all_four_log_probs_whatever_diagnostics_skip(tmp_pa
     metrics = train(tmp_path, sparse)
     assert "ratio/raw/token/std" not in metrics[2]
     assert "kl/k3" not in metrics[2]
-    frame = read_tokens(tmp_path, steps=[3])
+    frame = records.read(tmp_path, steps=[3])
     factors = ["logp_rollout", "logp_old", "logp_train", "logp_perturbed"]
     assert frame[factors].notna().all().all()
     assert {"ratio/mismatch/token/std", "ratio/perturbation/token/std"} <= metrics[3].keys()

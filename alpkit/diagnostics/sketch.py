@@ -115,7 +115,8 @@ class RatioSketch:
 
     def top(self, side: Side) -> Float[np.ndarray, " top"]:
         """The largest d (right) or -d (left), descending, exact; at most `TOP`."""
-        return self._parts.top[int(side == "right")][: self.n]
+        kept: np.ndarray = self._parts.top[int(side == "right")][: self.n]
+        return kept
 
     def quantile(self, q: float) -> float:
         """Quantile of d by linear interpolation of ranks: exact within `TOP` of an end, else to its bin."""

@@ -14,12 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from alpkit import records
 from alpkit.batches import Batch, MicroBatch, cut
 from alpkit.config import RunConfig
 from alpkit.config.objective import AdvantageConfig
 from alpkit.errors import TrackingError
 from alpkit.objective import group_advantage
-from alpkit.records import read_sequences, read_tokens
+from alpkit.records import read_sequences
 from alpkit.rollout import Request, Response, collate
 
 LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")
@@ -86,7 +87,7 @@ class RecordedStep:
 
 def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     """Rebuild a step from `folder`'s records; `TrackingError` where they do not fit `config`."""
-    tokens = read_tokens(folder, steps=[step], columns=_COLUMNS)
+    tokens = records.read(folder, steps=[step], columns=_COLUMNS)
     tokens = tokens.sort_values(["sample", "position"], kind="stable", ignore_index=True)
     sequences = read_sequences(folder, steps=[step]).sort_values("sample", ignore_index=True)
     where = f"{folder / 'records'}, step {step}"

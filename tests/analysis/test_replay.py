@@ -11,9 +11,10 @@ import pytest
 import yaml
 from replay_runs import metrics_of, trained
 
+from alpkit import records
 from alpkit.cli import main
 from alpkit.errors import ConfigError, GridError, TrackingError
-from alpkit.records import read_sequences, read_tokens
+from alpkit.records import read_sequences
 from alpkit.rollout.hf import HfSampler
 from analysis.replay import as_json, pooled, replay, write
 
@@ -69,7 +70,7 @@ def jaccard(found, of, one, other, step=1):
 @pytest.mark.parametrize("arm", ARMS)
 def test_at_its_own_settings_a_replay_is_what_was_logged(runs, arm):
     folder = runs / "runs/tiny" / arm
-    tokens = read_tokens(folder)
+    tokens = records.read(folder)
     assert tokens["update"].nunique() == 4
     assert tokens.groupby(["step", "sample"]).size().nunique() > 1  # ragged
 
@@ -118,7 +119,7 @@ def test_what_a_mask_removes_and_how_far_two_masks_agree(runs, tmp_path):
         path.write_text(f"preset: seq-mis\nobjective: {{weight: {{upper: {upper}}}}}\n")
         names[upper] = str(path)
     found = replay("token-tis", list(names.values()), gradients=False, root=runs)
-    tokens = read_tokens(runs / "runs/tiny/token-tis", steps=[1])
+    tokens = records.read(runs / "runs/tiny/token-tis", steps=[1])
     log_w = (tokens["logp_old"] - tokens["logp_rollout"]).groupby(tokens["sample"]).transform("sum")
     gone = {upper: np.exp(log_w) > upper for upper in names}
     assert gone[1.1].sum() > gone[1.4].sum() > 0
@@ -147,7 +148,7 @@ def test_what_a_mask_removes_and_how_far_two_masks_agree(runs, tmp_path):
 
 def test_mute_are_the_tokens_that_a_clip_band_silences(runs):
     found = replay("seq-mis", ["grpo", "seq-mis"], gradients=False, root=runs)
-    tokens = read_tokens(runs / "runs/tiny/seq-mis", steps=[2])
+    tokens = records.read(runs / "runs/tiny/seq-mis", steps=[2])
     ratio, size = np.exp(tokens["logp_train"] - tokens["logp_old"]), tokens["advantage"]
     clipped = ((size > 0) & (ratio > 1.2)) | ((size < 0) & (ratio < 0.8))
     assert clipped.any()
@@ -182,7 +183,7 @@ def test_the_runs_own_noise_serves_other_objectives_and_no_other_noise_does(runs
         yaml.safe_dump({"preset": "token-bypass", "perturbation": config["perturbation"]})
     )
     found = replay("seq-alp", [str(same), "token-bypass"], steps=[1], root=runs, tokens=True)
-    tokens = read_tokens(runs / "runs/tiny/seq-alp", steps=[1]).sort_values(["sample", "position"])
+    tokens = records.read(runs / "runs/tiny/seq-alp", steps=[1]).sort_values(["sample", "position"])
     for name, logp in ((str(same), "logp_perturbed"), ("token-bypass", "logp_train")):
         told = found.tokens[found.tokens["method"] == name]
         ratio = np.exp(tokens[logp] - tokens["logp_rollout"])
