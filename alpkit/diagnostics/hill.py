@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from alpkit.diagnostics.bootstrap import resampled_tails, tail_interval
 from alpkit.diagnostics.tailfit import (
     NO_FIT,
+    SATURATION,
     Z90,
     Side,
     Status,
@@ -34,7 +35,7 @@ class HillCurve(NamedTuple):
     high: Float[np.ndarray, " k"]
     n: int
     status: Status
-    """ok, flat (the largest values are all equal), short (n < 2) or nonfinite."""
+    """ok, flat (the largest values are all equal), saturated (at a clamp), short (n < 2) or nonfinite."""
 
 
 def hill(
@@ -162,6 +163,8 @@ def hill_curve(
             wide = [_widened(band, values, owner, int(one)) for band, one in zip(bands, k[legal])]
             low[legal], high[legal] = np.array(wide).T
     status: Status = "ok" if (estimate[legal] > 0).any() else "flat"
+    if values[1] == values[0] >= SATURATION:
+        status = "saturated"
     return HillCurve(k, estimate, low, high, values.size, status)
 
 

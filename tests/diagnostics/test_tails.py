@@ -257,6 +257,7 @@ def test_a_clamp_that_swallows_the_tail_is_not_called_flat():
     assert math.isnan(fit_khat(d).estimate)
     assert math.isnan(fit_khat(d).high)
     assert math.isnan(fit_gpd(d).estimate)
+    assert hill_curve(d, np.array([40])).status == "saturated"
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 100.0, 3_000.0])
