@@ -11,7 +11,6 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 from scipy.special import chdtrc, log_ndtr
 
 from alpkit.diagnostics.gpd import GpdFit, log_excess, zhang_stephens
@@ -228,6 +227,8 @@ def _log_likelihood_gain(e: np.ndarray) -> np.ndarray | None:
 
     None where all excesses are equal.
     """
+    from scipy.optimize import brentq  # here, as no training run needs to load it
+
     second = float(np.mean(e**2))
     if second <= 1 + 1e-12:
         return None

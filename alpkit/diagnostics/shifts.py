@@ -12,7 +12,6 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import median_filter
 
 _SEGMENT: Final = 16
 """Fewest steps of a level: what a spike detector asks for as history."""
@@ -81,8 +80,9 @@ def level_shifts(values: Float[np.ndarray, " step"]) -> LevelShifts:
     if usable.size < 2 * _SEGMENT:
         skipped = series.size - usable.size
         return LevelShifts([], "nonfinite" if skipped and series.size >= 2 * _SEGMENT else "short")
-    # Here, as it takes half a second that a training run should not pay.
+    # Here, as the two take half a second that a training run should not pay.
     from ruptures import KernelCPD  # type: ignore[import-untyped]
+    from scipy.ndimage import median_filter
 
     log_values = np.log(series[usable])
     noise = _noise(log_values)
