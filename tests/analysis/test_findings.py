@@ -60,7 +60,7 @@ def test_the_reward_difference_is_found_with_its_size(found):
     reward = claims(found["seq-alp", "seq-bypass"])["final performance"]
     assert reward["state"] == "changed"
     # The planted curve reaches 0.1 at the last step: its mean over the last ten is 0.1 * 35.5 / 40.
-    size = float(re.search(r"final reward ([+-][\d.]+)", reward["words"])[1])
+    size = float(re.search(r"Final reward ([+-][\d.]+)", reward["words"])[1])
     assert size == pytest.approx(0.1 * 35.5 / 40, abs=0.01)
 
 
@@ -191,7 +191,7 @@ def test_layer_subsets_and_sites_are_compared_with_their_reference(ablation):
     assert (early["kind"], early["differs"]) == ("layers", ["noise"])
     # alp layers=all carries the planted 0.1; its subsets end that much below.
     assert claims(early)["final performance"]["state"] == "changed"
-    assert re.search(r"final reward -0\.0\d+", claims(early)["final performance"]["words"])
+    assert re.search(r"Final reward -0\.0\d+", claims(early)["final performance"]["words"])
     assert found["alp site=logits", "alp layers=all"]["kind"] == "site"
 
 
