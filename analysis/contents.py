@@ -60,12 +60,12 @@ class Draft:
             figure = plan.sheet(data, style.looks(frame.cells))
             # Once, and not at every save: finding the layout costs as much as drawing.
             figure.get_layout_engine().execute(figure)
-            # None, not "none": a figure with any engine is drawn twice per save.
+            # A figure with any engine is drawn twice per save, and a save brings the style's back.
             with matplotlib.rc_context({"figure.constrained_layout.use": False}):
                 figure.set_layout_engine(None)
-            figure.savefig(memory, format="png")
-            # Without a date the same data gives the same file.
-            figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
+                figure.savefig(memory, format="png")
+                # Without a date the same data gives the same file.
+                figure.savefig(self.folder / f"{plan.name}.svg", metadata={"Date": None})
         (self.folder / f"{plan.name}.png").write_bytes(memory.getvalue())
         alt = plan.alt(frame, data)
         return Picture(plan.name, plan.title, alt, plan.caption, memory.getvalue())
