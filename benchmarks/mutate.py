@@ -8,6 +8,8 @@ an entry there that fits no survivor any more is an error.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -49,6 +51,7 @@ PYTEST = [
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
     "-o", "addopts=", "-m", "not oracle and not slow", "--import-mode=importlib",
 ]  # fmt: skip
+LAST = Path(tempfile.gettempdir()) / "alpkit-mutants.json"
 TOO_LONG = 120.0  # seconds; the whole subset takes under 15
 
 
@@ -86,9 +89,13 @@ def main() -> None:
     if absent:
         raise SystemExit(f"{KNOWN.name} lists what is no mutant any more: {sorted(absent)}")
     chosen = [m for m in every if options.module in (None, m[0])][:: options.every]
-    start = time.monotonic()
-    result = try_all(chosen, start + 60 * options.minutes)
-    minutes = (time.monotonic() - start) / 60
+    start, spent = time.monotonic(), 0.0
+    before: dict[str, str] = {}
+    if options.resume and LAST.exists():
+        spent, before = json.loads(LAST.read_text())
+    result = try_all(chosen, start + 60 * options.minutes, before)
+    minutes = (time.monotonic() - start) / 60 + spent
+    LAST.write_text(json.dumps([minutes, before]))
     survivors = {key(module, mutant) for module, mutant in result.survivors}
     for module, mutant in result.survivors:
         reason = known.get(key(module, mutant), "no test notices it")
@@ -111,8 +118,11 @@ def key(module: str, mutant: Mutant) -> Known:
     return Known(module, mutant.line, mutant.change)
 
 
-def try_all(chosen: list[tuple[str, Mutant]], deadline: float) -> Result:
-    """Run every mutant until the deadline, in a copy of the package; raises where the tests fail unchanged."""
+def try_all(chosen: list[tuple[str, Mutant]], deadline: float, before: dict[str, str]) -> Result:
+    """Run every mutant until the deadline, in a copy of the package; raises where the tests fail unchanged.
+
+    What `before` knows to be noticed is not run again; the rest is added to it.
+    """
     result = Result(Counter(), [], set())
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -130,11 +140,14 @@ def try_all(chosen: list[tuple[str, Mutant]], deadline: float) -> Result:
         for module, mutant in chosen:
             if time.monotonic() > deadline:
                 break
-            path = place / FOLDER / f"{module}.py"
-            original = path.read_text()
-            path.write_text(mutant.source)
-            found = outcome(OWN_TESTS.get(module, TESTS))
-            path.write_text(original)
+            name = f"{module} {hashlib.sha256(mutant.source.encode()).hexdigest()}"
+            found = before.get(name, "survived")
+            if found == "survived":
+                path = place / FOLDER / f"{module}.py"
+                original = path.read_text()
+                path.write_text(mutant.source)
+                found = before[name] = outcome(OWN_TESTS.get(module, TESTS))
+                path.write_text(original)
             result.outcomes[module, found] += 1
             result.tried.add(key(module, mutant))
             if found == "survived":
@@ -154,6 +167,7 @@ def warm_up(place: Path) -> None:
     import jaxtyping._pytest_plugin  # noqa: F401
     import pytest  # noqa: F401
     import torch
+    import torch.distributed.tensor  # torch.testing imports it late, and sympy with it
 
     import alpkit.config
     import alpkit.diagnostics

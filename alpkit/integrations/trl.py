@@ -73,9 +73,8 @@ class ObjectiveLoss:
                     model, tokens, attention, completion.shape[1]
                 )[0]
         old = logp.detach() if old is None else old
-        mean = self.objective.aggregate == "token_mean"
         share = trainer.current_gradient_accumulation_steps if model.training else 1
-        total = inputs.get("num_items_in_batch") if mean and model.training else None
+        total = self._tokens_of_the_step(inputs) if model.training else None
         output = policy_loss(
             logp=logp,
             logp_old=old,
@@ -83,7 +82,7 @@ class ObjectiveLoss:
             mask=mask,
             advantage=inputs["advantages"],
             config=self.objective,
-            normalizer=None if total is None else total / trainer.accelerator.num_processes,
+            normalizer=total,
         )
         mode = "train" if model.training else "eval"
         count = output.receipt["tokens"].clamp(min=1)
@@ -92,6 +91,19 @@ class ObjectiveLoss:
                 value = (output.receipt[name] / count).item()
                 trainer._metrics[mode][f"receipt/{name}"].append(value)
         return output.loss if total is not None else output.loss / share
+
+    def _tokens_of_the_step(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """What token_mean divides by on this process; None where the micro-batch's own count has to do.
+
+        TRL counts the tokens of everything generated at once: `steps_per_generation` micro-batches, of
+        which one optimizer step takes only as many as it accumulates.
+        """
+        trainer: Any = self
+        generated = inputs.get("num_items_in_batch")
+        if generated is None or self.objective.aggregate != "token_mean":
+            return None
+        share = trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
+        return generated.clamp(min=1.0) / trainer.accelerator.num_processes * share
 
 
 def grpo_trainer() -> type:

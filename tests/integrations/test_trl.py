@@ -18,7 +18,7 @@ def reward(completions, **_):
     return [float(len(set(text)) % 3) for text in completions]
 
 
-def trained(tmp_path, objective, perturbation=None):
+def trained(tmp_path, objective, perturbation=None, **settings):
     torch.manual_seed(0)
     policy = load_policy("builtin:tiny-addition")
     before = [p.detach().clone() for p in policy.model.parameters()]
@@ -29,7 +29,7 @@ def trained(tmp_path, objective, perturbation=None):
         args=GRPOConfig(
             output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_steps=2,
             max_completion_length=6, learning_rate=1e-4, beta=0.0, use_cpu=True, report_to=[], bf16=False,
-            gradient_checkpointing=False, save_strategy="no",
+            gradient_checkpointing=False, save_strategy="no", **settings,
         ),
         train_dataset=Dataset.from_dict({"prompt": ["12+34=", "5+6=", "7+8=", "1+2="] * 2}),
         objective=objective,
@@ -49,6 +49,43 @@ def test_an_objective_trains_inside_trl(tmp_path):
     assert moved
     logged = [line for line in trainer.state.log_history if "receipt/surviving" in line]
     assert logged[0]["receipt/surviving"] == 1.0  # the first update is on policy
+
+
+def test_the_loss_is_trls_where_the_objective_is_trls(tmp_path):
+    """grpo against TRL's dapo (token mean of the step) and grpo (mean of responses), generations of two steps."""
+    objective = ObjectiveConfig(surrogate={"epsilon_low": 0.2, "epsilon_high": 0.28})
+    trainer, _ = trained(
+        tmp_path,
+        objective,
+        steps_per_generation=2,
+        epsilon_high=0.28,
+        mask_truncated_completions=False,
+    )
+    trainer.model.train()
+    generator = torch.Generator().manual_seed(0)
+    prompt, completion = (torch.randint(3, 10, (4, n), generator=generator) for n in (3, 6))
+    mask = (torch.arange(6) < torch.tensor([[6], [4], [1], [5]])).long()
+    logp = trainer._get_per_token_logps_and_entropies(
+        trainer.model, torch.cat([prompt, completion], 1), torch.ones(4, 9, dtype=torch.long), 6
+    )[0].detach()
+    inputs = {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": completion,
+        "completion_mask": mask,
+        "advantages": torch.randn(4, generator=generator),
+        "old_per_token_logps": logp + 0.2 * torch.randn(4, 6, generator=generator),
+        "num_items_in_batch": torch.tensor(29),
+    }
+    values = []
+    for loss_type, aggregate in (("dapo", "token_mean"), ("grpo", "seq_mean_token_mean")):
+        trainer.loss_type = loss_type
+        trainer.objective = objective.model_copy(update={"aggregate": aggregate})
+        ours = trainer._compute_loss(trainer.model, inputs)
+        theirs = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        values.append(ours.item())
+    assert abs(values[0] - values[1]) > 1e-3
 
 
 def test_noise_makes_the_first_ratio_differ_from_one_and_sigma_learns(tmp_path):
