@@ -66,4 +66,4 @@ def cost_table(frame: GridFrame) -> Table:
         "there. tokens/s: response tokens trained on / that time. Parts: share of it; diagnostics is "
         "what measuring costs. Over seeds as in the tables above; peak memory: of the worst step."
     )
-    return Table("cost", "Cost", caption, cells, pd.DataFrame(shown))
+    return Table("cost", "Time and memory", caption, cells, pd.DataFrame(shown))

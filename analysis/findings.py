@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.frames import GridFrame
 from analysis.pairs import Kind, Pair
 from analysis.receipt import inactive, swallowed
-from analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, Topic, Verdict
+from analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
 from analysis.spikes import SpikeLog
 from analysis.table import Table, number, signed_points, with_bounds
 
@@ -95,15 +95,18 @@ def _claim(topic: Topic, own: Sequence[Verdict]) -> Claim:
     beyond = [v for v in tested if v.beyond_noise]
     if beyond:
         words = " ".join(f"{_first_upper(LABELS[v.endpoint])} {v.words}" for v in own)
-        brief = ", ".join(f"{LABELS[v.endpoint]} {v.difference:+.2g}" for v in beyond)
+        brief = ", ".join(f"{SHORT[v.endpoint]} {v.difference:+.2g}" for v in beyond)
         return Claim(topic, "changed", words, brief)
     if tested:
         sizes = "; ".join(
-            f"{LABELS[v.endpoint]} {v.difference:+.3g} [{v.low:+.3g}, {v.high:+.3g}], Holm p = "
-            f"{v.p_holm:.2g}, a difference of {v.detectable:.2g} would have been found four times in five"
+            f"{LABELS[v.endpoint]} {v.difference:+.3g} [{v.low:+.3g}, {v.high:+.3g}], "
+            f"Holm p = {v.p_holm:.2g}"
             for v in tested
         )
-        return Claim(topic, "not told apart", f"{_first_upper(sizes)}.")
+        least = _and([f"{v.detectable:.2g}" for v in tested])
+        n = min(len(v.points) for v in tested)
+        power = f"Four times in five these {n} seeds would find a difference of {least}."
+        return Claim(topic, "not told apart", f"{_first_upper(sizes)}. {power}")
     if not own:
         return Claim(topic, "cannot be said", f"No shared finished seed has {_names(topic)}.")
     n = max(len(v.points) for v in own)

@@ -38,7 +38,7 @@ margin-left:.3em}th[aria-sort=ascending] button::after{content:"\\2191";opacity:
 th[aria-sort=descending] button::after{content:"\\2193";opacity:1}
 th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
 .answers,.limits{padding-left:0;list-style:none;max-width:60rem}.answers p{margin:0}
-.answers li{display:grid;grid-template-columns:13rem 1fr;gap:.2rem 1rem;margin:0;padding:.45rem 0;
+.answers li{display:grid;grid-template-columns:14.5rem 1fr;gap:.2rem 1rem;margin:0;padding:.45rem 0;
 border-top:1px solid var(--line)}.answers p:first-child::first-letter{text-transform:uppercase}
 .limits li{color:var(--soft);font-size:.9rem;padding-left:.8rem;border-left:3px solid var(--warnline)}
 .tag{display:block;width:max-content;font-size:.75rem;font-weight:600;padding:.05rem .5rem;border-radius:1rem;

@@ -54,17 +54,18 @@ class Endpoint(NamedTuple):
 
     column: str
     label: str
+    short: str
     topic: Topic
     log: bool = False
 
 
 ENDPOINTS: Final = (
-    Endpoint("eval_greedy", "greedy accuracy", "final performance"),
-    Endpoint("final_reward", "final reward", "final performance"),
-    Endpoint("khat_right", "k̂ of the token ratio", "tail heaviness"),
-    Endpoint("k3_peak", "log10 of K3's P99 over its median", "KL spikes", log=True),
-    Endpoint("k3_mean", "log10 of the mean K3", "distance to the sampler", log=True),
-    Endpoint("width", "P98 − P2 of the token log ratio", "distance to the sampler"),
+    Endpoint("eval_greedy", "greedy accuracy", "greedy", "final performance"),
+    Endpoint("final_reward", "final reward", "reward", "final performance"),
+    Endpoint("khat_right", "k̂ of the token ratio", "k̂", "tail heaviness"),
+    Endpoint("k3_peak", "log10 of K3's P99 over its median", "log10 peak", "KL spikes", log=True),
+    Endpoint("k3_mean", "log10 of the mean K3", "log10 K3", "distance to the sampler", log=True),
+    Endpoint("width", "P98 − P2 of the token log ratio", "width", "distance to the sampler"),
 )
 
 
@@ -125,6 +126,7 @@ class Verdict(NamedTuple):
 
 
 LABELS: Final = {endpoint.column: endpoint.label for endpoint in ENDPOINTS}
+SHORT: Final = {endpoint.column: endpoint.short for endpoint in ENDPOINTS}
 
 
 def holm(p: Sequence[float]) -> list[float]:

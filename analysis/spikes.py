@@ -85,7 +85,7 @@ def spikes_table(log: SpikeLog) -> Table:
         "of the step's sum of the metric's terms; its token: the largest one and its log ratio. Then "
         f"mean of the {NEAR} steps before → the step → mean of the {NEAR} after."
     )
-    return Table("spikes", "Spikes", caption, log.rows, pd.DataFrame(shown))
+    return Table("spikes", "Every spike", caption, log.rows, pd.DataFrame(shown))
 
 
 def _logged(path: Any, missing: list[Missing]) -> Iterator[dict[str, Any]]:
