@@ -1,6 +1,7 @@
 """Every notebook runs on a synthetic grid, is stored without outputs, and equals its .py twin."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,26 @@ def grid_root(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     root = tmp_path_factory.mktemp("notebooks")
+    for name, field, values in (
+        ("layers", "layers", ("early", "late")),
+        ("sites", "site", ("mlp_output",)),
+    ):
+        folder = module.write_variants(root, name=name, field=field, values=values, steps=12)
+        # Older than the grid below, which `latest` is to find.
+        manifest = (folder / "grid.json").read_text().replace("2026-01-02", "2026-01-01")
+        (folder / "grid.json").write_text(manifest)
     module.write_grid(root, seeds=(0, 1), steps=12)
     return root
 
 
-def test_there_is_a_first_look():
-    assert "01_first_look.ipynb" in [path.name for path in NOTEBOOKS]
+def test_the_five_are_there():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_first_look",
+        "02_tails",
+        "03_layer_subsets_and_sites",
+        "04_replay",
+        "05_your_own_correction",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -57,10 +72,57 @@ def test_it_runs_on_the_synthetic_grid(path, grid_root, monkeypatch):
     ).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in code)
-    if path.stem == "01_first_look":
-        assert len(code) == 5
-        shown = "".join(str(output) for output in code[0].outputs)
-        assert "synthetic - Does the planted arm differ?" in shown
-        assert any("image/png" in output.get("data", {}) for output in code[1].outputs)
-        assert "No verdict" in str(code[4].outputs)
-    assert (grid_root / "reports" / "synthetic-01234567" / "report.html").is_file()
+    CHECKS[path.stem](code, grid_root)
+
+
+def shown(cell):
+    """Everything a cell printed or returned, as text."""
+    return "".join(str(output) for output in cell.outputs)
+
+
+def pictures(code):
+    return sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+
+
+def first_look(code, root):
+    assert len(code) == 5
+    assert "synthetic - Does the planted arm differ?" in shown(code[0])
+    assert pictures(code) == 1
+    assert "No verdict" in shown(code[4])
+    assert (root / "reports" / "synthetic-01234567" / "report.html").is_file()
+
+
+def tails(code, root):
+    assert pictures(code) == 2
+    # The planted arm is the last but one, and its shape of 0.9 comes back in every estimator's row.
+    assert "seq-bypass" in shown(code[0])
+    for name in ("Hill", "generalised Pareto", "k-hat", "moment"):
+        row = re.search(rf"{name} +(\d\.\d+)", code[3].outputs[0]["data"]["text/plain"])
+        assert 0.7 < float(row[1]) < 1.1
+    alone, prompts = map(int, re.findall(r"(\d+) %\\n", shown(code[-1])))
+    assert alone < 60 < 80 <= prompts
+
+
+def layers_and_sites(code, root):
+    assert pictures(code) == 3
+    assert "mlp_output" in shown(code[0])
+    assert "beyond seed noise." in shown(code[-1])
+
+
+def replayed(code, root):
+    assert "equals what was logged: True" in shown(code[1])
+
+
+def own_correction(code, root):
+    assert "('mine', 'finished')" in shown(code[2])
+    assert re.search(r"rejected +NaN +\d+\.\d+", code[3].outputs[-1]["data"]["text/plain"])
+    assert pictures(code) == 1
+
+
+CHECKS = {
+    "01_first_look": first_look,
+    "02_tails": tails,
+    "03_layer_subsets_and_sites": layers_and_sites,
+    "04_replay": replayed,
+    "05_your_own_correction": own_correction,
+}
