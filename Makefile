@@ -39,15 +39,17 @@ test: install models  ## the default test suite (CPU, under 8 minutes on 2 cores
 test-slow: install models  ## the long checks; commit docs/test-slow.log before resolving an issue
 	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | sed "s|$(CURDIR)/||g" | tee docs/test-slow.log'
 
-# verl 0.9 wants transformers < 5.11: it lives apart and runs in a subprocess, with ray stubbed.
-ORACLE := verl==0.9.1 tensordict==0.10.0 hydra-core omegaconf codetiming dill antlr4-python3-runtime==4.9.3 pyvers orjson
+# verl 0.9 wants transformers < 5.11 and neither peer is needed by anything else: they live apart, and tests run
+# them in processes of their own, verl with ray stubbed.
+ORACLE := verl==0.9.1 tensordict==0.10.0 hydra-core omegaconf codetiming dill antlr4-python3-runtime==4.9.3 pyvers orjson \
+	trl==1.16.0 datasets multiprocess xxhash
 
 .oracle/.installed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --target .oracle $(ORACLE)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .oracle $(ORACLE)
 	touch $@
 
-oracle: install .oracle/.installed  ## compare the objective with verl 0.9 on 200 random batches per option
-	$(BIN)/python -m pytest -m oracle -q tests/objective
+oracle: install .oracle/.installed  ## compare the objective with verl 0.9 and TRL 1.16 on 200 random batches per option
+	$(BIN)/python -m pytest -m oracle -q tests/objective tests/integrations
 
 mutate: install  ## break every operator, bound and mask of alpkit/objective once; a test must notice
 	$(BIN)/python benchmarks/mutate.py
