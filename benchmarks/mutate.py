@@ -78,6 +78,9 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=1, help="try every n-th mutant; no page either"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="try anew only what survived last time"
+    )
     options = parser.parse_args()
     known = read_known()
     every = [

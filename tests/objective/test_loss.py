@@ -192,6 +192,16 @@ def test_bypass_ratio_is_staleness_times_mismatch():
     assert_close(rho[MASK], ((lp - old).exp() * (old - mu).exp())[MASK], atol=1e-15, rtol=1e-15)
 
 
+def test_a_perturbed_numerator_changes_the_ratio_alone():
+    """spec/alp.md H.9: w and its weight stay as they are, r takes the perturbation as a factor."""
+    lp, noise = torch.tensor(LP, dtype=torch.float64), torch.tensor([[0.3], [-0.2], [0.05]])
+    weight = {"action": "truncate", "level": "product", "upper": 1.1}
+    plain, _ = run(lp, weight=weight)
+    noisy, _ = run(lp + noise, weight=weight)
+    assert torch.equal(noisy.weight, plain.weight)
+    assert_close(noisy.ratio, plain.ratio * torch.where(MASK, noise.double().exp(), 1.0))
+
+
 def test_group_advantage_of_the_spec():
     config = ObjectiveConfig().advantage
     rewards = torch.tensor([1.0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0.5])
@@ -246,10 +256,16 @@ def test_masked_positions_never_matter(name):
         spoiled = [
             torch.where(MASK, torch.tensor(x, dtype=torch.float64), value) for x in (LP, MU, OLD)
         ]
+        advantage = torch.where(MASK, ADVANTAGE[:, None], value)
         out, grad = run(spoiled[0], mu=spoiled[1], old=spoiled[2], **axes)
         assert out.loss == clean.loss
         assert torch.equal(out.ratio, clean.ratio)
         assert torch.equal(grad, clean_grad)
+        out, grad = run(spoiled[0], mu=spoiled[1], old=spoiled[2], advantage=advantage, **axes)
+        assert out.loss.item() == pytest.approx(clean.loss.item(), abs=1e-12)
+        assert_close(grad, clean_grad, atol=1e-12, rtol=0)
+        for key, count in clean.receipt.items():
+            assert out.receipt[key].item() == pytest.approx(count.item(), abs=1e-9), key
 
 
 @pytest.mark.parametrize("name", ALL_PRESETS)
@@ -362,6 +378,19 @@ def test_clamped_entries_are_counted_once_per_token():
     assert token.receipt["saturated"] == 1
     assert product.receipt["saturated"] == 4
     assert token.ratio[0, 0].item() == pytest.approx(torch.tensor(20.0).exp().item(), rel=1e-6)
+
+
+def test_a_one_sided_clamp_belongs_to_the_released_scripts_alone():
+    """spec/alp.md H.20: the reference baselines clamp at +10 and not from below."""
+    one_sided = {name for name in ALL_PRESETS if axes_of(name)["log_ratio_clamp"] != (-20.0, 20.0)}
+    assert one_sided
+    assert all(name.startswith("paper/") for name in one_sided)
+    lp = torch.tensor(LP, dtype=torch.float64)
+    above, below = lp.clone(), lp.clone()
+    above[0, 0], below[0, 0] = lp[0, 0] - 50, lp[0, 0] + 50
+    for mu, expected in ((above, 10.0), (below, -50.0)):
+        out, _ = run(lp, mu=mu, **bypass("token"), log_ratio_clamp=(-60, 10))
+        assert out.ratio[0, 0].log().item() == pytest.approx(expected)
 
 
 def test_logp_old_is_demanded_only_where_it_is_used():
