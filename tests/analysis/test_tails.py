@@ -1,16 +1,20 @@
 """Tails from the records: the planted heavy arm is heavier, and the plotted numbers are the records'."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 from synthetic_grid import HEAVY, LIGHT
 
 from alpkit.diagnostics import ccdf, fit_khat, hill
+from alpkit.records import RecordWriter
 from analysis import pooled, reducers
 from analysis.frames import GridFrame
 from analysis.items import step_items
 from analysis.plotted_tails import ccdf_frame, envelope_frame, factors_frame, hill_frame, khat_frame
-from analysis.records import Batch
+from analysis.pooled import pool_arm
+from analysis.records import Batch, RecordedCell, Records
 from analysis.tails import tail_frame
 
 
@@ -243,3 +247,35 @@ def test_factors_of_recorded_steps_add_up(frame):
     grpo = shares[(shares["arm"] == "grpo") & (shares["factor"] == "mismatch")]
     np.testing.assert_allclose(grpo["value"], 0.5, atol=1e-3)
     assert set(shares.loc[shares["factor"] == "perturbation", "arm"]) == {"seq-alp"}
+
+
+def _records(root, steps, tokens):
+    """One cell whose records hold `steps` steps of `tokens` tokens."""
+    writer = RecordWriter(root / "records")
+    rng = np.random.default_rng(0)
+    sample = np.repeat(np.arange(tokens // 20), 20)
+    mu = -rng.exponential(0.5, tokens).astype(np.float32)
+    number = np.zeros(tokens, np.int32)
+    columns = {name: number for name in ("update", "position", "turn", "token", "policy_version")}
+    columns |= {"sample": sample, "prompt": sample // 8, "keep": np.ones(tokens, bool)}
+    columns |= {"logp_rollout": mu, "logp_old": mu}
+    nothing = {name: [] for name in ("sample", "prompt", "prompt_ids", "response_ids", "finish")}
+    for step in range(1, steps + 1):
+        train = mu + rng.laplace(0, 0.3, tokens).astype(np.float32)
+        writer.write(step, {**columns, "logp_train": train}, nothing)
+    return Records([RecordedCell("c", "a", 0, root)])
+
+
+def test_memory_does_not_grow_with_the_number_of_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(pooled, "SAMPLE", 2000)
+    monkeypatch.setattr(pooled, "STEPS", 2)
+    peaks = {}
+    for steps in (6, 36):
+        records = _records(tmp_path / str(steps), steps, 20_000)
+        tracemalloc.start()
+        pool = pool_arm(records, "a", {"c"})
+        peaks[steps] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert pool.levels["token"].n == steps * 20_000
+    # Only the kept ends grow, with 2 % of the rows; all rows in memory would be six times as much.
+    assert peaks[36] < 1.6 * peaks[6]
