@@ -125,10 +125,8 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
         Section("All cells", drawn("All cells")),
         Section("Cells and gaps", _cell_blocks(frame, results, draft)),
     ]
-    grid = frame.grid
-    page = Page(
-        grid.name, grid.question, _facts(frame, tracking_uri), [s for s in sections if s.blocks]
-    )
+    facts, filled = _facts(frame, tracking_uri), [s for s in sections if s.blocks]
+    page = Page(_title(frame), frame.grid.question, facts, filled)
     return Composed(page, _summary(frame, results))
 
 
@@ -140,6 +138,13 @@ def _results(frame: GridFrame) -> Results:
     warnings = [str(idle) for idle in (*inactive(frame), *swallowed(frame))]
     answers = findings(frame, compared, found, tails, spikes)
     return Results(compared, found, answers, tails, spikes, warnings)
+
+
+def _title(frame: GridFrame) -> str:
+    if not frame.only_cell or frame.cells.empty:
+        return frame.grid.name
+    cell = frame.cells.iloc[0]
+    return f"{frame.grid.name}: {cell['arm']}, seed {cell['seed']}"
 
 
 def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
@@ -173,16 +178,13 @@ def _finding_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Bl
     if results.findings:
         blocks.append(draft.add(findings_table(results.findings)))
     blocks += [_answers(f) for f in results.findings if f.kind in ("noise", "method")]
-    alone = [arm for arm in frame.arms if arm not in {f.arm for f in results.findings}]
-    controls = {f.control for f in results.findings}
-    lonely = [arm for arm in alone if arm not in controls]
-    notes = (
-        [f"No control in this grid, so nothing is said about {', '.join(lonely)}."]
-        if lonely
-        else []
-    )
-    if notes or frame.grid.notes:
-        blocks.append(Bullets([*notes, *frame.grid.notes]))
+    compared = {arm for f in results.findings for arm in (f.arm, f.control)}
+    lonely = [arm for arm in frame.arms if arm not in compared]
+    notes = list(frame.grid.notes)
+    if lonely and not frame.only_cell:
+        notes.insert(0, f"No control in this grid, so nothing is said about {', '.join(lonely)}.")
+    if notes:
+        blocks.append(Bullets(notes))
     table = draft.add(differences_table(results.verdicts))
     return [*blocks, table] if len(table.data) else blocks
 
@@ -212,6 +214,10 @@ def _no_spikes(log: SpikeLog) -> str:
 def _opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
     if frame.finished.empty:
         return "No cell has finished, so there is nothing to compare yet."
+    if frame.only_cell:
+        return f"This is one cell; `alpkit analyze {frame.grid.name}` compares it with the others."
+    if not found:
+        return "No verdict: no arm of this grid shares a finished seed with a control."
     tested = [v for v in found if v.tested]
     if not tested:
         most = int(frame.finished.groupby("arm").size().max())
@@ -235,7 +241,7 @@ def _cell_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block
         + "; not in any mean."
         for row in records(rows)
     ]
-    gaps += [str(item) for item in (*frame.missing, *results.spikes.missing)]
+    gaps += [str(item) for item in (*frame.missing, *frame.unread, *results.spikes.missing)]
     notes: Block = (
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )
@@ -256,7 +262,7 @@ def _summary(frame: GridFrame, results: Results) -> dict[str, Any]:
             },
         }
     tested = [v for v in results.verdicts if v.tested]
-    missing = (*frame.missing, *results.spikes.missing)
+    missing = (*frame.missing, *frame.unread, *results.spikes.missing)
     summary = {
         "grid": frame.grid.name,
         "grid_id": frame.grid.grid_id,

@@ -131,6 +131,6 @@ def ccdf_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     return figure
 
 
-def _log_span(values):
+def _log_span(values: "pd.Series[float]") -> tuple[float, float]:
     """Limits that the lines decide: a band that reaches 0 would take the whole axis."""
-    return values.min() / 1.6, values.max() * 1.6
+    return float(values.min()) / 1.6, float(values.max()) * 1.6

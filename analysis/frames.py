@@ -79,6 +79,17 @@ class GridFrame:
         return {arm: pool_arm(self.records, arm, cells) for arm in self.arms}
 
     @property
+    def unread(self) -> tuple[Missing, ...]:
+        """Record files whose rows turned out unreadable when `pooled` read them: not in the tails."""
+        known = {item.where for item in self.missing}
+        self.pooled  # noqa: B018 - reading is what finds them
+        return tuple(
+            Missing(place, f"its rows cannot be read ({why}); tails leave this step out")
+            for place, why in self.records.unread.items()
+            if place not in known
+        )
+
+    @property
     def finished(self) -> pd.DataFrame:
         """The cells whose numbers may be compared."""
         return self.cells[self.cells["state"] == FINISHED]

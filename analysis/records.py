@@ -44,6 +44,8 @@ class Records:
 
     def __init__(self, cells: Collection[RecordedCell]) -> None:
         self._cells = {cell.cell_id: cell for cell in cells}
+        self.unread: dict[str, str] = {}
+        """Files that `batches` met whose rows could not be read, with the reason; as in `unreadable`."""
 
     def __repr__(self) -> str:
         return f"Records({len(self._cells)} cells; .tokens(arm=, steps=, columns=))"
@@ -79,21 +81,28 @@ class Records:
     ) -> Iterator[Batch]:
         """The arm's recorded steps in ascending order, each with the rows of every one of `cells`.
 
-        Files that cannot be read are left out, as in `tokens`.
+        Files that cannot be read are left out, as in `tokens`, and named in `unread`.
         """
         own = [c for c in self._cells.values() if c.arm == arm and c.cell_id in cells]
         steps = {cell.cell_id: set(recorded_steps(cell.folder)) for cell in own}
         names = list(columns)
         for step in sorted(set().union(*steps.values())):
             have = [cell for cell in own if step in steps[cell.cell_id]]
-            read = [
-                (cell.seed, _read_columns(_tokens_file(cell.folder, step), names)) for cell in have
-            ]
+            read = [(cell.seed, self._rows_of(cell, step, names)) for cell in have]
             parts = [(seed, table) for seed, table in read if table is not None and table.num_rows]
             if parts:
                 seed = np.concatenate([np.full(table.num_rows, s) for s, table in parts])
                 whole = pa.concat_tables([table for _, table in parts])
                 yield Batch(step, seed, {name: _numpy(whole[name]) for name in names})
+
+    def _rows_of(self, cell: RecordedCell, step: int, names: list[str]) -> pa.Table | None:
+        path = _tokens_file(cell.folder, step)
+        try:
+            # One small file at a time: threads would cost more than they save.
+            return pq.ParquetFile(path).read(columns=names, use_threads=False).select(names)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            self.unread[_place(cell, path)] = _reason(error, path)
+            return None
 
     def rows(self, arm: str, *, cells: Collection[str]) -> int:
         """Rows that `batches` can yield at most; reads footers only."""
@@ -114,9 +123,7 @@ class Records:
                 try:
                     pq.read_metadata(path)
                 except (OSError, pa.ArrowInvalid) as error:
-                    # The message names the path, which means nothing on the reader's machine.
-                    reason = str(error).splitlines()[0].replace(str(path), path.name)
-                    faults[f"{cell.cell_id}/records/{path.name}"] = reason
+                    faults[_place(cell, path)] = _reason(error, path)
         return faults
 
     def _read(
@@ -142,12 +149,13 @@ def _tokens_file(cell: Path, step: int) -> Path:
     return cell / "records" / f"tokens-{step:06d}.parquet"
 
 
-def _read_columns(path: Path, names: list[str]) -> pa.Table | None:
-    try:
-        # One small file at a time: threads would cost more than they save.
-        return pq.ParquetFile(path).read(columns=names, use_threads=False).select(names)
-    except (pa.ArrowException, OSError, KeyError):  # `load` has listed it as missing
-        return None
+def _place(cell: RecordedCell, path: Path) -> str:
+    return f"{cell.cell_id}/records/{path.name}"
+
+
+def _reason(error: Exception, path: Path) -> str:
+    # The message names the path, which means nothing on the reader's machine.
+    return str(error).splitlines()[0].replace(str(path), path.name) if str(error) else "empty"
 
 
 def _count(path: Path) -> int:

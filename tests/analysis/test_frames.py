@@ -130,3 +130,16 @@ def test_a_pending_cell_without_a_folder_is_no_fault(small_root):
     frame = analysis.load("small", root=small_root)
     assert frame.cells.iloc[-1]["state"] == "pending"
     assert frame.missing == ()
+
+
+def test_rows_that_cannot_be_read_are_named_once_the_tails_are_asked_for(small_root):
+    path = small_root / "runs/small/0000abcdef/records/tokens-000010.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:2000] = bytes(1996)  # the footer, at the end, stays whole
+    path.write_bytes(data)
+    frame = analysis.load("small", root=small_root)
+    assert frame.missing == ()
+    assert [item.where for item in frame.unread] == ["0000abcdef/records/tokens-000010.parquet"]
+    assert "rows cannot be read" in frame.unread[0].what
+    # Two seeds at three recorded steps of 480 tokens, less the one file.
+    assert frame.pooled["grpo"].levels["token"].n == 5 * 480
