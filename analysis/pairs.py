@@ -35,6 +35,10 @@ REFERENCES: Final[dict[Kind, str]] = {"layers": "all", "site": "layer_input"}
 _WITHOUT_LAYERS: Final = ("embedding", "final_hidden", "logits")
 
 
+# The same safe subset, ten times as fast where PyYAML was built with libyaml.
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class Pair(NamedTuple):
     """An arm and what it is compared with; `differs` names the ingredients that are not the same."""
 
@@ -63,7 +67,7 @@ def arm_configs(frame: GridFrame) -> dict[str, Config]:
 def read_config(cell: Path) -> Config:
     """A cell's `config.yaml` without its seed; empty where it cannot be read."""
     try:
-        config = yaml.safe_load((cell / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.load((cell / "config.yaml").read_text(encoding="utf-8"), _LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return {k: v for k, v in config.items() if k != "seed"} if isinstance(config, dict) else {}

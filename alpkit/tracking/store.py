@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote
 
 from alpkit import __version__
@@ -196,7 +196,8 @@ class Store:
             info = self.client.get_run(run_id).info
             experiment = self.client.get_experiment(info.experiment_id)
             self._refuse_a_moved_store(str(experiment.artifact_location))
-            get_artifact_repository(info.artifact_uri, self.uri).delete_artifacts(folder)
+            repository: Any = get_artifact_repository(info.artifact_uri, self.uri)
+            repository.delete_artifacts(folder)
             self.client.log_artifacts(run_id, str(path), folder)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:

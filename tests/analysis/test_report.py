@@ -154,9 +154,15 @@ def test_cells_without_records_and_without_metrics(small_root):
     assert "not drawn, no cell has logged a step" in (report.folder / "report.md").read_text()
 
 
-def test_one_cell_has_its_own_report_folder(small_root):
+def test_one_cell_has_its_own_report(small_root, words_only):
     frame = analysis.load("run-0001abcdef", root=small_root)
     assert report_id(frame) == "small-01234567-0001abcdef"
+    report = analysis.analyze("run-0001abcdef", root=small_root)
+    text = (report.folder / "report.md").read_text()
+    assert text.startswith("# small: grpo, seed 1\n")
+    assert "This is one cell; `alpkit analyze small` compares it with the others." in text
+    assert report.summary["findings"] == []
+    assert report.summary["arms"]["grpo"]["n"] == 1
 
 
 def test_a_broken_manifest_is_a_readable_error(small_root):

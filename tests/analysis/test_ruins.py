@@ -82,7 +82,7 @@ def test_a_killed_cell_is_no_result(small_root, words_only):
 
 
 @pytest.mark.parametrize("state", ["pending", "failed", "running"])
-def test_zero_finished_cells_still_give_every_section(small_root, state):
+def test_zero_finished_cells_still_give_every_section(small_root, words_only, state):
     for path in (small_root / "runs/small").glob("*/cell.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "state": state}))
     report = analysis.analyze("small", root=small_root)
@@ -103,10 +103,10 @@ def test_a_manifest_without_cells_is_a_report_too(small_root, words_only):
     assert "No cell has finished" in (report.folder / "report.md").read_text()
 
 
-def test_a_moved_store_costs_the_artifacts_and_not_the_report(
-    tmp_path, monkeypatch, capsys, words_only
-):
-    home, away = tmp_path / "home", tmp_path / "away"
+@pytest.fixture
+def stored(tmp_path, monkeypatch, words_only):
+    """A one-cell grid with its parent run in a store of its own, in the working directory."""
+    home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
     store = prepare_store()
@@ -114,13 +114,38 @@ def test_a_moved_store_costs_the_artifacts_and_not_the_report(
     folder = write_grid(home, name="small", arms=("grpo",), seeds=(0,), steps=3)
     path = folder / "grid.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "parent_run_id": run_id}))
+
+    def analyze(name):
+        monkeypatch.setattr(sys, "argv", ["alpkit", "analyze", name, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == 0
+
+    return home, run_id, analyze
+
+
+def test_a_grids_and_a_cells_report_lie_side_by_side(stored, capsys):
+    _, run_id, analyze = stored
+    analyze("small")
+    analyze("0000abcdef")
+    client = prepare_store().client
+    for place, title in (("report", "# small\n"), ("report-0000abcdef", "# small: grpo, seed 0\n")):
+        files = {file.path for file in client.list_artifacts(run_id, place)}
+        assert {f"{place}/report.html", f"{place}/summary.json"} <= files
+        text = client.download_artifacts(run_id, f"{place}/report.md")
+        with open(text) as file:
+            assert file.read().startswith(title)
+
+
+def test_a_moved_store_costs_the_artifacts_and_not_the_report(
+    stored, tmp_path, monkeypatch, capsys
+):
+    home, _, analyze = stored
+    away = tmp_path / "away"
     home.rename(away)
     monkeypatch.chdir(away)
-    monkeypatch.setattr(sys, "argv", ["alpkit", "analyze", "small", "--json"])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    analyze("small")
     printed = capsys.readouterr()
-    assert (ended.value.code or 0) == 0
     told = json.loads(printed.out)
     assert told["logged"] is False
     assert "the tracking store has been moved" in printed.err
