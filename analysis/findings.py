@@ -163,6 +163,12 @@ def _limits(frame: GridFrame, pair: Pair, tails: pd.DataFrame, spikes: SpikeLog)
             f"Confounded: {pair.arm} and {pair.control} differ in {_and(pair.differs)} at once, so a "
             "difference belongs to the whole and to none of these alone."
         )
+    sigma = frame.cells.loc[frame.cells["arm"] == pair.arm, "sigma"]
+    if pair.kind in ("layers", "site") and sigma.notna().any():
+        limits.append(
+            "At equal sigma: other layers or another site also mean more or less noise in the "
+            "log-probs. perturbation.sigma.target_ratio_std sets the amount equal."
+        )
     for arm in (pair.arm, pair.control):
         row = _token_tail(tails, arm)
         if row is not None and row["status"] in ("flat", "short", "saturated"):

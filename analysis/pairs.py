@@ -86,7 +86,7 @@ def pairs(frame: GridFrame) -> list[Pair]:
         for group in subsets(configs, kind):
             reference = next((a for a, v in group.items() if v == REFERENCES[kind]), None)
             found += [
-                _pair(arm, reference, kind, configs)
+                Pair(arm, reference, kind, (kind,))
                 for arm in group
                 if reference is not None and arm != reference
             ]

@@ -25,7 +25,8 @@ def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Tabl
     groups = subsets(arm_configs(frame), kind)
     for number_, group in enumerate(groups, start=1):
         first = next((arm for arm, value in group.items() if value == REFERENCES[kind]), None)
-        for arm, value in group.items():
+        # The reference on top; the others as the grid lists them.
+        for arm, value in sorted(group.items(), key=lambda item: item[0] != first):
             own = frame.finished[frame.finished["arm"] == arm]
             spans = {column: over_seeds(own[column]) for column in SHOWN}
             beyond = [LABELS[v.endpoint] for v in found if v[:2] == (arm, first) and v.beyond_noise]
@@ -33,7 +34,8 @@ def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Tabl
             for column, span in spans.items():
                 raw |= {f"{column}_{part}": getattr(span, part) for part in ("mean", "low", "high")}
             data.append(raw | {"beyond": ";".join(beyond)})
-            row = {kind: value, "arm": arm, "n": str(len(own))}
+            row = {"group": str(number_)} if len(groups) > 1 else {}
+            row |= {kind: value, "arm": arm, "n": str(len(own))}
             row |= {
                 SCORES[c].label: interval_text(span, SCORES[c].digits) for c, span in spans.items()
             }
@@ -41,8 +43,8 @@ def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Tabl
             against = ", ".join(beyond) or ("nothing" if tested else "not tested")
             shown.append(row | {"beyond noise": DASH if arm == first else against})
     caption = (
-        f"Arms that differ in {kind} alone, a group of {len(groups)} after the other. Mean over seeds "
-        "[95 % t interval], both points with two. Last column: endpoints on which the arm differs "
-        f"from the group's arm with {reference} beyond seed noise (same tests as above)."
+        f"Arms that differ in {kind} alone; of different groups, in more. Mean over seeds [95 % t "
+        "interval], both points with two. Last column: endpoints on which the arm differs from its "
+        f"group's arm with {reference} beyond seed noise (same tests as above)."
     )
     return Table(name, title, caption, pd.DataFrame(data), pd.DataFrame(shown))

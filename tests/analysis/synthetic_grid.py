@@ -25,14 +25,21 @@ PROMPTS, GROUP, LENGTH = 24, 4, 5
 
 
 def write_grid(
-    root: Path, *, name="synthetic", arms=ARMS, seeds=(0, 1, 2), steps=40, controls=CONTROLS
+    root: Path,
+    *,
+    name="synthetic",
+    arms=ARMS,
+    seeds=(0, 1, 2),
+    steps=40,
+    controls=CONTROLS,
+    records=True,
 ) -> Path:
     folder = root / "runs" / name
     cells = []
     for arm in arms:
         for seed in seeds:
             cell = f"{arms.index(arm):02d}{seed:02d}abcdef"
-            write_cell(folder / cell, arm, seed, steps)
+            write_cell(folder / cell, arm, seed, steps, records)
             cells.append(
                 {
                     "cell_id": cell,
@@ -80,7 +87,7 @@ def write_variants(
     return folder
 
 
-def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
+def write_cell(folder: Path, arm: str, seed: int, steps: int, records: bool) -> None:
     folder.mkdir(parents=True)
     config = RunConfig.model_validate(
         {
@@ -108,6 +115,8 @@ def write_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
         file.writelines(json.dumps(line) + "\n" for line in metric_lines(arm, seed, steps))
     if (arm, seed) == SPIKE[:2] and steps > SPIKE[2]:
         (folder / "spikes.jsonl").write_text(json.dumps(spike_line()) + "\n")
+    if not records:
+        return
     recorded = sorted({1, steps, *range(10, steps + 1, 10)})
     writer = RecordWriter(folder / "records")
     for step in recorded:

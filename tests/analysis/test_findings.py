@@ -11,6 +11,7 @@ from synthetic_grid import ARMS, SPIKE, write_grid
 
 import analysis
 from analysis.pairs import Pair, pairs, subsets
+from analysis.seeds import verdicts
 
 
 def by_pair(summary):
@@ -188,7 +189,8 @@ def test_layer_subsets_and_sites_are_compared_with_their_reference(ablation):
         assert (arm, "seq-bypass") in found
         assert (arm, "alp layers=all") in found
     early = found["alp layers=early", "alp layers=all"]
-    assert (early["kind"], early["differs"]) == ("layers", ["noise"])
+    assert (early["kind"], early["differs"]) == ("layers", ["layers"])
+    assert any(limit.startswith("At equal sigma") for limit in early["limits"])
     # alp layers=all carries the planted 0.1; its subsets end that much below.
     assert claims(early)["final performance"]["state"] == "changed"
     assert re.search(r"Final reward -0\.0\d+", claims(early)["final performance"]["words"])
@@ -199,9 +201,9 @@ def test_subset_tables_group_what_differs_in_one_thing(ablation):
     layers = (ablation.folder / "layers.md").read_text()
     rows = [line.split(" | ") for line in layers.splitlines() if line.startswith("| ")][1:]
     assert [row[0].strip("| ") for row in rows if not row[0].startswith("| ---")] == [
+        "all",
         "early",
         "late",
-        "all",
     ]
     sites = (ablation.folder / "sites.csv").read_text()
     assert "mlp_output" in sites
@@ -224,16 +226,12 @@ def test_of_200_null_grids_on_disk_at_most_16_claim_anything(tmp_path):
     rng = np.random.default_rng(7)
     claimed = 0
     for grid in range(200):
-        seeds = tuple(range(grid * 10, grid * 10 + int(rng.integers(3, 9))))
-        folder = write_grid(
-            tmp_path / str(grid), arms=("grpo", "token-tis", "seq-mis"), seeds=seeds, steps=20
-        )
-        for path in folder.glob("*/records"):
-            shutil.rmtree(path)
+        seeds = range(grid * 10, grid * 10 + int(rng.integers(3, 9)))
+        arms = ("grpo", "token-tis", "seq-mis")
+        write_grid(tmp_path / str(grid), arms=arms, seeds=seeds, steps=20, records=False)
         frame = analysis.load("synthetic", root=tmp_path / str(grid), strict=False)
-        from analysis.seeds import verdicts
-
         found = verdicts(frame.cells, [(p.arm, p.control) for p in pairs(frame)])
         assert sum(v.tested for v in found) >= 10
         claimed += any(v.beyond_noise for v in found)
+    print(f"{claimed} of 200 null grids claim something")
     assert claimed <= 16
