@@ -93,7 +93,7 @@ def test_merging_associates_and_ignores_order(groups, order):
     a, b, c = (RatioSketch().add(np.array(group)) for group in groups)
     one, other = a.merge(b).merge(c), a.merge(b.merge(c))
     shuffled = merge_all([(a, b, c)[index] for index in order])
-    whole = RatioSketch().add(np.array(sum(groups, [])))
+    whole = RatioSketch().add(np.array([value for group in groups for value in group]))
     for sketch in (other, shuffled, whole):
         left, right = split(one.state), split(sketch.state)
         np.testing.assert_array_equal(left.counts, right.counts)
