@@ -22,6 +22,7 @@ from analysis.panels import (
     line,
     log_ticks,
     padded,
+    span_lines,
 )
 from analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
 from analysis.plotted_tails import DRAWN
@@ -36,7 +37,7 @@ def dynamics(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     for (arm, series), part in data.groupby(["arm", "series"], sort=False):
         look = looks[arm]
         if series == FINISHED_SERIES:
-            line(part, axes, look, arm)
+            line(part, axes, looks, arm)
         elif series == SPIKE_SERIES:
             axes.plot(part["step"], part["mean"], "x", color=look.colour, ms=7, mew=1.6, zorder=4)
         else:
@@ -63,6 +64,8 @@ def dynamics_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
             panel.set_yscale("log")
             panel.set_ylim(*_log_span(part["mean"]))
             log_ticks(panel.yaxis)
+        else:
+            span_lines(panel, part["mean"])
     for panel in panels[len(present) :]:
         panel.set_visible(False)
     legend_below(figure, panels, looks)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.panels import SOFT, Looks, arm_handles, legend_below, line, log_ticks
+from analysis.panels import SOFT, Looks, arm_handles, legend_below, line, log_ticks, span_lines
 from analysis.plotted import REMOVED
 from analysis.plotted_cells import ENDPOINTS
 
@@ -93,12 +93,15 @@ def pass_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     for k, panel in zip(ks, panels):
         part = data[(data["k"] == k) & (data["when"] == "step")]
         for arm, own in part.groupby("arm", sort=False):
-            line(own, panel, looks[str(arm)], str(arm))
+            line(own, panel, looks, str(arm))
         panel.set_title(f"pass@{k}")
         panel.set_xlabel("step")
     pass_at_k(data[data["when"] == "last"], panels[-1], looks)
     panels[-1].set_title("last evaluations")
     panels[0].set_ylabel("share of items solved")
+    span_lines(panels[0], data["mean"])
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(max(low, -0.02), min(high, 1.02))
     legend_below(figure, panels[:1], looks)
     return figure
 
@@ -166,7 +169,7 @@ def removed_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     for name, panel in zip(names, grid):
         part = data[data["metric"] == f"receipt/{name}"]
         for arm, own in part.groupby("arm", sort=False):
-            line(own, panel, looks[str(arm)], str(arm))
+            line(own, panel, looks, str(arm))
         panel.set_title(REMOVED[name])
         panel.set_ylim(bottom=0)
         panel.set_xlabel("step")

@@ -17,6 +17,7 @@ from analysis.panels import (
     legend_below,
     line,
     log_ticks,
+    span_lines,
 )
 from analysis.plotted import FACTORS
 from analysis.plotted_tails import DRAWN
@@ -103,7 +104,7 @@ def khat(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
         axes.plot(steps["step"], steps["khat"], color=look.colour, ls=look.line, lw=1, alpha=0.45)
         points = own[own["source"] == "records"]
         # Side by side, or the last arm's bars would hide the others'.
-        shift = (place - (len(arms) - 1) / 2) * 0.011 * span
+        shift = (place - (len(arms) - 1) / 2) * min(0.011, 0.08 / len(arms)) * span
         errors = (points["khat"] - points["low"], points["high"] - points["khat"])
         axes.errorbar(
             points["step"] + shift, points["khat"], [e.clip(lower=0) for e in errors], fmt="o",
@@ -146,12 +147,15 @@ def factors_sheet(data: pd.DataFrame, looks: Looks) -> Figure:
         for factor, panel in zip(present, panels):
             part = data[(data["quantity"] == name) & (data["factor"] == factor)]
             for arm, own in part.groupby("arm", sort=False):
-                line(own, panel, looks[str(arm)], str(arm), y="value")
+                line(own, panel, looks, str(arm), y="value")
             if name == "std":
                 panel.set_title(factor)
             else:
                 panel.axhline(0, color=SOFT, lw=0.7)
         panels[0].set_ylabel(quantities[name])
+        span_lines(panels[0], data[data["quantity"] == name]["value"])
+        if name == "std":
+            panels[0].set_ylim(bottom=max(panels[0].get_ylim()[0], 0.0))
     for panel in grid[-1]:
         panel.set_xlabel("step")
     legend_below(figure, grid.ravel(), looks)

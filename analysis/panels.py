@@ -23,9 +23,9 @@ SHORT: Final = {"token": "token level", "product": "response level (product)"}
 SIDE_NAMES: Final = {"right": "ratio", "left": "1 / ratio"}
 
 
-def line(part: pd.DataFrame, axes: Axes, look: Look, label: str, y: str = "mean") -> None:
-    """`y` over `step` with its interval as a band; points too where there are few."""
-    sparse = len(part) <= 15
+def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean") -> None:
+    """`y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
+    look, sparse = looks[arm], len(part) <= 15
     axes.plot(
         part["step"],
         part[y],
@@ -33,12 +33,20 @@ def line(part: pd.DataFrame, axes: Axes, look: Look, label: str, y: str = "mean"
         ls=look.line,
         marker=look.marker or ("." if sparse else None),
         markevery=1 if sparse else max(len(part) // 8, 1),
-        label=label,
+        label=arm,
     )
     if part["low"].notna().any():
+        alpha = min(0.14, 0.84 / len(looks))
         axes.fill_between(
-            part["step"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0
+            part["step"], part["low"], part["high"], color=look.colour, alpha=alpha, lw=0
         )
+
+
+def span_lines(axes: Axes, values: pd.Series) -> None:
+    """Let the lines decide the y axis: three seeds' intervals reach far, and below what a share can be."""
+    bottom, top = axes.get_ylim()
+    low, high = padded(values, 0.6)
+    axes.set_ylim(max(bottom, low), min(top, high))
 
 
 def arm_grid(
