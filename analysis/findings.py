@@ -123,16 +123,21 @@ def _names(topic: Topic) -> str:
 
 
 def _tails_seen(pair: Pair, tails: pd.DataFrame) -> str:
-    """The recorded tokens' k̂ on both sides of the comparison."""
-    words = []
-    for arm in (pair.arm, pair.control):
-        row = _token_tail(tails, arm)
-        if row is None:
-            return ""
-        size = with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2)
-        note = " (above its limit: means of such ratios cannot be trusted)"
-        words.append(f"{size}, {row['status']}{note if row['status'] == 'high' else ''}")
-    return f"Recorded tokens, ratio's k̂: {words[0]}; {pair.control}: {words[1]}."
+    """The records' k̂ on both sides of the comparison, of tokens and of whole responses."""
+    parts = []
+    for level, name in (("token", "tokens"), ("product", "responses (product)")):
+        rows = [_tail(tails, arm, level) for arm in (pair.arm, pair.control)]
+        if all(row is not None for row in rows):
+            ours, theirs = (_khat(row) for row in rows if row is not None)
+            parts.append(f"{name} {ours}; {pair.control} {theirs}")
+    if not parts:
+        return ""
+    trust = " High: means of such ratios cannot be trusted." if ", high" in "".join(parts) else ""
+    return f"k̂ of the recorded ratio: {'. '.join(parts)}.{trust}"
+
+
+def _khat(row: "pd.Series") -> str:
+    return f"{with_bounds(row['khat'], row['khat_low'], row['khat_high'], 2)}, {row['status']}"
 
 
 def _spikes_seen(pair: Pair, log: SpikeLog) -> str:
@@ -170,7 +175,7 @@ def _limits(frame: GridFrame, pair: Pair, tails: pd.DataFrame, spikes: SpikeLog)
             "log-probs. perturbation.sigma.target_ratio_std sets the amount equal."
         )
     for arm in (pair.arm, pair.control):
-        row = _token_tail(tails, arm)
+        row = _tail(tails, arm, "token")
         if row is not None and row["status"] in ("flat", "short", "saturated"):
             limits.append(
                 f"{arm}: the recorded token ratio's tail is {row['status']}, so it has no k̂."
@@ -186,10 +191,11 @@ def _limits(frame: GridFrame, pair: Pair, tails: pd.DataFrame, spikes: SpikeLog)
     return limits
 
 
-def _token_tail(tails: pd.DataFrame, arm: str) -> "pd.Series | None":
+def _tail(tails: pd.DataFrame, arm: str, level: str) -> "pd.Series | None":
+    """The right tail's row of an arm at a level."""
     if tails.empty:
         return None
-    rows = tails[(tails["arm"] == arm) & (tails["level"] == "token") & (tails["side"] == "right")]
+    rows = tails[(tails["arm"] == arm) & (tails["level"] == level) & (tails["side"] == "right")]
     return rows.iloc[0] if len(rows) else None
 
 

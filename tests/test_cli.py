@@ -67,7 +67,7 @@ def test_help_starts_light_and_lists_every_command():
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
     assert done.stderr == "set()"
-    for command in ("run", "plan", "analyze", "show", "methods", "ui"):
+    for command in ("run", "plan", "analyze", "compare", "replay", "show", "methods", "ui"):
         assert f"  {command} " in done.stdout
 
 

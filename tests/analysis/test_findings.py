@@ -35,8 +35,10 @@ def test_the_heavy_tail_is_found_with_its_size(report, found):
     assert own["khat"] == pytest.approx(0.9, abs=0.15)
     assert other["khat"] == pytest.approx(0.3, abs=0.15)
     assert own["khat_low"] > other["khat_high"]
-    assert f"{own['khat']:.2f} [" in heavy["words"]
-    assert "high (above its limit: means of such ratios cannot be trusted)" in heavy["words"]
+    assert f"k̂ of the recorded ratio: tokens {own['khat']:.2f} [" in heavy["words"]
+    assert f"; grpo {other['khat']:.2f} [" in heavy["words"]
+    assert "], high;" in heavy["words"]
+    assert "High: means of such ratios cannot be trusted." in heavy["words"]
     lighter = claims(found["seq-alp", "seq-bypass"])["tail heaviness"]
     assert lighter["state"] == "changed"
     assert re.search(r"k̂ of the token ratio -0\.2\d+ \[", lighter["words"])
