@@ -102,8 +102,11 @@ class ObjectiveLoss:
         generated = inputs.get("num_items_in_batch")
         if generated is None or self.objective.aggregate != "token_mean":
             return None
-        share = trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
-        return generated.clamp(min=1.0) / trainer.accelerator.num_processes * share
+        share: float = (
+            trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
+        )
+        processes: int = trainer.accelerator.num_processes
+        return generated.clamp(min=1.0) / processes * share
 
 
 def grpo_trainer() -> type:

@@ -83,8 +83,8 @@ def correct(
     if weight.normalize == "batch":
         if mean_weight is None:
             total, count = weight_sums(factor, tokens.count, weight)
-            mean_weight = total / count.clamp(min=1)
-        # A mean of 0 is a batch without weight: nothing is left to scale.
+            mean_weight = total / count
+        # A mean of 0, or of no token at all, is a batch without weight: nothing is left to scale.
         factor = factor / torch.where(mean_weight > 0, mean_weight, 1)
     receipt = {"tokens": tokens.count.sum()} | touched
     accepted, counted = tokens.real, tokens.count

@@ -136,6 +136,60 @@ def test_bounds_are_inclusive_and_rules_combine_by_and():
     assert got.receipt["rejected_sequences"] == 0
 
 
+RAW = [[0.25, 0.5, 1.0, 2.0, 4.0, 8.0], [1.5, 8.0, 8.0, 8.0, 8.0, 0.1]]
+RAW_MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]], dtype=torch.bool)
+
+
+def weighed(**settings):
+    log_weight = torch.log(torch.tensor(RAW, dtype=torch.float64))
+    return mismatch_correction(
+        logp_old=log_weight, logp_rollout=torch.zeros_like(log_weight), mask=RAW_MASK,
+        weight=WeightConfig(**settings), reject=(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights", "receipt"),
+    [
+        ({"action": "truncate", "upper": 2.0}, [0.25, 0.5, 1, 2, 2, 1.5],
+         {"truncated": 1, "weight_raw": 9.25, "weight_removed": 2}),
+        ({"action": "clip", "lower": 0.5, "upper": 2.0}, [0.5, 0.5, 1, 2, 2, 1.5],
+         {"truncated": 1, "raised": 1, "weight_raw": 9.25, "weight_removed": 2}),
+        ({"action": "mask", "lower": 0.5, "upper": 2.0}, [0, 0.5, 1, 2, 0, 1.5],
+         {"masked": 2, "weight_raw": 9.25, "weight_removed": 4.25}),
+        ({"action": "mask", "upper": 2.0}, [0.25, 0.5, 1, 2, 0, 1.5],
+         {"masked": 1, "weight_raw": 9.25, "weight_removed": 4}),
+    ],
+)  # fmt: skip
+def test_every_action_on_weights_at_and_beyond_its_bounds(settings, weights, receipt):
+    """Bounds themselves are inside; what is masked counts nowhere; the mean is the valid tokens'."""
+    got = weighed(**settings)
+    expected = torch.tensor(weights, dtype=torch.float64)
+    assert_close(got.weight[RAW_MASK], expected)
+    assert (got.weight[~RAW_MASK] == 1).all()
+    found = {key: value.item() for key, value in got.receipt.items()}
+    assert found == pytest.approx({"tokens": 6, **receipt})
+    assert torch.equal(got.keep[RAW_MASK], expected > 0)
+    assert not got.keep[~RAW_MASK].any()
+    normal = weighed(**settings, normalize="batch")
+    assert_close(normal.weight[RAW_MASK], expected / expected.mean())
+
+
+def test_log_weights_are_clamped_at_20_nats():
+    old = torch.tensor([[-60.0, -10.0, -30.0, -29.0]], dtype=torch.float64)
+    weight = WeightConfig(action="truncate", upper=1e12)
+    got = mismatch_correction(
+        logp_old=old, logp_rollout=torch.full_like(old, -30.0), mask=torch.ones(1, 4),
+        weight=weight, reject=(),
+    ).weight.log()  # fmt: skip
+    assert_close(got, torch.tensor([[-20.0, 20.0, 0.0, 1.0]], dtype=torch.float64))
+    reverse = mismatch_correction(
+        logp_old=torch.full_like(old, -60.0), logp_rollout=old, mask=torch.ones(1, 4),
+        weight=weight, reject=(),
+    ).weight.log()  # fmt: skip
+    assert_close(reverse, torch.tensor([[0.0, -20.0, -20.0, -20.0]], dtype=torch.float64))
+
+
 def test_opsm_drops_only_what_was_bad_and_has_become_unlikely():
     rule = {
         "statistic": "k1",
