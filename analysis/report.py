@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from analysis.contents import Draft, compose
+from analysis.contents import compose
+from analysis.draft import Draft
 from analysis.frames import GridFrame, load
 
 REPORTS: Final = "reports"
