@@ -9,6 +9,7 @@ from analysis.draft import Draft
 from analysis.findings import Finding, findings_table
 from analysis.frames import GridFrame
 from analysis.main_result import main_table
+from analysis.over_tasks import tasks_table
 from analysis.page import Answer, Answers, Block, Bullets, Page, Section, Text
 from analysis.pairs import REFERENCES
 from analysis.plans import PLANS, Place
@@ -51,7 +52,9 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
         tails_table(results.tails, results.spikes.rates),
     )
     receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
-    tables = (main_table(frame, results.pairs, found), results_table(frame))
+    over_tasks = tasks_table(frame, results.pairs)
+    tables = [main_table(frame, results.pairs, found), results_table(frame)]
+    tables[1:1] = [over_tasks] if len(over_tasks.data) else []
     spikes = spikes_table(results.spikes)
     sections = [
         Section("What can be said", _finding_blocks(frame, results, draft)),
