@@ -1,7 +1,7 @@
 """A grid on disk as pandas frames: one row per cell, one row per step, token records on demand.
 
-Reads the run folder alone (no tracking server), tolerates what a killed run leaves behind, and says
-what it could not read. Not here: scores (`analysis.scores`), tails (`analysis.tails`).
+Reads the run folder alone, and the MLflow store only where that is gone; tolerates what a killed run
+leaves behind, and says what it could not read. Not here: scores (`analysis.scores`), tails (`analysis.tails`).
 
     frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
 """
@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from alpkit.config import ObjectiveConfig
-from alpkit.errors import TrackingError
+from alpkit.errors import GridError, TrackingError
 from alpkit.runs import is_live, resolve
 from analysis.pooled import ArmPool, pool_arm
 from analysis.records import RecordedCell, Records
@@ -95,13 +95,19 @@ class GridFrame:
         return self.cells[self.cells["state"] == FINISHED]
 
 
-def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool = True) -> GridFrame:
-    """Read a grid by folder, run id, `latest`, name or prefix.
+def load(
+    run_id: str = "latest",
+    *,
+    root: Path | str = Path("."),
+    strict: bool = True,
+    tracking_uri: str | None = None,
+) -> GridFrame:
+    """Read a grid by folder, run id, `latest`, name or prefix; from its MLflow store if the folder is gone.
 
     `strict=True` raises a `TrackingError` when anything cannot be read; `strict=False` reads what
     there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
-    folder, only = resolve(run_id, Path(root))
+    folder, only = _resolve(run_id, Path(root), tracking_uri)
     info, listed = _read_manifest(folder, only)
     live = is_live(folder)
     missing: list[Missing] = []
@@ -132,6 +138,19 @@ def load(run_id: str = "latest", *, root: Path | str = Path("."), strict: bool =
         )
     steps = _join(parts)
     return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing), only or "")
+
+
+def _resolve(run_id: str, root: Path, tracking_uri: str | None) -> tuple[Path, str | None]:
+    try:
+        folder, only = resolve(run_id, root)
+        return folder, only
+    except GridError:
+        from analysis.store import restore  # imports mlflow: seconds, for the rare case
+
+        found = restore(run_id, root, tracking_uri)
+        if found is None:
+            raise
+        return found.folder, found.cell_id
 
 
 _CELL_COLUMNS = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")

@@ -1,0 +1,148 @@
+"""A grid whose run folder is gone, put together again from its MLflow store.
+
+Writes what a run folder would hold (manifest, configs, states, metrics) into a temporary folder, so that
+everything else reads one kind of grid. What MLflow never had is not there: token records, spikes, errors.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from alpkit.errors import GridError
+from alpkit.tracking.store import DEFAULT_URI, STEP_TAG, open_client, resolve_uri, store_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+NOTE: Final = "Read from the MLflow store alone: no token records, so no tails."
+_STATES: Final = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+_LARGEST: Final = 1.79e308  # what MLflow makes of an infinity
+_KEPT: Final[list[tempfile.TemporaryDirectory[str]]] = []  # removed when the process ends
+
+
+class Restored(NamedTuple):
+    """The temporary grid folder, and the cell that the run id named, if it was one."""
+
+    folder: Path
+    cell_id: str | None
+
+
+def restore(run_id: str, root: Path, tracking_uri: str | None = None) -> Restored | None:
+    """Find a parent run, a child run, `latest` or a grid's name in the store; None if it has none.
+
+    The store is the argument, MLFLOW_TRACKING_URI, or `mlflow.db` under `root`. Nothing is created there.
+    """
+    uri = resolve_uri(tracking_uri)
+    if uri == DEFAULT_URI:
+        uri = f"sqlite:///{root.resolve()}/mlflow.db"
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return None  # asking MLflow would make one
+    client = open_client(uri)
+    with store_errors(uri):
+        named = _find(client, run_id)
+        if named is None:
+            return None
+        parent = named
+        if named.data.tags.get("mlflow.parentRunId"):
+            parent = client.get_run(named.data.tags["mlflow.parentRunId"])
+        holder = tempfile.TemporaryDirectory(prefix="alpkit-")
+        _KEPT.append(holder)
+        name = str(client.get_experiment(parent.info.experiment_id).name)
+        folder = Path(holder.name) / "runs" / name
+        _write(client, parent, name, folder)
+    return Restored(folder, named.data.tags.get("alpkit.cell_id") if named is not parent else None)
+
+
+def _find(client: "MlflowClient", run_id: str) -> "Run | None":
+    parents = [
+        run
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id], "tags.`alpkit.kind` = 'grid'")
+        if run_id in ("latest", experiment.name)
+        or run_id in (run.info.run_id, run.data.tags.get("alpkit.grid_id"))
+    ]
+    if parents:
+        return max(parents, key=lambda run: int(run.info.start_time))
+    children = [
+        run
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id], "tags.`alpkit.kind` = 'cell'")
+        if run_id in (run.info.run_id, run.data.tags.get("alpkit.cell_id"))
+    ]
+    if len(children) > 1:
+        raise GridError(
+            f"{run_id!r} names {len(children)} runs",
+            where="the MLflow store",
+            fix="use the run's id",
+        )
+    return children[0] if children else None
+
+
+def _write(client: "MlflowClient", parent: "Run", name: str, folder: Path) -> None:
+    identity = str(parent.info.run_id)
+    folder.mkdir(parents=True)
+    cells = []
+    query = f"tags.`mlflow.parentRunId` = '{identity}'"
+    for run in client.search_runs([parent.info.experiment_id], query, order_by=["start_time ASC"]):
+        tags = run.data.tags
+        cell = {
+            "cell_id": tags["alpkit.cell_id"],
+            "arm": tags["alpkit.arm"],
+            "seed": int(tags["alpkit.seed"]),
+            "grid": name,
+            "run_id": str(run.info.run_id),
+            "state": _STATES.get(str(run.info.status), "killed"),
+            "steps_done": max(int(tags.get(STEP_TAG, -1)), 0),
+        }
+        cells.append(cell)
+        place = folder / str(cell["cell_id"])
+        place.mkdir()
+        (place / "cell.json").write_text(json.dumps(cell))
+        _artifact(client, str(run.info.run_id), "config.yaml", place)
+        lines = (json.dumps(line) + "\n" for line in _steps(client, run))
+        (place / "metrics.jsonl").write_text("".join(lines))
+    manifest = _manifest(client, identity, folder)
+    own = {
+        "grid": name,
+        "parent_run_id": identity,
+        "grid_id": parent.data.tags.get("alpkit.grid_id"),
+    }
+    # In the manifest's order and under its names: an amended grid has renamed or left some behind.
+    known = {str(cell["cell_id"]): cell for cell in cells}
+    listed = manifest.get("cells") or cells
+    merged = [known[str(c["cell_id"])] | _named(c) for c in listed if str(c["cell_id"]) in known]
+    manifest |= own | {"cells": merged}
+    manifest["notes"] = [*manifest.get("notes", []), NOTE]
+    (folder / "grid.json").write_text(json.dumps(manifest))
+
+
+def _named(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: entry[key] for key in ("arm", "seed", "axes") if key in entry}
+
+
+def _steps(client: "MlflowClient", run: "Run") -> Iterator[dict[str, float]]:
+    lines: dict[int, dict[str, float]] = {}
+    for key in run.data.metrics:
+        for metric in client.get_metric_history(run.info.run_id, key):
+            value = float(metric.value)
+            if abs(value) < _LARGEST:
+                lines.setdefault(int(metric.step), {"step": int(metric.step)})[key] = value
+    return (lines[step] for step in sorted(lines))
+
+
+def _manifest(client: "MlflowClient", parent: str, folder: Path) -> dict[str, Any]:
+    path = _artifact(client, parent, "grid.json", folder)
+    return dict(json.loads(path.read_text())) if path else {}
+
+
+def _artifact(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path | None:
+    """Download one file; None where the store has lost it, as one that was moved has."""
+    # A progress bar per file is noise.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if name not in [item.path for item in client.list_artifacts(run_id)]:
+        return None
+    return Path(client.download_artifacts(run_id, name, str(folder)))
