@@ -3,6 +3,7 @@
 Also how a number becomes text. What the tables hold is in `analysis.tables` and its neighbours.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,7 +40,11 @@ class Table:
         if self.shown.empty:
             body = [tex(NOTHING)]
         else:
-            lines = [" & ".join(tex(str(c)) for c in row) + r" \\" for row in self.shown.to_numpy()]
+            # The braces: a row that starts with a bracket would be an argument of the row before it.
+            lines = [
+                "{}" * str(row[0]).startswith("[") + " & ".join(tex(str(c)) for c in row) + r" \\"
+                for row in self.shown.to_numpy()
+            ]
             header = " & ".join(tex(str(c)) for c in self.shown.columns) + r" \\"
             columns = "".join("l" if word else "r" for word in words)
             body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *lines]
@@ -54,7 +59,8 @@ class Table:
 
 def tex(text: str) -> str:
     """Text as pdfLaTeX sets it: its special characters escaped, our symbols as mathematics."""
-    return "".join(_TEX.get(c, c) for c in text.replace("k̂", "\0"))
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text.replace("k̂", "\0"))
+    return "".join(_TEX.get(c, c) for c in text)
 
 
 _TEX: Final = {

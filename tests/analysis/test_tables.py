@@ -143,7 +143,15 @@ def test_latex_has_nothing_that_pdflatex_cannot_set(report):
 def test_latex_escapes_what_it_must():
     assert tex("a_b & 5 % of k̂") == r"a\_b \& 5 \% of $\hat{k}$"
     assert tex("P98 − P2 ≥ {x}") == r"P98 $-$ P2 $\geq$ \{x\}"
+    assert tex("-0.5 to seq-1") == "$-$0.5 to seq-1"
     assert tex("a\\b~c^d") == r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d"
+
+
+def test_a_row_that_starts_with_a_bracket_is_no_argument_of_the_row_before():
+    shown = pd.DataFrame({"layers": ["all", "[1]"], "n": ["3", "3"]})
+    rows = Table("layers", "Layers", "Caption.", shown, shown).latex().splitlines()
+    assert r"{}[1] & 3 \\" in rows
+    assert r"all & 3 \\" in rows
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
