@@ -33,10 +33,11 @@ def analyze(
 ) -> Report:
     """Write `reports/<id>/` under `root` for a grid or one of its cells, and return it.
 
-    Works from the run folder alone; `tracking_uri` is only printed. Unreadable files and unfinished
-    cells are listed in the report, not raised; only a grid that cannot be found is an error.
+    Works from the run folder alone; the store at `tracking_uri` is printed, and read where the folder is
+    gone. Unreadable files and unfinished cells are listed in the report, not raised; only a grid that
+    cannot be found is an error.
     """
-    frame = load(run_id, root=root, strict=False)
+    frame = load(run_id, root=root, strict=False, tracking_uri=tracking_uri)
     target = Path(root) / REPORTS / report_id(frame)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

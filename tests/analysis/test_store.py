@@ -77,3 +77,12 @@ def test_what_no_store_knows_is_the_same_error_as_before(runs, workplace, tmp_pa
     with pytest.raises(GridError, match="lost"):
         analysis.load("lost", root=empty)
     assert list(empty.iterdir()) == []
+
+
+def test_its_report_says_what_is_missing(runs, workplace):
+    report = analysis.analyze("lost", root=workplace)
+    text = (report.folder / "report.md").read_text()
+    assert "Read from the MLflow store alone" in text
+    assert "Envelope of the log ratio: not drawn" in text
+    assert report.summary["cells"] == {"failed": 1, "finished": 1}
+    assert list((workplace / "runs").glob("*")) == []
