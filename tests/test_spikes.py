@@ -101,6 +101,14 @@ def test_a_half_written_line_is_skipped(tmp_path):
     assert spikes.read(tmp_path / "nowhere") == []
 
 
+def test_texts_with_odd_line_ends_stay_whole(tmp_path):
+    line = {"step": 3, "metric": "kl/k3", "text": "a\u2028b\x85c\nd"}
+    spikes.append(tmp_path, [line, line])
+    assert spikes.read(tmp_path) == [line, line]
+    spikes.rewind(tmp_path, 3)
+    assert spikes.read(tmp_path) == [line, line]
+
+
 def table_of(n=40):
     rng = np.random.default_rng(0)
     return {
