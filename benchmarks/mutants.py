@@ -153,7 +153,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
         case ast.Constant(value=int(value) | float(value)):
-            yield ast.Constant(value + 1)
+            yield ast.Constant(value + 1 if abs(value) < 1e9 else value / 2)
         case ast.Constant(value=str(value)):
             yield from (ast.Constant(name) for name in NAMES.get(value, ()))
         case ast.Attribute(attr=attr, ctx=ast.Load()):

@@ -38,13 +38,14 @@ SHAPES = [
     "jaxtyping._pytest_plugin",
     "--jaxtyping-packages=alpkit.objective,beartype.beartype",
 ]
-LOSS, CORRECTION, EQUIVALENCES, PEERS = (
-    f"tests/objective/test_{name}.py" for name in ("loss", "correction", "equivalences", "verl")
+LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS = (
+    f"tests/objective/test_{name}.py"
+    for name in ("loss", "correction", "outputs", "equivalences", "verl")
 )
 # What notices most and costs least comes first; only what survives it meets the rest, with shapes checked.
 TESTS = [
-    [LOSS, CORRECTION, "-k", "not paper"],
-    [*SHAPES, LOSS, CORRECTION, EQUIVALENCES, PEERS],
+    [LOSS, CORRECTION, OUTPUTS, "-k", "not paper"],
+    [*SHAPES, LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS],
 ]
 OWN_TESTS = {"sketch": [[*SHAPES, "tests/objective/test_sketch.py", "-k", "not ranks"]]}
 PYTEST = [
