@@ -38,6 +38,7 @@ class GridInfo:
     created: str = ""
     experiment_id: str = ""
     parent_run_id: str = ""
+    tracking_uri: str = ""
     controls: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -67,6 +68,7 @@ def read_manifest(folder: Path, only: str | None) -> tuple[GridInfo, list[dict[s
         created=str(data.get("created") or ""),
         experiment_id=str(data.get("experiment_id") or ""),
         parent_run_id=str(data.get("parent_run_id") or ""),
+        tracking_uri=str(data.get("tracking_uri") or ""),
         controls={str(k): str(v) for k, v in (data.get("controls") or {}).items()},
         notes=tuple(str(note) for note in data.get("notes") or ()),
     )

@@ -21,11 +21,12 @@ REPORTS: Final = "reports"
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report lies, what it says (JSON-ready), and its files (names in the folder)."""
+    """Where the report lies, what it says (JSON-ready), its files (names in the folder), and of what it is."""
 
     folder: Path
     summary: dict[str, Any]
     files: list[str]
+    frame: GridFrame
 
 
 def analyze(
@@ -33,11 +34,12 @@ def analyze(
 ) -> Report:
     """Write `reports/<id>/` under `root` for a grid or one of its cells, and return it.
 
-    Works from the run folder alone; the store at `tracking_uri` is printed, and read where the folder is
-    gone. Unreadable files and unfinished cells are listed in the report, not raised; only a grid that
-    cannot be found is an error.
+    Works from the run folder alone; the store at `tracking_uri` (default: the one the grid was logged to)
+    is printed, and read where the folder is gone. Unreadable files and unfinished cells are listed in
+    the report, not raised; only a grid that cannot be found is an error.
     """
     frame = load(run_id, root=root, strict=False, tracking_uri=tracking_uri)
+    tracking_uri = tracking_uri or frame.grid.tracking_uri or None
     target = Path(root) / REPORTS / report_id(frame)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -48,7 +50,7 @@ def analyze(
         _swap(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Report(target, summary, sorted(path.name for path in target.iterdir()))
+    return Report(target, summary, sorted(path.name for path in target.iterdir()), frame)
 
 
 def report_id(frame: GridFrame) -> str:

@@ -53,7 +53,7 @@ def restore(run_id: str, root: Path, tracking_uri: str | None = None) -> Restore
         _KEPT.append(holder)
         name = str(client.get_experiment(parent.info.experiment_id).name)
         folder = Path(holder.name) / "runs" / name
-        _write(client, parent, name, folder)
+        _write(client, uri, parent, name, folder)
     return Restored(folder, named.data.tags.get("alpkit.cell_id") if named is not parent else None)
 
 
@@ -82,7 +82,7 @@ def _find(client: "MlflowClient", run_id: str) -> "Run | None":
     return children[0] if children else None
 
 
-def _write(client: "MlflowClient", parent: "Run", name: str, folder: Path) -> None:
+def _write(client: "MlflowClient", uri: str, parent: "Run", name: str, folder: Path) -> None:
     identity = str(parent.info.run_id)
     folder.mkdir(parents=True)
     cells = []
@@ -109,6 +109,7 @@ def _write(client: "MlflowClient", parent: "Run", name: str, folder: Path) -> No
     own = {
         "grid": name,
         "parent_run_id": identity,
+        "tracking_uri": uri,
         "grid_id": parent.data.tags.get("alpkit.grid_id"),
     }
     # In the manifest's order and under its names: an amended grid has renamed or left some behind.

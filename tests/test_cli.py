@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,21 @@ def test_analyze_writes_a_report_and_logs_it_on_the_parent_run(call, fake):
     told = json.loads(out)
     assert told["logged"] is False
     assert "not on the parent run" in err
+
+
+def test_analyze_works_from_the_store_alone(call, fake):
+    call("run", "grid.yaml", "--launcher", "inline", "--only", "grpo")
+    shutil.rmtree("runs")
+    code, out, _ = call("analyze", "small")
+    assert code == 0
+    page = Path(out.strip()).read_text()
+    assert "Read from the MLflow store alone" in page
+    client = prepare_store().client
+    experiment = client.get_experiment_by_name("small").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`alpkit.kind` = 'grid'")
+    logged = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in logged
+    assert call("analyze", "nope")[0] == 2
 
 
 def test_show_has_states_and_one_cells_whole_error(call, fake):
