@@ -135,6 +135,7 @@ def save(run: Run, step: int) -> None:
         "log_sigma": None if run.perturbation is None else run.perturbation.log_sigma.detach(),
         "history": run.history.state(),
         "spikes": run.spikes.state,
+        "receipts": run.receipts.state,
         "tokens": run.tokens,
     }
     keep = run.config.checkpoint.keep
@@ -160,6 +161,7 @@ def resume(run: Run) -> int | None:
             run.perturbation.log_sigma.copy_(state["log_sigma"])
     run.history.restore(**state["history"])
     run.spikes, run.tokens = SpikeWatch(state["spikes"]), state["tokens"]
+    run.receipts.restore(state["receipts"])
     run.sampler.sync(run.history.weights())
     return int(state["step"])
 

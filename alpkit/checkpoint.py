@@ -52,7 +52,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(weights[name])
-    state: dict[str, Any] = torch.load(path / "state.pt", weights_only=True)
+    state: dict[str, Any] = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
     return state
 
 

@@ -56,25 +56,29 @@ def token_rows(
 ) -> dict[str, Tensor]:
     """One micro-batch's valid tokens as flat columns (still on the device)."""
     valid = micro.valid
-    rows = valid.sum(dim=1)
+    index = valid.flatten().nonzero()[:, 0]  # the one wait for the device
+    tokens, rows = len(index), valid.sum(dim=1)
     position = micro.rollout.response.long().cumsum(dim=1) - 1
     device = valid.device
 
     def repeat(values: Tensor) -> Tensor:
-        return values.to(device).repeat_interleave(rows)
+        return values.to(device).repeat_interleave(rows, output_size=tokens)
+
+    def pick(values: Tensor) -> Tensor:
+        return values.detach().flatten()[index]
 
     return {
-        "update": torch.full((int(rows.sum()),), update, device=device),
+        "update": torch.full((tokens,), update, device=device),
         "sample": repeat(micro.sample),
         "prompt": repeat(micro.rollout.prompt),
-        "position": position[valid],
-        "turn": torch.zeros_like(position[valid]),
-        "token": micro.rollout.tokens[valid],
-        "logp_rollout": micro.rollout.logp_rollout[valid],
+        "position": pick(position),
+        "turn": torch.zeros_like(index),
+        "token": pick(micro.rollout.tokens),
+        "logp_rollout": pick(micro.rollout.logp_rollout),
         "advantage": repeat(micro.advantage),
         "reward": repeat(micro.reward),
-        "policy_version": torch.full((int(rows.sum()),), version, device=device),
-        **{name: values.detach()[valid] for name, values in per_token.items()},
+        "policy_version": torch.full((tokens,), version, device=device),
+        **{name: pick(values) for name, values in per_token.items()},
     }
 
 
@@ -118,7 +122,8 @@ def ratio_metrics(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, f
     found = {
         f"{n}/{stat}": v for n, sketch in sketches.items() for stat, v in sketch.summary().items()
     }
-    if raw := sketches.get("ratio/raw/token"):
+    raw = sketches.get("ratio/raw/token")
+    if raw is not None and raw.n:
         found |= _divergences(raw, tokens)
         found["ratio/raw/token/width"] = found["ratio/raw/token/p98"] - found["ratio/raw/token/p02"]
     return found
@@ -158,12 +163,14 @@ def _at_level(log_ratio: Tensor, sample: Tensor, level: str) -> Tensor:
 
 
 def _divergences(raw: RatioSketch, tokens: TokenTable) -> dict[str, float]:
-    """kl/* of the unperturbed policy against the sampler, and its entropy."""
+    """kl/* of the unperturbed policy against the sampler, and its entropy; over finite log ratios."""
     d = tokens["logp_train"].double() - tokens["logp_rollout"].double()
-    _, owner, count = tokens["update"].unique(return_inverse=True, return_counts=True)
+    finite = d.isfinite()
+    d, update = d[finite], tokens["update"][finite]
+    _, owner, count = update.unique(return_inverse=True, return_counts=True)
     k3 = d.clamp(max=K3_CAP).expm1() - d
     per_update = k3.new_zeros(len(count)).index_add(0, owner, k3) / count
-    entropy = tokens["entropy"].double().mean()
+    entropy = tokens["entropy"][finite].double().mean()
     largest, entropy_mean = torch.stack([per_update.max(), entropy]).tolist()
     return {
         "kl/k1": -raw.sums["d"] / raw.n,
@@ -184,6 +191,15 @@ class ReceiptWatch:
         self._idle = dict.fromkeys(objective.bounds, 0)
         self._receipts, self._patience = objective.bounds, patience
 
+    @property
+    def state(self) -> dict[str, int]:
+        """Steps for which each bound that has neither acted nor been told of was idle."""
+        return dict(self._idle)
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on where `state` was kept."""
+        self._idle = dict(state)
+
     def update(self, metrics: dict[str, float]) -> list[str]:
         """Take one step's metrics; returns the bounds that have just run out of patience."""
         found = []
@@ -198,14 +214,13 @@ class ReceiptWatch:
         return found
 
 
-def receipt_metrics(outputs: Sequence[LossOutput], objective: ObjectiveConfig) -> dict[str, float]:
-    """receipt/*: what the correction touched, over the whole step's valid tokens."""
-    total: dict[str, float] = {}
-    for output in outputs:
-        for name, value in output.receipt.items():
-            total[name] = total.get(name, 0.0) + float(value)
+def receipt_metrics(
+    outputs: Sequence[LossOutput], objective: ObjectiveConfig, *, draws: int = 1
+) -> dict[str, float]:
+    """receipt/*: what the correction touched, over the whole step's valid tokens, once per draw of noise."""
+    total = _summed([output.receipt for output in outputs])
     tokens = max(total.pop("tokens"), 1.0)
-    found = {"nonfinite/loss_logp": total.pop("nonfinite")}
+    found = {"nonfinite/loss_logp": total.pop("nonfinite") / draws}
     if "reference_kl" in total:
         found["train/reference_kl"] = total.pop("reference_kl") / tokens
     both, own, other = (
@@ -226,3 +241,13 @@ def receipt_metrics(outputs: Sequence[LossOutput], objective: ObjectiveConfig) -
     if objective.reject:
         found["receipt/rejected_sequences"] = gone / sequences
     return found
+
+
+def _summed(receipts: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Sum of every entry over the receipts, in one transfer."""
+    parts: dict[str, list[Tensor]] = {}
+    for receipt in receipts:
+        for name, value in receipt.items():
+            parts.setdefault(name, []).append(value.double())
+    sums = torch.stack([torch.stack(values).sum() for values in parts.values()])
+    return dict(zip(parts, sums.tolist(), strict=True))

@@ -93,10 +93,10 @@ _PLAIN = (
         for key, unit, definition, reading in (
             ("spike", "flag",
                 f"1 when log {what} stands more than 4 robust standard deviations above its trailing window.",
-                "Share of ones = spike rate. Absent during the first 16 steps (design §6). Who made it: "
+                "Share of ones = spike rate. Absent until 16 steps have computed v (design §6). Who made it: "
                 "spikes.jsonl."),
             ("spike_z", "robust sd",
-                f"(log v - median) / (1.4826 max(MAD, 0.05)) over the 50 steps before this one, v = {what}; "
+                f"(log v - median) / (1.4826 max(MAD, 0.05)) over the last 50 values of v before this one, v = {what}; "
                 "the largest where there are two.",
                 "Above 4 is a spike; no look-ahead (corrections §3.2)."),
         )
@@ -122,11 +122,12 @@ _PLAIN = (
         )
     ),
     Metric("receipt/clipped_low", "share",
-        "Valid tokens with ratio below the band and negative advantage / valid tokens.",
-        "Only dead gradients count: a low ratio with positive advantage still trains."),
+        "Valid tokens with ratio below the band and negative advantage (cispo: any advantage) / valid tokens.",
+        "With ppo only dead gradients count: a low ratio with positive advantage still trains. With cispo the "
+        "gradient lives and its coefficient is clipped."),
     Metric("receipt/clipped_high", "share",
-        "Valid tokens with ratio above the band and positive advantage / valid tokens.",
-        "Only dead gradients count. Near 0 throughout: the upper clip is no correction at all."),
+        "Valid tokens with ratio above the band and positive advantage (cispo: any advantage) / valid tokens.",
+        "As clipped_low. Near 0 throughout: the upper clip is no correction at all."),
     Metric("receipt/dual_clipped", "share",
         "Valid tokens with ratio above dual_clip and negative advantage / valid tokens.",
         "Where one huge ratio would otherwise rule the update; should be rare."),
@@ -241,12 +242,13 @@ _PLAIN = (
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
-            ("records", "writing per-token records", "Only on recorded steps."),
-            ("step", "everything", "More than the sum of the parts by untimed glue only."),
+            ("records", "handing over records, and keeping weights for replay", "Files are written beside the next step."),
+            ("step", "everything but the checkpoint", "The parts and a little untimed glue."),
         )
     ),
     Metric("memory/peak", "GiB",
-        "Largest memory of the step: allocated on the GPU, or resident in this process without one.",
+        "Largest memory of the step before its evaluation: allocated on the GPU, or resident in this process "
+        "without one.",
         "Compare arms of one grid only. Absent where the system does not tell."),
     Metric("progress/tokens", "tokens",
         "Response tokens trained on since the start of the run.",
@@ -265,7 +267,7 @@ RATIO_KINDS: Final[dict[str, str]] = {
     "loss": "the ratio that the surrogate clips, per token before reduction and clamp "
     "(perturbed where the arm perturbs)",
     "applied": "the weights that multiplied the loss, over tokens with weight > 0 only "
-    "(zeros are counted by receipt/masked)",
+    "(zeros are counted by receipt/masked and rejected)",
 }
 RATIO_LEVELS: Final[dict[str, str]] = {
     "token": "each valid token counts once",
@@ -325,6 +327,9 @@ RATIO_STATS: Final[dict[str, Metric]] = {
                 "0 when engines and updates agree; verl's band is [0.5, 2].")
             for side, than in (("below", "< 0.5"), ("above", "> 2"))
         ),
+        ("nonfinite", "count",
+            "Items whose log ratio is NaN or infinite; every other stat leaves them out.",
+            "0. Whatever else is logged describes the rest only."),
         ("zero_share", "share",
             "Items with log ratio exactly 0 / all items.",
             "An atom: both policies gave the same float. Near 1, quantiles and tails describe the few others."),
@@ -405,7 +410,9 @@ tokens whose log-probs are finite."""
 _RATIO_HEAD = f"""\
 `{_RATIO_TEMPLATE}` for every kind, level and stat below, and `{_WIDTH.key}`.
 Mean, std, min, max and quantiles are of the **log** ratio, in nats; ess, chi2, tails and
-top1_share of the ratio itself. Nothing is clamped."""
+top1_share of the ratio itself. Nothing is clamped. All come from a sketch of the step: exact for the
+4,096 largest and smallest items; beyond them quantiles, bands and top1_share are good to a bin of
+0.93 %, and the tail of hill and khat is cut to 4,095 items."""
 
 
 def _rows(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

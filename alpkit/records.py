@@ -9,8 +9,10 @@ they follow from the rest. Not here: metrics (`alpkit.tracking`).
     read(run, columns=["logp_rollout", "logp_train"], steps=[10])
 """
 
+import logging
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,6 +81,7 @@ _REPEATED += [field.name for field in TOKEN_SCHEMA if pa.types.is_integer(field.
 _SPREAD = [n for n, kind in _TOKEN_COLUMNS.items() if kind == pa.float32() and n not in _REPEATED]
 _ROW_GROUP = 1 << 18
 _WAITING = 2
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"tokens-(\d{6,})\.parquet")
 Kind = Literal["tokens", "sequences"]
 
@@ -140,11 +143,17 @@ class BackgroundWriter:
             self._pending.popleft().result()
 
     def close(self) -> None:
-        """Flush, then end the thread."""
-        try:
-            self.flush()
-        finally:
-            self._thread.shutdown()
+        """Finish what was handed over and end the thread; what fails now is logged.
+
+        Never raises: it runs while another error, or Ctrl-C, is on its way up. `flush` first.
+        """
+        for pending in self._pending:
+            try:
+                pending.result()
+            except TrackingError as error:
+                _log.error("records were lost: %s", error)
+        self._pending.clear()
+        self._thread.shutdown()
 
 
 def _table(step: int, columns: Mapping[str, Any], schema: pa.Schema, where: str) -> pa.Table:
@@ -208,9 +217,31 @@ def recorded_steps(run: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
+def rewind(run: Path, step: int | None) -> None:
+    """Remove records and replay checkpoints after `step` (None: all), and what a kill left half-written.
+
+    A spike of the steps that a resumed run takes again need not come again.
+    """
+    for file in (run / "records").glob("*.parquet"):
+        number = file.stem.rpartition("-")[2]
+        if number.isdigit() and (step is None or int(number) > step):
+            file.unlink()
+    for file in (run / "records").glob(".*.tmp"):
+        file.unlink()
+    for folder in (run / "replay").glob("*step-*"):
+        if step is None or folder.name.startswith(".") or int(folder.name[5:]) > step:
+            shutil.rmtree(folder)
+
+
 def dataset(run: Path, steps: Iterable[int] | None = None) -> pads.Dataset:
-    """Lazy view of `run`'s token records, all or of `steps`: pyarrow pushes filters and projections down."""
-    files = [str(_path(run, "tokens", step)) for step in _wanted_steps(run, steps)]
+    """Lazy view of `run`'s token records, all or of `steps`: pyarrow pushes filters and projections down.
+
+    Raises `TrackingError` for a step that was not recorded.
+    """
+    wanted = _wanted_steps(run, steps)
+    for step in set(wanted) - set(recorded_steps(run)):
+        raise _not_recorded(run, _path(run, "tokens", step))
+    files = [str(_path(run, "tokens", step)) for step in wanted]
     return pads.dataset(files, schema=TOKEN_SCHEMA, format="parquet")
 
 
@@ -312,10 +343,7 @@ def _read_file(path: Path, names: list[str], wanted: pa.Schema, run: Path) -> pa
     try:
         return pq.ParquetFile(path).read(columns=names).select(names).cast(wanted)
     except FileNotFoundError as error:
-        have = ", ".join(map(str, recorded_steps(run))) or "none"
-        raise TrackingError(
-            "this step was not recorded", where=str(path), why=f"recorded steps: {have}"
-        ) from error
+        raise _not_recorded(run, path) from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise TrackingError(
             "a record file cannot be read",
@@ -323,6 +351,13 @@ def _read_file(path: Path, names: list[str], wanted: pa.Schema, run: Path) -> pa
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             fix="delete it and resume the run, or read with strict=False",
         ) from error
+
+
+def _not_recorded(run: Path, path: Path) -> TrackingError:
+    have = ", ".join(map(str, recorded_steps(run))) or "none"
+    return TrackingError(
+        "this step was not recorded", where=str(path), why=f"recorded steps: {have}"
+    )
 
 
 def _path(run: Path, kind: Kind, step: int) -> Path:

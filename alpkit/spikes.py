@@ -75,12 +75,13 @@ def explain(
 ) -> dict[str, Any]:
     """One line of spikes.jsonl: the share of the metric that its largest tokens and sequences carry.
 
-    A token's contribution to K3 is exp(d) - 1 - d, nats; to the gradient's norm |advantage| ratio weight,
-    the size of its gradient's coefficient before clipping. k3_max: of the update with the largest mean.
-    `responses`: token ids by sample.
+    A token's contribution to K3 is exp(d) - 1 - d, nats (finite ones, as in the metric); to the gradient's
+    norm |d loss / d log pi|, 0 where a clip took the gradient. k3_max: of the update with the largest
+    mean. `responses`: token ids by sample.
     """
-    rows = _rows(found.metric, tokens)
-    contribution = _contribution(found.metric, tokens)[rows]
+    contribution = _contribution(found.metric, tokens)
+    rows = _rows(found.metric, tokens, contribution)
+    contribution = contribution[rows]
     sample = tokens["sample"][rows]
     made = attribute(contribution, sample)
     return {
@@ -106,18 +107,22 @@ def explain(
     }
 
 
-def _rows(metric: str, tokens: Columns) -> np.ndarray:
+def _rows(metric: str, tokens: Columns, contribution: np.ndarray) -> np.ndarray:
+    """The tokens that the metric is made of."""
+    rows: np.ndarray = np.arange(contribution.size)
+    if metric == "train/grad_norm":
+        return rows
+    rows = rows[np.isfinite(contribution)]
     if metric != "kl/k3_max":
-        return np.arange(len(tokens["sample"]))
-    updates, owner = np.unique(tokens["update"], return_inverse=True)
-    means = np.bincount(owner, _contribution(metric, tokens)) / np.bincount(owner)
-    return np.flatnonzero(tokens["update"] == updates[np.argmax(means)])
+        return rows
+    updates, owner = np.unique(tokens["update"][rows], return_inverse=True)
+    means = np.bincount(owner, contribution[rows]) / np.bincount(owner)
+    return np.asarray(rows[tokens["update"][rows] == updates[np.argmax(means)]])
 
 
 def _contribution(metric: str, tokens: Columns) -> np.ndarray:
     if metric == "train/grad_norm":
-        size = tokens["ratio"].astype(np.float64) * tokens["weight"] * np.abs(tokens["advantage"])
-        return np.asarray(size)
+        return np.asarray(tokens["slope"].astype(np.float64))
     d = tokens["logp_train"].astype(np.float64) - tokens["logp_rollout"]
     return np.asarray(np.expm1(np.minimum(d, 700.0)) - d)
 
@@ -183,25 +188,31 @@ def rewind(folder: Path, step: int | None) -> None:
 
 
 def count(spikes: list[dict[str, Any]]) -> dict[str, str]:
-    """MLflow tags: spikes in all, and of each watched metric that has some."""
-    found = {"alpkit.spikes": str(len(spikes))}
+    """MLflow tags: spikes in all, and of each watched metric."""
+    found = {"alpkit.spikes": len(spikes)}
     for metric in WATCHED:
-        if own := sum(spike["metric"] == metric for spike in spikes):
-            found[f"alpkit.spikes.{metric.replace('/', '.')}"] = str(own)
-    return found
+        own = sum(spike["metric"] == metric for spike in spikes)
+        found[f"alpkit.spikes.{metric.replace('/', '.')}"] = own
+    return {tag: str(number) for tag, number in found.items()}
 
 
-def table(spikes: list[dict[str, Any]]) -> list[dict[str, object]]:
-    """A row per spike for people: when, how far, how concentrated, and its largest sequence."""
-    rows = []
+def table(spikes: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Columns, and a row per spike, for people: when, how far, how concentrated, its largest sequence."""
+    plain, first = ("step", "metric", "value", "z"), ("sample", "prompt", "text")
+    shares = [(kind, k) for kind in ("tokens", "sequences") for k in ("1", "10", "100")]
+    columns = [
+        *plain,
+        *(f"share of top {k} {kind}" for kind, k in shares),
+        *(f"largest sequence's {name}" for name in first),
+    ]
+    rows: list[list[object]] = []
     for spike in spikes:
-        first: dict[str, Any] = next(iter(spike["sequences"]), {})
+        largest: dict[str, Any] = next(iter(spike["sequences"]), {})
         rows.append(
-            {
-                **{name: spike[name] for name in ("step", "metric", "value", "z")},
-                **{f"share of top {k} tokens": v for k, v in spike["share_tokens"].items()},
-                **{f"share of top {k} sequences": v for k, v in spike["share_sequences"].items()},
-                **{f"largest sequence's {k}": first.get(k) for k in ("sample", "prompt", "text")},
-            }
+            [
+                *(spike[name] for name in plain),
+                *(spike[f"share_{kind}"].get(k) for kind, k in shares),
+                *(largest.get(name) for name in first),
+            ]
         )
-    return rows
+    return columns, rows

@@ -33,6 +33,7 @@ from alpkit.measure import (
     receipt_metrics,
 )
 from alpkit.memory import PeakMemory
+from alpkit.records import rewind as rewind_records
 from alpkit.sampling import collect, held_out_scores
 from alpkit.tracking import Tracker
 from alpkit.update import Place, Update, logp_old, update_policy
@@ -51,6 +52,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
         done = resume(run)
         tracker.rewind(done)
         spikes.rewind(folder, done)
+        rewind_records(folder, done)
         if done is None:
             match_sigma(run)
             tracker.log(0, first_look(run))
@@ -66,8 +68,10 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                 save(run, step)
         run.records.flush()
     finally:
-        run.records.close()
-        run.sampler.close()
+        try:
+            run.sampler.close()
+        finally:
+            run.records.close()
 
 
 def first_look(run: Run) -> dict[str, float]:
@@ -114,7 +118,8 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
         tokens = gather([rows for update in updates for rows in update.rows])
         run.tokens += len(tokens)
         metrics |= _update_metrics(updates)
-        metrics |= receipt_metrics([o for u in updates for o in u.outputs], config.objective)
+        outputs = [output for update in updates for output in update.outputs]
+        metrics |= receipt_metrics(outputs, config.objective, draws=config.draws)
         for bound in run.receipts.update(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
@@ -154,7 +159,7 @@ def record(
             for found in stood_out
         ]
         spikes.append(run.folder, lines)
-    internal = {"ratio"} if run.config.records.weight else {"ratio", "weight"}
+    internal = {"slope"} if run.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
     prompt_mask = rollout.attention & ~rollout.response

@@ -67,7 +67,7 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
     """Take one optimizer step; `old` is `logp_old`'s answer, empty where nothing needs it."""
     run, clock = place.run, place.clock
     normalizer = _normalizer(place, micros, old)
-    outputs, rows, loss = [], [], 0.0
+    outputs, rows, losses = [], [], []
     for micro in micros:
         reference = old.get(int(micro.sample[0]))
         per_token = {} if reference is None else {"logp_old": reference}
@@ -82,15 +82,17 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
             per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
         else:
             per_token["logp_perturbed"] = scored.logp
-        per_token |= {"keep": output.keep, "weight": output.weight, "ratio": output.ratio}
-        _compare(place, micro, reference, scored, output)
-        rows.append(token_rows(place.update, micro, per_token, micro.rollout.policy_version))
+        per_token |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
+        with clock("diagnostics"):
+            for scored, output in drawn:
+                _compare(place, micro, reference, scored, output)
+            rows.append(token_rows(place.update, micro, per_token, micro.rollout.policy_version))
         outputs += [output for _, output in drawn]
-        loss += sum(float(output.loss.detach()) for _, output in drawn) / len(drawn)
+        losses.append(torch.stack([output.loss.detach() for _, output in drawn]).mean())
     with clock("update"):
-        survivors = any(bool(output.keep.any()) for output in outputs)
+        survivors = bool(torch.stack([output.keep.any() for output in outputs]).any())
         grad_norm = _apply(run, skip=not survivors)
-    return Update(loss, grad_norm, survivors, outputs, rows)
+    return Update(float(torch.stack(losses).sum()), grad_norm, survivors, outputs, rows)
 
 
 def _backward(
@@ -98,12 +100,13 @@ def _backward(
 ) -> list[tuple[TokenLogprobs, LossOutput]]:
     """Forward, loss and backward of one micro-batch, averaged over the noise's draws."""
     run = place.run
-    draws = 1 if run.perturbation is None else run.perturbation.config.draws
+    draws = run.config.draws
     start = _logp_reference(run, micro)
     drawn = []
     for draw in range(draws):
         with _noise(place, micro, draw):
             scored = _logprobs(run, micro)
+            scored.logp.retain_grad()
             output = policy_loss(
                 logp=scored.logp,
                 logp_old=reference,
@@ -117,6 +120,12 @@ def _backward(
             (output.loss / draws).backward()
         drawn.append((scored, output))
     return drawn
+
+
+def _slope(scored: TokenLogprobs) -> Tensor:
+    """|d loss / d log pi| of every token: the size with which it enters the gradient."""
+    slope = scored.logp.grad
+    return torch.zeros_like(scored.logp) if slope is None else slope.abs()
 
 
 def _compare(

@@ -19,6 +19,7 @@ from alpkit.records import (
     read,
     read_sequences,
     recorded_steps,
+    rewind,
 )
 
 COLUMNS = {
@@ -264,3 +265,29 @@ def test_long_steps_are_cut_into_row_groups_and_weights_are_kept_on_request(tmp_
     np.testing.assert_array_equal(
         read(tmp_path, columns=["weight"])["weight"], tokens["weight"].astype(np.float32)
     )
+
+
+def test_rewinding_leaves_nothing_of_the_steps_that_are_taken_again(tmp_path):
+    writer = RecordWriter(tmp_path / "records")
+    for step in (10, 20, 30):
+        writer.write(step, *batch(seed=step))
+        (tmp_path / "replay" / f"step-{step:06d}").mkdir(parents=True)
+    (tmp_path / "records" / ".tokens-000040.parquet.77.tmp").touch()
+    (tmp_path / "replay" / ".step-000040.partial").mkdir()
+    rewind(tmp_path, 20)
+    assert recorded_steps(tmp_path) == [10, 20]
+    assert read_sequences(tmp_path)["step"].unique().tolist() == [10, 20]
+    assert [path.name for path in sorted((tmp_path / "replay").iterdir())] == [
+        "step-000010",
+        "step-000020",
+    ]
+    assert len(list((tmp_path / "records").iterdir())) == 4
+    rewind(tmp_path, None)
+    assert recorded_steps(tmp_path) == []
+    rewind(tmp_path / "new", None)
+
+
+def test_a_lazy_view_of_a_step_without_records_says_what_there_is(tmp_path):
+    RecordWriter(tmp_path / "records").write(5, *batch())
+    with pytest.raises(TrackingError, match="recorded steps: 5"):
+        dataset(tmp_path, steps=[4])

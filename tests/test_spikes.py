@@ -120,7 +120,7 @@ def table_of(n=40):
         "logp_rollout": -rng.exponential(1, n),
         "logp_train": -rng.exponential(1, n),
         "advantage": np.repeat(rng.normal(size=8), n // 8),
-        "ratio": np.exp(rng.normal(0, 0.1, n)),
+        "slope": rng.exponential(0.1, n),
         "weight": np.ones(n),
     }
 
@@ -130,7 +130,7 @@ RESPONSES = {sample: [sample, 1] for sample in range(8)}
 
 def test_a_gradients_spike_names_the_largest_coefficient():
     tokens = table_of()
-    tokens["advantage"][7], tokens["ratio"][7], tokens["weight"][7] = -50.0, 20.0, 2.0
+    tokens["slope"][7] = 2000.0
     line = spikes.explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
     first = line["tokens"][0]
     assert (first["sample"], first["position"], first["contribution"]) == (1, 2, 2000.0)
@@ -148,10 +148,17 @@ def test_k3_max_looks_at_the_worst_update_alone():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_non_finite_terms_have_a_status_and_no_share(bad):
+def test_a_broken_token_does_not_hide_who_made_the_spike(bad):
+    """K3 leaves non-finite log ratios out, so its explanation does; a gradient with one has no shares."""
     tokens = table_of()
     tokens["logp_train"][3] = bad
-    line = spikes.explain(9, Found("kl/k3", 3.0, 8.0), tokens, RESPONSES, str)
+    tokens["logp_train"][tokens["sample"] == 5] += 3
+    for metric in ("kl/k3", "kl/k3_max"):
+        line = spikes.explain(9, Found(metric, 3.0, 8.0), tokens, RESPONSES, str)
+        assert (line["status"], line["sequences"][0]["sample"]) == ("ok", 5)
+        assert all(share is not None for share in line["share_tokens"].values())
+    tokens["slope"][3] = bad
+    line = spikes.explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
     assert line["status"] == "nonfinite"
     assert set(line["share_tokens"].values()) == {None}
     assert line["tokens"][0]["position"] == 3
@@ -179,7 +186,10 @@ def test_the_table_and_the_tags_count_every_spike(planted):
     tags = spikes.count(lines)
     assert int(tags["alpkit.spikes"]) == len(lines)
     assert int(tags["alpkit.spikes.kl.k3"]) == sum(line["metric"] == "kl/k3" for line in lines)
-    rows = spikes.table(lines)
-    assert [row["step"] for row in rows] == [line["step"] for line in lines]
-    assert rows[0]["largest sequence's sample"] == lines[0]["sequences"][0]["sample"]
-    assert spikes.count([]) == {"alpkit.spikes": "0"}
+    columns, rows = spikes.table(lines)
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
+    assert [row["step"] for row in table] == [line["step"] for line in lines]
+    assert table[0]["largest sequence's sample"] == lines[0]["sequences"][0]["sample"]
+    assert table[0]["share of top 1 sequences"] == lines[0]["share_sequences"]["1"]
+    assert spikes.table([]) == (columns, [])
+    assert set(spikes.count([]).values()) == {"0"}

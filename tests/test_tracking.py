@@ -296,10 +296,9 @@ def test_a_store_that_mlflow_cannot_open_is_one_readable_error(workplace):
 
 def test_a_table_replaces_one_of_the_same_name_and_mlflow_reads_it(store):
     run_id = new_run(store)
-    store.log_table(run_id, [{"step": 3, "text": "old"}], "spikes.json")
-    store.log_table(
-        run_id, [{"step": 17, "text": "1+1=3"}, {"step": 20, "text": None}], "spikes.json"
-    )
+    columns = ["step", "text"]
+    store.log_table(run_id, columns, [[3, "old"]], "spikes.json")
+    store.log_table(run_id, columns, [[17, "1+1=3"], [20, None]], "spikes.json")
     experiment = store.client.get_run(run_id).info.experiment_id
     frame = store.client.load_table(experiment, "spikes.json", run_ids=[run_id])
     assert frame["step"].tolist() == [17, 20]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpkit import cell, records
+from alpkit import cell, records, trainer
 from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PRESETS, RunConfig
-from alpkit.errors import NumericalError, RolloutError
+from alpkit.errors import NumericalError, RolloutError, TrackingError
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.records import read_sequences
+from alpkit.records import RecordWriter, read_sequences
 from alpkit.rollout.hf import HfSampler
 from alpkit.tracking import CellTracker
 from alpkit.trainer import train_cell
@@ -303,6 +303,15 @@ def test_resumed_is_uninterrupted(tmp_path):
         for f in ("whole", "stopped")
     ]
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+    # Too short for a verdict: what the detectors and the receipts remember must be compared itself.
+    policy = load_policy(long.model)
+    states = [
+        load_checkpoint(tmp_path / f / "checkpoint/step-000004", policy.model)
+        for f in ("whole", "stopped")
+    ]
+    for kept in ("spikes", "receipts", "tokens"):
+        assert states[0][kept] == states[1][kept], kept
+    assert len(states[0]["spikes"]["kl/k3"]) == 4
 
 
 def test_a_checkpoint_is_fit_for_inference_and_only_the_newest_are_kept(finished):
@@ -496,3 +505,71 @@ def test_recorded_steps_have_all_four_log_probs_whatever_diagnostics_skip(tmp_pa
     factors = ["logp_rollout", "logp_old", "logp_train", "logp_perturbed"]
     assert frame[factors].notna().all().all()
     assert {"ratio/mismatch/token/std", "ratio/perturbation/token/std"} <= metrics[3].keys()
+
+
+def test_a_tokens_slope_is_what_it_adds_to_the_gradient(tmp_path, monkeypatch):
+    """At the first update of grpo every ratio is 1: |advantage| / tokens of the mini-batch. A clip leaves 0."""
+    tables = []
+    original = trainer.record
+
+    def spy(run, step, batch, tokens, stood_out):
+        tables.append(tokens.host())
+        original(run, step, batch, tokens, stood_out)
+
+    monkeypatch.setattr(trainer, "record", spy)
+    metrics = train(tmp_path, config("grpo", train={"steps": 1, "lr": 2e-3}))
+    found = tables[0]
+    first = found["update"] == 0
+    expected = np.abs(found["advantage"][first]) / first.sum()
+    np.testing.assert_allclose(found["slope"][first], expected, rtol=1e-5)
+    ratio = np.exp(found["logp_train"].astype(float) - found["logp_old"])
+    dead = ((ratio > 1.2001) & (found["advantage"] > 0)) | (
+        (ratio < 0.7999) & (found["advantage"] < 0)
+    )
+    assert dead.any()
+    assert (found["slope"][dead] == 0).all()
+    assert metrics[1]["receipt/clipped_low"] + metrics[1]["receipt/clipped_high"] > 0
+
+
+def test_shares_do_not_depend_on_the_number_of_draws(tmp_path):
+    rejecting = {"reject": [{"statistic": "k3", "of": "bypass", "reduce": "mean", "upper": 0.02}]}
+    found = [
+        train(
+            tmp_path / str(draws),
+            config(
+                "seq-alp",
+                objective=rejecting,
+                perturbation={"sigma": {"init": 1e-30}, "draws": draws},
+                diagnostics={"agreement_with": "seq-mis"},
+                train={"steps": 1},
+            ),
+        )[1]
+        for draws in (1, 3)
+    ]
+    keys = [key for key in found[0] if key.startswith(("receipt/", "nonfinite/"))]
+    assert {"receipt/agreement_only_own", "receipt/rejected"} <= set(keys)
+    assert found[0]["receipt/agreement_only_own"] > 0
+    for key in keys:
+        assert found[1][key] == pytest.approx(found[0][key], rel=1e-6), key
+
+
+def test_ctrl_c_goes_up_though_the_disk_is_full(tmp_path, monkeypatch, caplog):
+    """A failed write must not take the interrupt's place, nor keep the sampler open."""
+    closed = []
+    monkeypatch.setattr(HfSampler, "close", lambda self: closed.append(True))
+
+    def full(self, step, tokens, sequences):
+        raise TrackingError("records cannot be written", why="no space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+
+    class Interrupted(CellTracker):
+        def log(self, step, metrics):
+            super().log(step, metrics)
+            if step == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_cell(config(), tmp_path, Interrupted(tmp_path))
+    assert closed == [True]
+    assert "no space left" in caplog.text

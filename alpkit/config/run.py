@@ -251,6 +251,11 @@ class RunConfig(Section):
             return None
         return ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
 
+    @property
+    def draws(self) -> int:
+        """Forwards with noise per micro-batch; 1 without noise."""
+        return 1 if self.perturbation is None else self.perturbation.draws
+
     def identity(self) -> dict[str, Any]:
         """Canonical JSON-ready form of what decides this run's numbers."""
         return self.model_dump(mode="json", exclude={"checkpoint"})

@@ -182,11 +182,11 @@ class RatioSketch:
         """The step's metrics (`alpkit.metrics.RATIO_STATS`), as far as they can be computed.
 
         Of the log ratio: mean, std, min, max, quantiles, nats; of the ratio: ess, chi2, top1_share, tails.
-        A flat, short or saturated tail has no hill and khat keys; no items, no key at all.
+        A flat, short or saturated tail has no hill and khat keys; without items `nonfinite` is the only key.
         """
-        if not self.n:
-            return {}
         sums = self.sums
+        if not self.n:
+            return {"nonfinite": sums["nonfinite"]}
         mean = sums["d"] / self.n
         found = {
             "mean": mean,
@@ -198,6 +198,7 @@ class RatioSketch:
             "chi2": self.chi2(),
             "top1_share": self.top_share(),
             "saturated": sums["saturated"] / self.n,
+            "nonfinite": sums["nonfinite"],
             "zero_share": sums["zero"] / self.n,
             "below_band": float(self.survival(_BAND, "left")[0]),
             "above_band": float(self.survival(_BAND, "right")[0]),

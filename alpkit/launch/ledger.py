@@ -43,6 +43,7 @@ class Ledger:
         self._store = store
         self._sinks: dict[str, MlflowSink] = {}
         self._unsaid: dict[str, RunStatus] = {}
+        self._untold: dict[str, CellRecord] = {}
         self._written: dict[str, float] = {}
 
     def save(self) -> None:
@@ -65,6 +66,8 @@ class Ledger:
         parent = str(self.manifest["parent_run_id"])
         for sink in self._sinks.values():
             sink.flush()
+        for cell in list(self._untold.values()):
+            self._put_spikes(cell)
         for run_id, unsaid in self._unsaid.items():
             self._store.set_status(run_id, unsaid)
         self._store.log_files(parent, self.folder / "grid.json")
@@ -123,12 +126,17 @@ class Ledger:
 
     def _tell_spikes(self, cell: CellRecord) -> None:
         """The cell's spikes as a tag that counts them and a table; a folder that has them is the source."""
+        try:
+            self._put_spikes(cell)
+        except TrackingError as error:
+            self._untold[cell.cell_id] = cell
+            _log.warning("%s has spikes that the store lacks so far: %s", cell.cell_id, error)
+
+    def _put_spikes(self, cell: CellRecord) -> None:
+        """Raises what the store raises. A cell without spikes takes back what an earlier attempt said."""
         from alpkit.spikes import count, read, table
 
         spikes = read(self.folder / cell.cell_id)
-        try:
-            self._store.set_tags(cell.run_id, count(spikes))
-            if spikes:
-                self._store.log_table(cell.run_id, table(spikes), "spikes.json")
-        except TrackingError as error:
-            _log.warning("%s has spikes that the store lacks: %s", cell.cell_id, error)
+        self._store.set_tags(cell.run_id, count(spikes))
+        self._store.log_table(cell.run_id, *table(spikes), "spikes.json")
+        self._untold.pop(cell.cell_id, None)

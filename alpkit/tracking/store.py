@@ -204,14 +204,15 @@ class Store:
         with store_errors(self.uri):
             self.client.log_text(run_id, text, name)
 
-    def log_table(self, run_id: str, rows: Sequence[Mapping[str, object]], name: str) -> None:
+    def log_table(
+        self, run_id: str, columns: Sequence[str], rows: Sequence[Sequence[object]], name: str
+    ) -> None:
         """Log rows as a table that MLflow's evaluation view shows, replacing one of the same name.
 
         MLflow's own log_table appends to what is there, so a resumed cell would have its rows twice.
         """
-        columns = list(rows[0])
-        data = [[row[column] for column in columns] for row in rows]
-        self.log_text(run_id, json.dumps({"columns": columns, "data": data}), name)
+        table = {"columns": list(columns), "data": [list(row) for row in rows]}
+        self.log_text(run_id, json.dumps(table), name)
         logged = json.dumps([{"path": name, "type": "table"}])
         self.set_tags(run_id, {"mlflow.loggedArtifacts": logged})
 

@@ -1,0 +1,77 @@
+"""From a step's tokens to metrics: awkward tables have numbers or gaps, never an exception."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from alpkit.config import ObjectiveConfig
+from alpkit.measure import ReceiptWatch, TokenTable, engine_metrics, ratio_metrics
+
+OBJECTIVE = ObjectiveConfig()
+
+
+def table(n=200, **columns):
+    rng = np.random.default_rng(0)
+    rollout = -torch.tensor(rng.exponential(1.0, n), dtype=torch.float32)
+    return TokenTable(
+        {
+            "update": torch.arange(n) * 4 // max(n, 1),
+            "sample": torch.arange(n) // 5,
+            "token": torch.arange(n),
+            "logp_rollout": rollout,
+            "logp_old": rollout + torch.tensor(rng.normal(0, 0.01, n), dtype=torch.float32),
+            "logp_train": rollout + torch.tensor(rng.normal(0, 0.05, n), dtype=torch.float32),
+            "entropy": torch.ones(n),
+            "weight": torch.ones(n),
+            **columns,
+        }
+    )
+
+
+def test_a_broken_log_prob_is_counted_and_spoils_nothing():
+    broken = table()
+    broken["logp_train"][17] = math.nan
+    kept = torch.arange(200) != 17
+    clean = TokenTable({name: values[kept] for name, values in broken.columns.items()})
+    found, expected = ratio_metrics(broken, OBJECTIVE), ratio_metrics(clean, OBJECTIVE)
+    assert found["ratio/raw/token/nonfinite"] == 1
+    assert found["ratio/raw/product/nonfinite"] == 1  # its response has no product
+    assert found["ratio/mismatch/token/nonfinite"] == 0
+    for key in ("kl/k1", "kl/k3", "kl/k3_max", "train/entropy", "ratio/raw/token/p98"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-12), key
+
+
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_few_tokens_or_none_are_no_exception(n):
+    found = ratio_metrics(table(n), OBJECTIVE) | engine_metrics(table(n))
+    assert all(math.isfinite(value) for value in found.values())
+    assert ("kl/k3" in found) == (n > 0)
+
+
+def test_nothing_finite_leaves_the_count_alone():
+    found = ratio_metrics(table(logp_train=torch.full((200,), math.nan)), OBJECTIVE)
+    assert found["ratio/raw/token/nonfinite"] == 200
+    assert "kl/k3" not in found
+    assert "ratio/raw/token/width" not in found
+    assert found["ratio/mismatch/token/std"] > 0
+
+
+def test_all_weights_zero_leave_no_applied_weights():
+    weighted = ObjectiveConfig.model_validate({"weight": {"action": "mask", "upper": 2.0}})
+    found = ratio_metrics(table(weight=torch.zeros(200)), weighted)
+    assert [key for key in found if "applied" in key] == ["ratio/applied/token/nonfinite"]
+
+
+def test_a_watch_that_goes_on_remembers_what_acted():
+    def idle(watch, steps):
+        return [bound for _ in range(steps) for bound in watch.update({})]
+
+    whole, first = ReceiptWatch(OBJECTIVE), ReceiptWatch(OBJECTIVE)
+    acted = {"receipt/clipped_low": 0.1, "receipt/clipped_high": 0.1}
+    assert whole.update(acted) == first.update(acted) == []
+    second = ReceiptWatch(OBJECTIVE)
+    second.restore(first.state)
+    assert idle(second, 30) == idle(whole, 30) == []
+    assert idle(ReceiptWatch(OBJECTIVE), 30) != []
