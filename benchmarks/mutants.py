@@ -7,7 +7,7 @@ the tests on them.
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
@@ -79,59 +79,63 @@ class Mutant(NamedTuple):
     source: str
 
 
-Change = Callable[[ast.AST], ast.AST]
+class _Place(NamedTuple):
+    """A node that computes something, and the expression around it that says which of its kind it is."""
+
+    node: ast.AST
+    shown: ast.AST
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a module, in source order."""
     tree, lines = ast.parse(source), source.splitlines()
-    for i, node in enumerate(_places(tree)):
-        for change, edit in _changes(node):
+    for i, (node, shown) in enumerate(_places(tree)):
+        for new in _variants(node):
             fresh = copy.deepcopy(tree)
-            target = _places(fresh)[i]
-            fresh = ast.fix_missing_locations(_Replace(target, edit).visit(fresh))
+            target, context = _places(fresh)[i]
+            new = copy.deepcopy(new)
+            fresh = ast.fix_missing_locations(_Replace(target, new).visit(fresh))
+            change = f"{_text(shown)} -> {_text(new if context is target else context)}"
             number = node.lineno  # type: ignore[attr-defined]
             yield Mutant(number, lines[number - 1].strip(), change, ast.unparse(fresh))
 
 
 class _Replace(ast.NodeTransformer):
-    def __init__(self, target: ast.AST, edit: Change) -> None:
-        self.target, self.edit = target, edit
+    def __init__(self, target: ast.AST, new: ast.AST) -> None:
+        self.target, self.new = target, new
 
     def visit(self, node: ast.AST) -> ast.AST:
-        return self.edit(node) if node is self.target else self.generic_visit(node)
+        return self.new if node is self.target else self.generic_visit(node)
 
 
-def _places(tree: ast.AST) -> list[ast.AST]:
-    """The nodes that compute something."""
-    found: list[ast.AST] = []
+def _text(node: ast.AST) -> str:
+    return ast.unparse(node.test if isinstance(node, ast.If) else node)
 
-    def walk(node: ast.AST) -> None:
+
+def _places(tree: ast.AST) -> list[_Place]:
+    found: list[_Place] = []
+
+    def walk(node: ast.AST, parent: ast.AST) -> None:
         if isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.arguments | ast.alias):
             return
         if isinstance(node, ast.keyword) and node.arg == "strict":
             return
-        found.append(node)
+        small = isinstance(node, ast.Constant | ast.Name | ast.Attribute)
+        inside = small and isinstance(parent, ast.expr | ast.keyword)
+        found.append(_Place(node, parent if inside else node))
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "bases"):
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST) and not _docstring(child):
-                    walk(child)
+                    walk(child, node)
 
-    walk(tree)
-    return [node for node in found if hasattr(node, "lineno")]
+    walk(tree, tree)
+    return [place for place in found if hasattr(place.node, "lineno")]
 
 
 def _docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _changes(node: ast.AST) -> Iterator[tuple[str, Change]]:
-    """(what changes, the edit) for one node."""
-    for new in _variants(node):
-        shown = (n.test if isinstance(n, ast.If) else n for n in (node, new))
-        yield " -> ".join(map(ast.unparse, shown)), lambda _, new=new: copy.deepcopy(new)
 
 
 def _variants(node: ast.AST) -> Iterator[ast.AST]:

@@ -47,7 +47,9 @@ TESTS = [
     [LOSS, CORRECTION, OUTPUTS, "-k", "not paper"],
     [*SHAPES, LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS],
 ]
-OWN_TESTS = {"sketch": [[*SHAPES, "tests/objective/test_sketch.py", "-k", "not ranks"]]}
+OWN_TESTS = {
+    "sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch and not ranks"]]
+}
 PYTEST = [
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
     "-o", "addopts=", "-m", "not oracle and not slow", "--import-mode=importlib",
@@ -73,40 +75,43 @@ class Result(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--module", help="only this module; the page is not written")
-    parser.add_argument(
-        "--every", type=int, default=1, help="try every n-th mutant; no page either"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="try anew only what survived last time"
-    )
-    options = parser.parse_args()
+    options = arguments()
     known = read_known()
     every = [
         (path.stem, mutant)
         for path in sorted((ROOT / FOLDER).glob("*.py"))
         for mutant in mutants(path.read_text())
     ]
-    absent = set(known) - {key(module, mutant) for module, mutant in every}
-    if absent:
+    if absent := set(known) - {key(module, mutant) for module, mutant in every}:
         raise SystemExit(f"{KNOWN.name} lists what is no mutant any more: {sorted(absent)}")
-    chosen = [m for m in every if options.module in (None, m[0])][:: options.every]
-    start, spent = time.monotonic(), 0.0
-    before: dict[str, str] = {}
+    chosen = [m for m in every if not options.module or m[0] in options.module][:: options.every]
+    spent, outcomes = 0.0, {}
     if options.resume and LAST.exists():
-        spent, before = json.loads(LAST.read_text())
-    result = try_all(chosen, start + 60 * options.minutes, before)
-    minutes = (time.monotonic() - start) / 60 + spent
-    LAST.write_text(json.dumps([minutes, before]))
+        spent, outcomes = json.loads(LAST.read_text())
+    result = try_all(chosen, time.monotonic() + 60 * options.minutes, outcomes)
+    minutes = spent + sum(os.times()[:4]) / 60
+    LAST.write_text(json.dumps([minutes, outcomes]))
+    print(f"{sum(result.outcomes.values())} of {len(every)}, {minutes:.1f} minutes of one core")
+    if len(chosen) == len(every):
+        PAGE.write_text(page(result, known, len(every), minutes))
+    judge(result, known)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60, help="by the clock")
+    parser.add_argument("--module", nargs="*", help="only these modules; the page is not written")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th; no page either")
+    parser.add_argument("--resume", action="store_true", help="only what was not killed last time")
+    return parser.parse_args()
+
+
+def judge(result: Result, known: dict[Known, str]) -> None:
+    """Exit with an error where a survivor has no reason, or a reason no survivor."""
     survivors = {key(module, mutant) for module, mutant in result.survivors}
     for module, mutant in result.survivors:
         reason = known.get(key(module, mutant), "no test notices it")
         print(f"survived {module}:{mutant.number}: {mutant.change} ({reason})")
-    print(f"{sum(result.outcomes.values())} of {len(every)} mutants in {minutes:.1f} minutes")
-    if len(chosen) == len(every):
-        PAGE.write_text(page(result, known, len(every), minutes))
     if killed := (set(known) & result.tried) - survivors:
         raise SystemExit(f"{KNOWN.name} lists what a test notices: {sorted(killed)}")
     if survivors - set(known):
@@ -232,7 +237,7 @@ def page(result: Result, known: dict[Known, str], total: int, minutes: float) ->
     lines = [
         "# Mutants of the objective",
         "",
-        f"`make mutate` writes this page: {tried} of {total} mutants of `{FOLDER}` in {minutes:.0f} minutes, one core.",
+        f"`make mutate` writes this page: {tried} of {total} mutants of `{FOLDER}`, {minutes:.0f} minutes of one core.",
         "Each changes one operator, bound, sign, mask, constant or name (`benchmarks/mutants.py`); a test must notice.",
         "",
         "| module | mutants | noticed | never ends | survived |",

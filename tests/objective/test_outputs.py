@@ -13,6 +13,7 @@ from alpkit.objective import (
     reduce_to_level,
     reference_kl,
     removal_agreement,
+    sketch_state,
 )
 
 LEVELS = ("token", "cumulative", "cumulative_geometric", "turn", "cumulative_turn", "geometric", "product")  # fmt: skip
@@ -232,6 +233,11 @@ def test_everything_but_the_loss_is_detached():
     out.loss.backward()
     assert live["logp"].grad is not None
     assert live["logp_old"].grad is live["logp_rollout"].grad is live["logp_reference"].grad is None
+
+
+def test_a_sketch_is_detached():
+    log_ratio = torch.tensor([0.1, -0.2], requires_grad=True)
+    assert not sketch_state(log_ratio).requires_grad
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
