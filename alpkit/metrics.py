@@ -242,7 +242,7 @@ _PLAIN = (
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
-            ("records", "handing over records, and keeping weights for replay", "Files are written beside the next step."),
+            ("records", "handing over records and replay weights", "Files are written beside the next step."),
             ("step", "everything but the checkpoint", "The parts and a little untimed glue."),
         )
     ),

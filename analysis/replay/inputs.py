@@ -99,6 +99,7 @@ def kept_policies(
             f"the policy from before step {missing} was not kept",
             where=str(places[missing]),
             why="gradients need the weights that the recorded tokens were scored with",
-            fix="run the cell with records.replay: true, or leave --gradients out",
+            fix="run the cell with records.replay: true (a step recorded only because it spiked never has "
+            "them), choose another --step, or leave --gradients out",
         )
     return found
