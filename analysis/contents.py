@@ -16,6 +16,7 @@ from analysis.plans import PLANS, Place
 from analysis.receipt import receipt_table
 from analysis.results import Results, gather, opening, summary
 from analysis.spikes import SpikeLog, spikes_table
+from analysis.steadiness import steadiness_table
 from analysis.subsets import subset_table
 from analysis.table import Table, first_line, records
 from analysis.tables import (
@@ -56,13 +57,12 @@ def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Compose
     tables = [main_table(frame, results.pairs, found), results_table(frame)]
     tables[1:1] = [over_tasks] if len(over_tasks.data) else []
     spikes = spikes_table(results.spikes)
+    told = added(spikes) if len(spikes.data) else [Text(_no_spikes(results.spikes))]
     sections = [
         Section("What can be said", _finding_blocks(frame, results, draft)),
         Section("Results", [*added(*tables), *drawn("Results")]),
         Section("The ratio", [*added(*ratio), *drawn("The ratio")]),
-        Section(
-            "Spikes", added(spikes) if len(spikes.data) else [Text(_no_spikes(results.spikes))]
-        ),
+        Section("Spikes", [*told, *added(steadiness_table(frame))]),
         Section(
             "Layers and sites", [*_ablations(frame, results, draft), *drawn("Layers and sites")]
         ),
