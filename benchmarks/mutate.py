@@ -72,6 +72,7 @@ class Result(NamedTuple):
     outcomes: Counter[tuple[str, str]]
     survivors: list[tuple[str, Mutant]]
     tried: set[Known]
+    reused: int  # noticed by an earlier run and not run again
 
 
 def main() -> None:
@@ -85,12 +86,10 @@ def main() -> None:
     if absent := set(known) - {key(module, mutant) for module, mutant in every}:
         raise SystemExit(f"{KNOWN.name} lists what is no mutant any more: {sorted(absent)}")
     chosen = [m for m in every if not options.module or m[0] in options.module][:: options.every]
-    spent, outcomes = 0.0, {}
-    if options.resume and LAST.exists():
-        spent, outcomes = json.loads(LAST.read_text())
+    outcomes = json.loads(LAST.read_text()) if options.resume and LAST.exists() else {}
     result = try_all(chosen, time.monotonic() + 60 * options.minutes, outcomes)
-    minutes = spent + sum(os.times()[:4]) / 60
-    LAST.write_text(json.dumps([minutes, outcomes]))
+    minutes = sum(os.times()[:4]) / 60
+    LAST.write_text(json.dumps(outcomes))
     print(f"{sum(result.outcomes.values())} of {len(every)}, {minutes:.1f} minutes of one core")
     if len(chosen) == len(every):
         PAGE.write_text(page(result, known, len(every), minutes))
@@ -132,7 +131,7 @@ def try_all(chosen: list[tuple[str, Mutant]], deadline: float, before: dict[str,
 
     What `before` knows to be noticed is not run again; the rest is added to it.
     """
-    result = Result(Counter(), [], set())
+    result = Result(Counter(), [], set(), 0)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         for name in ("alpkit", "tests"):
@@ -157,6 +156,8 @@ def try_all(chosen: list[tuple[str, Mutant]], deadline: float, before: dict[str,
                 path.write_text(mutant.source)
                 found = before[name] = outcome(OWN_TESTS.get(module, TESTS))
                 path.write_text(original)
+            else:
+                result = result._replace(reused=result.reused + 1)
             result.outcomes[module, found] += 1
             result.tried.add(key(module, mutant))
             if found == "survived":
@@ -234,10 +235,14 @@ def page(result: Result, known: dict[Known, str], total: int, minutes: float) ->
     """The survivors with their reasons, and what was tried of each module."""
     counts = result.outcomes
     tried = sum(counts.values())
+    earlier = (
+        f"{result.reused} of them were noticed by an earlier run and not run again (`--resume`)."
+    )
     lines = [
         "# Mutants of the objective",
         "",
         f"`make mutate` writes this page: {tried} of {total} mutants of `{FOLDER}`, {minutes:.0f} minutes of one core.",
+        *([earlier] if result.reused else []),
         "Each changes one operator, bound, sign, mask, constant or name (`benchmarks/mutants.py`); a test must notice.",
         "",
         "| module | mutants | noticed | never ends | survived |",

@@ -395,3 +395,28 @@ def test_rejections_see_log_ratios_of_at_most_20_nats(rule, inside):
         weight=config.weight, reject=config.reject,
     )  # fmt: skip
     assert got.keep.item() is inside
+
+
+def test_a_masked_token_is_neither_the_largest_nor_the_smallest():
+    old, zeros = torch.full((1, 3), -1.0), torch.full((1, 3), -1.5)
+    mask = torch.tensor([[True, True, False]])
+    for rule, stays in (
+        (
+            {"statistic": "k1", "reduce": "max", "lower": -0.4},
+            False,
+        ),  # both are -0.5, the masked one 0
+        (
+            {"statistic": "k2", "reduce": "min", "lower": 0.1},
+            True,
+        ),  # both are 0.125, the masked one 0
+    ):
+        config = ObjectiveConfig(reject=[rule])
+        rollout = torch.where(mask, zeros, old)
+        got = mismatch_correction(
+            logp_old=old,
+            logp_rollout=rollout,
+            mask=mask,
+            weight=config.weight,
+            reject=config.reject,
+        )
+        assert got.keep[0, 0].item() is stays
