@@ -57,15 +57,14 @@ def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, flo
     log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
     level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
     raw = tokens.valid(level.clamp_(*clamp).exp_())
-    above = tokens.rows(indicator(torch.gt, raw, config.upper)).sum()
     inside = None
     match config.action:
         case "truncate":
-            weight, touched = raw.clamp(max=config.upper), {"truncated": above}
+            weight, touched = raw.clamp(max=config.upper), _above(raw, tokens, config)
         case "clip":
             weight = tokens.valid(raw.clamp(config.lower, config.upper))
             below = tokens.valid(indicator(torch.lt, raw, config.lower))
-            touched = {"truncated": above, "raised": tokens.rows(below).sum()}
+            touched = _above(raw, tokens, config) | {"raised": tokens.rows(below).sum()}
         case "mask":
             inside = tokens.valid(_inside(raw, config))
             weight = raw * inside
@@ -75,6 +74,12 @@ def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, flo
     touched["weight_raw"] = tokens.rows(raw).sum()
     touched["weight_removed"] = tokens.rows(raw.sub_(weight).clamp_(min=0)).sum()
     return RawWeights(weight, inside, touched)
+
+
+def _above(
+    raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, config: WeightConfig
+) -> dict[str, Tensor]:
+    return {"truncated": tokens.rows(indicator(torch.gt, raw, config.upper)).sum()}
 
 
 def _inside(raw: Float[Tensor, "batch #tok"], config: WeightConfig) -> Float[Tensor, "batch #tok"]:
