@@ -54,7 +54,7 @@ def steadiness_table(frame: GridFrame) -> Table:
         "Finished cells. P99/P50: of the metric over a run's steps, mean over seeds; 1 is steady. "
         "Spikes: judged steps that stood more than 3, 4 or 6 robust standard deviations above the 50 "
         "steps before, per 1,000; stationary noise gives 0.5 to 0.8 at 4 (docs/tails.md). Level shifts: "
-        "steps from which log metric kept another mean (PELT), seed: step × factor; a drift shows as several."
+        "steps from which log metric kept another mean (PELT), seed: step (factor); a drift shows as several."
     )
     return Table("steadiness", "Steadiness", caption, cells, pd.DataFrame(shown))
 
@@ -65,7 +65,7 @@ def _numbers(found: SpikeSummary) -> dict[str, object]:
 
 
 def _words(shift: LevelShift, steps: pd.Index) -> str:
-    return f"{steps[shift.at]} × {math.exp(shift.change):.2g}"
+    return f"step {steps[shift.at]} (×{math.exp(shift.change):.2g})"
 
 
 def _row(own: pd.DataFrame) -> dict[str, str]:
