@@ -76,6 +76,7 @@ def test_the_null_pair_is_not_claimed(found):
 
 def test_no_arm_is_ranked(report):
     text = (report.folder / "report.md").read_text()
+    assert all(f"### {arm} against" in text for arm in ("token-tis", "seq-mis", "seq-alp"))
     assert not re.search(r"\b(best|winner|wins|outperforms|significant)\b", text)
 
 
