@@ -8,11 +8,11 @@ import yaml
 from fake_trainer import ORDERLY, arm
 
 from alpkit import launch, spikes
-from alpkit.errors import ConfigError, GridError, PrerequisiteError
+from alpkit.errors import ConfigError, GridError, PrerequisiteError, TrackingError
 from alpkit.launch import Ended, Options, Started, Stepped, run_grid
 from alpkit.launch import grid as grid_module
 from alpkit.runs import read_grid
-from alpkit.tracking import prepare_store
+from alpkit.tracking import Store, prepare_store
 
 
 @pytest.fixture
@@ -264,3 +264,22 @@ def test_a_cells_spikes_reach_its_run_as_a_table_and_a_count(make_grid, options,
     table = json.loads(open(path).read())
     row = dict(zip(table["columns"], table["data"][0], strict=True))
     assert (row["step"], row["metric"], row["largest sequence's sample"]) == (17, "kl/k3", 13)
+
+
+def test_spikes_that_the_store_refused_are_said_again_at_the_end(
+    make_grid, options, store, monkeypatch
+):
+    refusals = []
+    original = Store.log_table
+
+    def moody(self, run_id, columns, rows, name):
+        if not refusals:
+            refusals.append(run_id)
+            raise TrackingError("the tracking store refused")
+        original(self, run_id, columns, rows, name)
+
+    monkeypatch.setattr(Store, "log_table", moody)
+    (record,) = run(make_grid("moody", [ORDERLY]), options).records
+    assert refusals == [record.run_id]
+    artifacts = {a.path for a in store.client.list_artifacts(record.run_id)}
+    assert "spikes.json" in artifacts
