@@ -1,13 +1,13 @@
 """Reads runs, never makes them: frames, scores over seeds, tails, figures and one report.
 
-import analysis
+from alpkit import analysis
 frame = analysis.load("latest")
 analysis.analyze("latest").folder
 """
 
-from analysis.frames import GridFrame, load
-from analysis.report import Report, analyze
-from analysis.style import looks
-from analysis.tails import tail_frame
+from alpkit.analysis.frames import GridFrame, load
+from alpkit.analysis.report import Report, analyze
+from alpkit.analysis.style import looks
+from alpkit.analysis.tails import tail_frame
 
 __all__ = ["GridFrame", "Report", "analyze", "load", "looks", "tail_frame"]

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from analysis.frames import GridFrame
-from analysis.plotted import REMOVED, SPIKE_SERIES
-from analysis.plotted_cells import ENDPOINTS
-from analysis.table import records
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.plotted import REMOVED, SPIKE_SERIES
+from alpkit.analysis.plotted_cells import ENDPOINTS
+from alpkit.analysis.table import records
 
 
 def dynamics(frame: GridFrame, data: pd.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """Arms side by side, of one grid or of several: what differs in their configs, and in their scores.
 
 Arms of another task, model or backend are refused: their numbers answer different questions. Not here:
-the report of one grid (`analysis.report`).
+the report of one grid (`alpkit.analysis.report`).
 
     compare(["quickstart:seq-alp", "layers:seq-bypass"]).table.markdown()
 """
@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
+from alpkit.analysis.frames import FINISHED, GridFrame, load
+from alpkit.analysis.pairs import Config, differing, flat, ingredients, read_config
+from alpkit.analysis.scores import SCORES
+from alpkit.analysis.seeds import Verdict, over_seeds, verdicts
+from alpkit.analysis.table import DASH, Table, interval_text
 from alpkit.errors import AlpkitError, GridError
 from alpkit.runs import Target, resolve
-from analysis.frames import FINISHED, GridFrame, load
-from analysis.pairs import Config, differing, flat, ingredients, read_config
-from analysis.scores import SCORES
-from analysis.seeds import Verdict, over_seeds, verdicts
-from analysis.table import DASH, Table, interval_text
 
 SHOWN: Final = (
     "final_reward",

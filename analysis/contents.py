@@ -4,22 +4,22 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.cost import cost_table
-from analysis.draft import Draft
-from analysis.findings import Finding, findings_table
-from analysis.frames import GridFrame
-from analysis.main_result import main_table
-from analysis.over_tasks import tasks_table
-from analysis.page import Answer, Answers, Block, Bullets, Page, Section, Text
-from analysis.pairs import REFERENCES
-from analysis.plans import PLANS, Place
-from analysis.receipt import receipt_table
-from analysis.results import Results, gather, opening, summary
-from analysis.spikes import SpikeLog, spikes_table
-from analysis.steadiness import steadiness_table
-from analysis.subsets import subset_table
-from analysis.table import Table, first_line, records
-from analysis.tables import (
+from alpkit.analysis.cost import cost_table
+from alpkit.analysis.draft import Draft
+from alpkit.analysis.findings import Finding, findings_table
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.main_result import main_table
+from alpkit.analysis.over_tasks import tasks_table
+from alpkit.analysis.page import Answer, Answers, Block, Bullets, Page, Section, Text
+from alpkit.analysis.pairs import REFERENCES
+from alpkit.analysis.plans import PLANS, Place
+from alpkit.analysis.receipt import receipt_table
+from alpkit.analysis.results import Results, gather, opening, summary
+from alpkit.analysis.spikes import SpikeLog, spikes_table
+from alpkit.analysis.steadiness import steadiness_table
+from alpkit.analysis.subsets import subset_table
+from alpkit.analysis.table import Table, first_line, records
+from alpkit.analysis.tables import (
     cells_table,
     differences_table,
     divergence_table,

@@ -4,9 +4,9 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.frames import GridFrame
-from analysis.seeds import over_seeds
-from analysis.table import Table, interval_text, number, records
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.seeds import over_seeds
+from alpkit.analysis.table import Table, interval_text, number, records
 
 PARTS: Final = ("rollout", "logp_old", "update", "diagnostics", "sync", "records")
 _MEMORY: Final = "memory/peak"

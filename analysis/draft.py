@@ -6,11 +6,11 @@ from pathlib import Path
 
 import matplotlib
 
-from analysis import style
-from analysis.frames import GridFrame
-from analysis.page import Block, Picture, Text
-from analysis.plans import Plan
-from analysis.table import Table
+from alpkit.analysis import style
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.page import Block, Picture, Text
+from alpkit.analysis.plans import Plan
+from alpkit.analysis.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Figures as functions `(data, axes, looks) -> axes`, and the sheets of the report: dynamics, envelope, CCDF.
 
 Every function draws exactly the numbers in `data` (that frame is the figure's CSV) and returns the axes.
-Nothing here computes a statistic: see `analysis.plotted` and its neighbours. Other tails are in
-`analysis.figures_tails`, points per cell in `analysis.figures_cells`.
+Nothing here computes a statistic: see `alpkit.analysis.plotted` and its neighbours. Other tails are in
+`alpkit.analysis.figures_tails`, points per cell in `alpkit.analysis.figures_cells`.
 """
 
 import pandas as pd
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.items import ROUNDOFF
-from analysis.panels import (
+from alpkit.analysis.items import ROUNDOFF
+from alpkit.analysis.panels import (
     INK,
     SHORT,
     SIDE_NAMES,
@@ -24,10 +24,10 @@ from analysis.panels import (
     padded,
     span_lines,
 )
-from analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
-from analysis.plotted_tails import DRAWN
-from analysis.pooled import SIDES
-from analysis.style import Look
+from alpkit.analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
+from alpkit.analysis.plotted_tails import DRAWN
+from alpkit.analysis.pooled import SIDES
+from alpkit.analysis.style import Look
 
 LOGARITHMIC = ("kl/k3", "train/grad_norm")
 

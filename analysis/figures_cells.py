@@ -11,9 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.panels import SOFT, Looks, arm_handles, legend_below, line, log_ticks, span_lines
-from analysis.plotted import REMOVED
-from analysis.plotted_cells import ENDPOINTS
+from alpkit.analysis.panels import (
+    SOFT,
+    Looks,
+    arm_handles,
+    legend_below,
+    line,
+    log_ticks,
+    span_lines,
+)
+from alpkit.analysis.plotted import REMOVED
+from alpkit.analysis.plotted_cells import ENDPOINTS
 
 HEAVINESS_LABELS = {
     "khat_right": "k̂ of the token ratio, mean of the run",

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.panels import (
+from alpkit.analysis.panels import (
     INK,
     SHORT,
     SIDE_NAMES,
@@ -19,10 +19,10 @@ from analysis.panels import (
     log_ticks,
     span_lines,
 )
-from analysis.plotted import FACTORS
-from analysis.plotted_tails import DRAWN
-from analysis.pooled import SIDES
-from analysis.style import Look
+from alpkit.analysis.plotted import FACTORS
+from alpkit.analysis.plotted_tails import DRAWN
+from alpkit.analysis.pooled import SIDES
+from alpkit.analysis.style import Look
 
 UNTRUSTED = 0.7
 NO_VARIANCE = 0.5

@@ -1,6 +1,6 @@
 """What can be said about each arm against its control, in words with numbers, and what cannot and why.
 
-A claim is made from a verdict of `analysis.seeds` and from nothing else; what the records and the spike
+A claim is made from a verdict of `alpkit.analysis.seeds` and from nothing else; what the records and the spike
 detector saw is told beside it as what it is, an observation.
 """
 
@@ -9,12 +9,12 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import pandas as pd
 
-from analysis.frames import GridFrame
-from analysis.pairs import Kind, Pair
-from analysis.receipt import inactive, swallowed
-from analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
-from analysis.spikes import SpikeLog
-from analysis.table import Table, number, signed_points, with_bounds
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import Kind, Pair
+from alpkit.analysis.receipt import inactive, swallowed
+from alpkit.analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
+from alpkit.analysis.spikes import SpikeLog
+from alpkit.analysis.table import Table, number, signed_points, with_bounds
 
 State = Literal["changed", "not told apart", "cannot be said"]
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)

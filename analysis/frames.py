@@ -1,8 +1,8 @@
 """A grid on disk as pandas frames: one row per cell, one row per step, token records on demand.
 
 Reads the run folder alone, and the MLflow store only where that is gone; tolerates what a killed run
-leaves behind, and says what it could not read. Not here: the files (`analysis.folder`), scores
-(`analysis.scores`), tails (`analysis.tails`).
+leaves behind, and says what it could not read. Not here: the files (`alpkit.analysis.folder`), scores
+(`alpkit.analysis.scores`), tails (`alpkit.analysis.tails`).
 
     frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
 """
@@ -14,12 +14,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from alpkit.analysis.folder import (
+    CELL_COLUMNS,
+    GridInfo,
+    Missing,
+    headline,
+    read_cell,
+    read_manifest,
+)
+from alpkit.analysis.pooled import ArmPool, pool_arm
+from alpkit.analysis.records import RecordedCell, Records
+from alpkit.analysis.scores import add_scores
 from alpkit.errors import GridError, TrackingError
 from alpkit.runs import is_live, resolve
-from analysis.folder import CELL_COLUMNS, GridInfo, Missing, headline, read_cell, read_manifest
-from analysis.pooled import ArmPool, pool_arm
-from analysis.records import RecordedCell, Records
-from analysis.scores import add_scores
 
 __all__ = ["FINISHED", "GridFrame", "GridInfo", "Missing", "load"]
 
@@ -119,7 +126,7 @@ def _resolve(run_id: str, root: Path, tracking_uri: str | None) -> tuple[Path, s
         folder, only = resolve(run_id, root)
         return folder, only
     except GridError:
-        from analysis.store import restore  # imports mlflow: seconds, for the rare case
+        from alpkit.analysis.store import restore  # imports mlflow: seconds, for the rare case
 
         found = restore(run_id, root, tracking_uri)
         if found is None:

@@ -6,12 +6,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
-from analysis.frames import GridFrame
-from analysis.pairs import Pair
-from analysis.scores import SCORES
-from analysis.seeds import Verdict
-from analysis.table import DASH, Table, number, signed_points, with_bounds
+from alpkit.analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import Pair
+from alpkit.analysis.scores import SCORES
+from alpkit.analysis.seeds import Verdict
+from alpkit.analysis.table import DASH, Table, number, signed_points, with_bounds
 
 COLUMNS: Final = ("eval_greedy", "final_reward")
 FEW: Final = 5

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
-from analysis.frames import GridFrame
-from analysis.main_result import COLUMNS
-from analysis.pairs import Config, Pair, arm_configs, flat
-from analysis.scores import SCORES
-from analysis.table import DASH, Table, with_bounds
+from alpkit.analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.main_result import COLUMNS
+from alpkit.analysis.pairs import Config, Pair, arm_configs, flat
+from alpkit.analysis.scores import SCORES
+from alpkit.analysis.table import DASH, Table, with_bounds
 
 
 class Method(NamedTuple):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
-from analysis.page_style import POLICY, SCRIPT, STYLE
-from analysis.table import NOTHING, Table, is_words
+from alpkit.analysis.page_style import POLICY, SCRIPT, STYLE
+from alpkit.analysis.table import NOTHING, Table, is_words
 
 LONG: Final = 24
 """Rows from which on a table scrolls in its own frame."""

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
+from alpkit.analysis.frames import GridFrame
 from alpkit.config import ObjectiveConfig
-from analysis.frames import GridFrame
 
 Config = dict[str, Any]
 Kind = Literal["noise", "method", "layers", "site"]

@@ -1,8 +1,8 @@
 """The figures of the report in reading order: for each, its numbers, its drawing and its words.
 
 A figure is one entry of `PLANS`; the page shows it in the section that it names, and says `absent` where
-its data is empty. Numbers come from `analysis.plotted*`, drawings from `analysis.figures*`, descriptions
-for those who cannot see from `analysis.alts`.
+its data is empty. Numbers come from `alpkit.analysis.plotted*`, drawings from `alpkit.analysis.figures*`, descriptions
+for those who cannot see from `alpkit.analysis.alts`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pandas as pd
 
-from analysis import (
+from alpkit.analysis import (
     alts,
     figures,
     figures_cells,
@@ -19,8 +19,8 @@ from analysis import (
     plotted_cells,
     plotted_tails,
 )
-from analysis.frames import GridFrame
-from analysis.style import Look
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.style import Look
 
 Place = Literal["Results", "The ratio", "Corrections", "Noise", "Layers and sites", "All cells"]
 

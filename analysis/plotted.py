@@ -1,6 +1,6 @@
 """The numbers that figures over steps draw: each frame here is a figure's CSV, and nothing else is drawn.
 
-Not here: tails from the records (`analysis.plotted_tails`), one point per cell (`analysis.plotted_cells`).
+Not here: tails from the records (`plotted_tails`), one point per cell (`plotted_cells`).
 """
 
 import math
@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.frames import FINISHED, GridFrame
-from analysis.scores import last_evaluations
-from analysis.spikes import spike_log
+from alpkit.analysis.frames import FINISHED, GridFrame
+from alpkit.analysis.scores import last_evaluations
+from alpkit.analysis.spikes import spike_log
 
 DYNAMICS: Final = {
     "reward/mean": "Reward, mean of the step",
@@ -127,7 +127,7 @@ def pass_frame(frame: GridFrame) -> pd.DataFrame:
     """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
     k = 1 is avg@k, its unbiased estimate from the same k samples. when `step`: the evaluation of that
-    step; `last`: each cell's last evaluations (`analysis.scores`). Intervals over seeds as in `over_steps`.
+    step; `last`: each cell's last evaluations (`alpkit.analysis.scores`). Intervals over seeds as in `over_steps`.
     """
     known = frame.finished["eval_k"].dropna()
     if known.nunique() != 1:  # arms that were evaluated at different k are not one figure

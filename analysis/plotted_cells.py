@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.frames import GridFrame
-from analysis.pairs import arm_configs, subsets
-from analysis.plotted import summarise
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import arm_configs, subsets
+from alpkit.analysis.plotted import summarise
 
 Axis = Literal["layers", "site"]
 

@@ -6,12 +6,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.items import ROUNDOFF
+from alpkit.analysis.plotted import FACTORS, FINISHED_SERIES, over_steps
+from alpkit.analysis.pooled import SIDES, Pool
+from alpkit.analysis.reducers import EDGES
 from alpkit.diagnostics import envelope, hill_curve, qq_exponential, tail_size
-from analysis.frames import GridFrame
-from analysis.items import ROUNDOFF
-from analysis.plotted import FACTORS, FINISHED_SERIES, over_steps
-from analysis.pooled import SIDES, Pool
-from analysis.reducers import EDGES
 
 DRAWN: Final = ("token", "product")
 """Levels that figures show; the tables have all three."""

@@ -1,9 +1,9 @@
 """One pass over an arm's records: everything that tables and figures of its tails need, in bounded memory.
 
-Steps come one at a time (`analysis.records.Batch`) and are reduced at once: the largest items of either
+Steps come one at a time (`alpkit.analysis.records.Batch`) and are reduced at once: the largest items of either
 side with their prompts (k-hat, Hill, quantiles, Q-Q: exact), counts on a log grid (CCDF: exact, its band
 resampled on the way), log sums (ESS), a uniform sample for the envelope (everything up to `SAMPLE` items),
-and k-hat and the factors of a few recorded steps. Not here: rows of tables (`analysis.tails`).
+and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tails`).
 """
 
 import math
@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from alpkit.analysis.items import COLUMNS, LEVELS, Items, StepItems, step_items
+from alpkit.analysis.records import Records
+from alpkit.analysis.reducers import BINS, Curve, Largest, Sample, Survival, Top, bin_of, survival
 from alpkit.diagnostics import Decomposition, TailFit, decompose, fit_khat, tail_size
 from alpkit.diagnostics.divergences import Level
 from alpkit.diagnostics.tails import Side
-from analysis.items import COLUMNS, LEVELS, Items, StepItems, step_items
-from analysis.records import Records
-from analysis.reducers import BINS, Curve, Largest, Sample, Survival, Top, bin_of, survival
 
 SIDES: Final[tuple[Side, ...]] = ("right", "left")
 SAMPLE: Final = 1 << 18

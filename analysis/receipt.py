@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.frames import GridFrame
-from analysis.table import Table, number, records
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.table import Table, number, records
 
 PREFIX: Final = "receipt/"
 _HALF: Final = 0.5  # spec/alp.md G1: below it a perturbed arm is nearly its control

@@ -1,7 +1,7 @@
 """`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
 
 The folder is built beside its final place and swapped in whole, so a reader never sees half a report
-and a second analysis replaces the first. What the report says: `analysis.contents`.
+and a second analysis replaces the first. What the report says: `alpkit.analysis.contents`.
 """
 
 import json
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from analysis.contents import compose
-from analysis.draft import Draft
-from analysis.frames import GridFrame, load
+from alpkit.analysis.contents import compose
+from alpkit.analysis.draft import Draft
+from alpkit.analysis.frames import GridFrame, load
 
 REPORTS: Final = "reports"
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.findings import Finding, findings
-from analysis.frames import GridFrame
-from analysis.pairs import Pair, pairs
-from analysis.plain import plain
-from analysis.receipt import inactive, swallowed
-from analysis.scores import SCORES
-from analysis.seeds import MIN_SEEDS, Verdict, over_seeds, verdicts
-from analysis.spikes import IDENTITY, SpikeLog, spike_log
-from analysis.tails import tail_frame
+from alpkit.analysis.findings import Finding, findings
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import Pair, pairs
+from alpkit.analysis.plain import plain
+from alpkit.analysis.receipt import inactive, swallowed
+from alpkit.analysis.scores import SCORES
+from alpkit.analysis.seeds import MIN_SEEDS, Verdict, over_seeds, verdicts
+from alpkit.analysis.spikes import IDENTITY, SpikeLog, spike_log
+from alpkit.analysis.tails import tail_frame
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.frames import FINISHED, GridFrame, Missing
-from analysis.table import DASH, Table, number, records
+from alpkit.analysis.frames import FINISHED, GridFrame, Missing
+from alpkit.analysis.table import DASH, Table, number, records
 
 FILE: Final = "spikes.jsonl"
 NEAR: Final = 5

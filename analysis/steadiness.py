@@ -1,7 +1,7 @@
 """How steady each arm's runs were: peaks, spike rates at three limits, and changes of level.
 
 Spikes as the run saw them, without look-ahead, from the metrics alone; level shifts with the whole run
-in sight. Which tokens made a spike is in `analysis.spikes`.
+in sight. Which tokens made a spike is in `alpkit.analysis.spikes`.
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.table import DASH, Table, number, records
 from alpkit.diagnostics import LevelShift, SpikeSummary, level_shifts, spike_summary
 from alpkit.spikes import WATCHED
-from analysis.frames import GridFrame
-from analysis.table import DASH, Table, number, records
 
 _SHOWN: Final = 4  # level shifts that a cell of the table names
 

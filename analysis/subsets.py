@@ -5,11 +5,11 @@ from typing import Final
 
 import pandas as pd
 
-from analysis.frames import GridFrame
-from analysis.pairs import REFERENCES, Kind, arm_configs, subsets
-from analysis.scores import SCORES
-from analysis.seeds import LABELS, Verdict, over_seeds
-from analysis.table import DASH, Table, interval_text
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import REFERENCES, Kind, arm_configs, subsets
+from alpkit.analysis.scores import SCORES
+from alpkit.analysis.seeds import LABELS, Verdict, over_seeds
+from alpkit.analysis.table import DASH, Table, interval_text
 
 SHOWN: Final = ("eval_greedy", "final_reward", "khat_right", "k3_mean", "k3_peak", "width")
 _WORDS: Final = {

@@ -1,6 +1,6 @@
 """One table, three renderings: the CSV's raw numbers and the same rows as text, in Markdown and LaTeX.
 
-Also how a number becomes text. What the tables hold is in `analysis.tables` and its neighbours.
+Also how a number becomes text. What the tables hold is in `alpkit.analysis.tables` and its neighbours.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from analysis.seeds import Interval
+from alpkit.analysis.seeds import Interval
 
 DASH: Final = "–"
 NOTHING: Final = "Nothing to show."

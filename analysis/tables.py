@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from analysis.frames import FINISHED, GridFrame
-from analysis.scores import EVALUATIONS, SCORES, WINDOW
-from analysis.seeds import LABELS, Verdict, over_seeds
-from analysis.table import (
+from alpkit.analysis.frames import FINISHED, GridFrame
+from alpkit.analysis.scores import EVALUATIONS, SCORES, WINDOW
+from alpkit.analysis.seeds import LABELS, Verdict, over_seeds
+from alpkit.analysis.table import (
     DASH,
     Table,
     first_line,

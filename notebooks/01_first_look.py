@@ -24,7 +24,7 @@
 import os
 from pathlib import Path
 
-import analysis
+from alpkit import analysis
 
 here = [folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "runs").is_dir()]
 root = Path(os.environ.get("ALPKIT_ROOT") or (here[0] if here else "."))

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-import analysis
+from alpkit import analysis
 from alpkit.diagnostics import (
     ccdf,
     compare_lognormal,

@@ -31,7 +31,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-import analysis
+from alpkit import analysis
 from alpkit.config import PerturbationConfig
 from alpkit.policy.loading import encode_prompt, load_policy
 from alpkit.policy.logprobs import response_logprobs
@@ -97,7 +97,7 @@ layers.finished.groupby(["arm", "site", "layers"], sort=False, dropna=False)[sco
 # Bars that overlap the shade, or each other, are not told apart by these seeds.
 
 # %%
-from analysis import figures_cells, plotted, plotted_cells, style
+from alpkit.analysis import figures_cells, plotted, plotted_cells, style
 
 
 def draw(sheet, data, frame):
@@ -133,8 +133,8 @@ draw(figures_cells.ablation_sheet, plotted_cells.sites_frame(sites), sites)
 # only from three seeds on. The report of `alpkit analyze` shows them all; here are the first few.
 
 # %%
-from analysis.pairs import pairs
-from analysis.seeds import verdicts
+from alpkit.analysis.pairs import pairs
+from alpkit.analysis.seeds import verdicts
 
 for frame in (layers, sites):
     found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in pairs(frame)))

@@ -122,7 +122,7 @@ outcome = run_grid(grid, options)
 # correction, and one that fires all the time leaves nothing to learn from.
 
 # %%
-import analysis
+from alpkit import analysis
 
 frame = analysis.load("own", root=folder)
 keys = [
@@ -151,7 +151,7 @@ receipt = steps.groupby("arm", sort=False)[[f"receipt/{key}" for key in keys]].m
 # %%
 import matplotlib.pyplot as plt
 
-from analysis import figures, plotted_tails
+from alpkit.analysis import figures, plotted_tails
 
 data = plotted_tails.ccdf_frame(frame)
 fig, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)

@@ -8,7 +8,7 @@ from alpkit.cli.tables import plain_table
 from alpkit.runs import resolve
 
 if TYPE_CHECKING:
-    from analysis.compare import Comparison
+    from alpkit.analysis.compare import Comparison
 
 
 def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
@@ -17,7 +17,7 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
         # A typing error is worth hearing before pandas is imported.
         if ":" not in name:
             resolve(name)
-    from analysis.compare import compare as compare_runs
+    from alpkit.analysis.compare import compare as compare_runs
 
     found = compare_runs(names, force=force)
     if as_json:
@@ -38,7 +38,7 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
 
 
 def _json(found: "Comparison") -> dict[str, Any]:
-    from analysis.plain import plain
+    from alpkit.analysis.plain import plain
 
     return {
         "items": [

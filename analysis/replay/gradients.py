@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alpkit.analysis.replay.batches import RecordedStep
+from alpkit.analysis.replay.book import Gap
+from alpkit.analysis.replay.losses import score
+from alpkit.analysis.replay.methods import Method
+from alpkit.analysis.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 from alpkit.batches import MicroBatch
 from alpkit.config import ObjectiveConfig
 from alpkit.config.objective import RatioConfig, SurrogateConfig
-from analysis.replay.batches import RecordedStep
-from analysis.replay.book import Gap
-from analysis.replay.losses import score
-from analysis.replay.methods import Method
-from analysis.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
 TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1}

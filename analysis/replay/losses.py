@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from alpkit.analysis.replay.batches import IDENTITY, Inputs, RecordedStep
+from alpkit.analysis.replay.methods import Method
 from alpkit.measure import receipt_metrics
 from alpkit.objective import LossOutput, normalizer_sums, policy_loss, whole_batch
-from analysis.replay.batches import IDENTITY, Inputs, RecordedStep
-from analysis.replay.methods import Method
 
 
 class Scored(NamedTuple):

@@ -1,7 +1,7 @@
 import pytest
 from synthetic_grid import write_grid
 
-import analysis
+from alpkit import analysis
 
 
 @pytest.fixture(scope="session")
@@ -32,4 +32,4 @@ def small_root(tmp_path):
 @pytest.fixture
 def words_only(monkeypatch):
     """Reports without figures: these are most of a report's seconds."""
-    monkeypatch.setattr("analysis.contents.PLANS", [])
+    monkeypatch.setattr("alpkit.analysis.contents.PLANS", [])

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from synthetic_grid import write_grid
 
+from alpkit.analysis.compare import compare
 from alpkit.cli import main
 from alpkit.errors import GridError
-from analysis.compare import compare
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from synthetic_grid import ARMS, SPIKE, write_grid, write_variants
 
-import analysis
-from analysis import (
+from alpkit import analysis
+from alpkit.analysis import (
     figures,
     figures_cells,
     figures_tails,
@@ -17,7 +17,7 @@ from analysis import (
     plotted_tails,
     style,
 )
-from analysis.plans import PLANS
+from alpkit.analysis.plans import PLANS
 
 LOOKS = {arm: style.Look("#000000", "-", None) for arm in ARMS}
 

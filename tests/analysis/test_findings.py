@@ -9,9 +9,9 @@ import pytest
 import yaml
 from synthetic_grid import ARMS, SPIKE, write_grid
 
-import analysis
-from analysis.pairs import Pair, pairs, subsets
-from analysis.seeds import verdicts
+from alpkit import analysis
+from alpkit.analysis.pairs import Pair, pairs, subsets
+from alpkit.analysis.seeds import verdicts
 
 
 def by_pair(summary):
@@ -182,7 +182,7 @@ def ablation(tmp_path_factory):
     manifest["controls"] = dict.fromkeys(perturbed, "seq-bypass")
     (folder / "grid.json").write_text(json.dumps(manifest))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("analysis.contents.PLANS", [])
+        patch.setattr("alpkit.analysis.contents.PLANS", [])
         return analysis.analyze("layers", root=root)
 
 

@@ -8,10 +8,10 @@ import yaml
 from scipy import stats
 from synthetic_grid import write_grid
 
-import analysis
-from analysis.aggregate import improvement
-from analysis.over_tasks import methods_over_tasks, tasks_table
-from analysis.pairs import pairs
+from alpkit import analysis
+from alpkit.analysis.aggregate import improvement
+from alpkit.analysis.over_tasks import methods_over_tasks, tasks_table
+from alpkit.analysis.pairs import pairs
 
 
 @pytest.fixture(scope="module")

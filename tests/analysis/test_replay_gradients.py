@@ -10,15 +10,15 @@ import yaml
 from replay_runs import metrics_of, trained
 from safetensors.torch import load_file, save_file
 
+from alpkit.analysis.replay import replay
+from alpkit.analysis.replay.batches import read_step
+from alpkit.analysis.replay.inputs import find_cell
 from alpkit.checkpoint import load_checkpoint
 from alpkit.cli import main
 from alpkit.config import PRESETS
 from alpkit.errors import ConfigError
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
-from analysis.replay import replay
-from analysis.replay.batches import read_step
-from analysis.replay.inputs import find_cell
 
 ONE_UPDATE = {"updates_per_rollout": 1, "steps": 1}
 PAIRS = {"sigma": {"learnable": False}, "scale": "rms", "draws": 2, "antithetic": True}

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from synthetic_grid import write_grid
 
-import analysis
+from alpkit import analysis
+from alpkit.analysis import style
+from alpkit.analysis.receipt import swallowed
+from alpkit.analysis.report import report_id
 from alpkit.errors import TrackingError
-from analysis import style
-from analysis.receipt import swallowed
-from analysis.report import report_id
 
 DRAWN = ("dynamics", "envelope", "ccdf")
 TABLES = ("findings", "differences", "main", "results", "divergence", "spread", "tails", "spikes")

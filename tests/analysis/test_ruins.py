@@ -7,7 +7,7 @@ import sys
 import pytest
 from synthetic_grid import write_grid
 
-import analysis
+from alpkit import analysis
 from alpkit.cli import main
 from alpkit.tracking import prepare_store
 

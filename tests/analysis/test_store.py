@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-import analysis
+from alpkit import analysis
 from alpkit.errors import GridError
 from alpkit.tracking import MlflowSink, prepare_store
 

@@ -11,14 +11,14 @@ import pytest
 from scipy import stats
 from synthetic_grid import write_grid
 
-import analysis
-from analysis.aggregate import improvement, iqm
-from analysis.cost import cost_frame
-from analysis.main_result import main_table
-from analysis.pairs import pairs
-from analysis.seeds import verdicts
-from analysis.spikes import spike_log, spikes_table
-from analysis.table import Table, number, tex, with_bounds
+from alpkit import analysis
+from alpkit.analysis.aggregate import improvement, iqm
+from alpkit.analysis.cost import cost_frame
+from alpkit.analysis.main_result import main_table
+from alpkit.analysis.pairs import pairs
+from alpkit.analysis.seeds import verdicts
+from alpkit.analysis.spikes import spike_log, spikes_table
+from alpkit.analysis.table import Table, number, tex, with_bounds
 
 
 def main_of(frame):

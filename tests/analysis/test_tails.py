@@ -7,15 +7,21 @@ import pandas as pd
 import pytest
 from synthetic_grid import HEAVY, LIGHT
 
+from alpkit.analysis import pooled, reducers
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.items import step_items
+from alpkit.analysis.plotted_tails import (
+    ccdf_frame,
+    envelope_frame,
+    factors_frame,
+    hill_frame,
+    khat_frame,
+)
+from alpkit.analysis.pooled import pool_arm
+from alpkit.analysis.records import Batch, RecordedCell, Records
+from alpkit.analysis.tails import tail_frame
 from alpkit.diagnostics import ccdf, fit_khat, hill
 from alpkit.records import RecordWriter
-from analysis import pooled, reducers
-from analysis.frames import GridFrame
-from analysis.items import step_items
-from analysis.plotted_tails import ccdf_frame, envelope_frame, factors_frame, hill_frame, khat_frame
-from analysis.pooled import pool_arm
-from analysis.records import Batch, RecordedCell, Records
-from analysis.tails import tail_frame
 
 
 def ratios(frame, arm, *, numerator="logp_train"):
