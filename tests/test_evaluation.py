@@ -7,9 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from alpkit.evaluation import evaluate
 from alpkit.rollout import Response
 from alpkit.tasks import Item
+from alpkit.trainer.evaluate import evaluate
 
 RIGHT, WRONG = 1, 0
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alpkit.config import ObjectiveConfig
-from alpkit.measure import ReceiptWatch, TokenTable, engine_metrics, ratio_metrics
+from alpkit.trainer.measure import ReceiptWatch, TokenTable, engine_metrics, ratio_metrics
 
 OBJECTIVE = ObjectiveConfig()
 

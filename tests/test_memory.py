@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from alpkit.memory import PeakMemory
+from alpkit.trainer.memory import PeakMemory
 
 MIB = 1 << 20
 

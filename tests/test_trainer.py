@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpkit import cell, records, trainer
+from alpkit import records, trainer
 from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PRESETS, RunConfig
 from alpkit.errors import NumericalError, RolloutError, TrackingError
@@ -18,6 +18,7 @@ from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.records import RecordWriter, read_sequences
 from alpkit.rollout.hf import HfSampler
 from alpkit.tracking import CellTracker
+from alpkit.trainer import state as cell
 from alpkit.trainer import train_cell
 
 SMALL = {

@@ -1,6 +1,6 @@
 """What the loss did to a micro-batch's tokens, as sums, so that micro-batches add up to a step.
 
-Shares are made from them in `alpkit.measure`; `alpkit.metrics` says how to read each.
+Shares are made from them in `alpkit.trainer.measure`; `alpkit.metrics` says how to read each.
 """
 
 import torch

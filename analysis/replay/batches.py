@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from alpkit import records
-from alpkit.batches import Batch, MicroBatch, cut
 from alpkit.config import RunConfig
 from alpkit.config.objective import AdvantageConfig
 from alpkit.errors import TrackingError
 from alpkit.objective import group_advantage
 from alpkit.records import read_sequences
 from alpkit.rollout import Request, Response, collate
+from alpkit.trainer.batches import Batch, MicroBatch, cut
 
 LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")
 IDENTITY: Final = ("step", "update", "sample", "prompt", "position", "token")

@@ -25,9 +25,9 @@ from alpkit.analysis.replay.book import Gap
 from alpkit.analysis.replay.losses import score
 from alpkit.analysis.replay.methods import Method
 from alpkit.analysis.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
-from alpkit.batches import MicroBatch
 from alpkit.config import ObjectiveConfig
 from alpkit.config.objective import RatioConfig, SurrogateConfig
+from alpkit.trainer.batches import MicroBatch
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
 TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from alpkit.analysis.replay.batches import IDENTITY, Inputs, RecordedStep
 from alpkit.analysis.replay.methods import Method
-from alpkit.measure import receipt_metrics
 from alpkit.objective import LossOutput, normalizer_sums, policy_loss, whole_batch
+from alpkit.trainer.measure import receipt_metrics
 
 
 class Scored(NamedTuple):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.batches import MicroBatch
 from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PerturbationConfig, RunConfig
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.trainer.batches import MicroBatch
 
 UPDATE: Final = 0
 """The update whose weights were kept: the step's first."""

@@ -13,10 +13,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.batches import MicroBatch
-from alpkit.cell import Run
-from alpkit.clock import Clock
-from alpkit.measure import token_rows
 from alpkit.objective import (
     LossOutput,
     Normalizer,
@@ -26,6 +22,10 @@ from alpkit.objective import (
     whole_batch,
 )
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
+from alpkit.trainer.batches import MicroBatch
+from alpkit.trainer.clock import Clock
+from alpkit.trainer.measure import token_rows
+from alpkit.trainer.state import Run
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One step, one loop: sample, score, update several times, measure, sync.
 
-This file names no method. One optimizer update is in `alpkit.update`, what a correction does in
-`alpkit.objective`, where noise goes in `alpkit.policy.perturbation`, what is logged in `alpkit.measure`.
+This file names no method. One optimizer update is in `alpkit.trainer.update`, what a correction does in
+`alpkit.objective`, where noise goes in `alpkit.policy.perturbation`, what is logged in `alpkit.trainer.measure`.
 
     train_cell(config, folder, tracker)
 
@@ -19,12 +19,14 @@ from typing import Any
 from torch import Tensor
 
 from alpkit import spikes
-from alpkit.batches import Batch, cut
-from alpkit.cell import Run, decoder, match_sigma, resume, save, save_for_replay, set_up
-from alpkit.clock import Clock
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
-from alpkit.measure import (
+from alpkit.records import rewind as rewind_records
+from alpkit.tracking import Tracker
+from alpkit.trainer.batches import Batch, cut
+from alpkit.trainer.clock import Clock
+from alpkit.trainer.collect import collect, held_out_scores
+from alpkit.trainer.measure import (
     TokenTable,
     batch_metrics,
     engine_metrics,
@@ -32,11 +34,9 @@ from alpkit.measure import (
     ratio_metrics,
     receipt_metrics,
 )
-from alpkit.memory import PeakMemory
-from alpkit.records import rewind as rewind_records
-from alpkit.sampling import collect, held_out_scores
-from alpkit.tracking import Tracker
-from alpkit.update import Place, Update, logp_old, update_policy
+from alpkit.trainer.memory import PeakMemory
+from alpkit.trainer.state import Run, decoder, match_sigma, resume, save, save_for_replay, set_up
+from alpkit.trainer.update import Place, Update, logp_old, update_policy
 
 logger = logging.getLogger("alpkit.trainer")
 

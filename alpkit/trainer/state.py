@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
-from alpkit.measure import ReceiptWatch
 from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
@@ -24,6 +23,7 @@ from alpkit.rollout.staleness import WeightHistory
 from alpkit.seeds import derive
 from alpkit.spikes import SpikeWatch
 from alpkit.tasks import Item, Task, eval_items, load_task
+from alpkit.trainer.measure import ReceiptWatch
 
 _PROBE_ITEMS = 8
 _CALIBRATION_ITEMS = 64

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from alpkit.batches import Batch, requests_for
-from alpkit.cell import Run, decode
-from alpkit.evaluation import evaluate
 from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id, stop_ids
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
 from alpkit.tasks import train_items
+from alpkit.trainer.batches import Batch, requests_for
+from alpkit.trainer.evaluate import evaluate
+from alpkit.trainer.state import Run, decode
 
 
 def collect(run: Run, step: int) -> Batch:

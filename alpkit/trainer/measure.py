@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alpkit.batches import Batch, MicroBatch
 from alpkit.config import ObjectiveConfig
 from alpkit.diagnostics import RatioSketch, divergences, probability_gap
 from alpkit.diagnostics.sketch import K3_CAP
 from alpkit.metrics import RATIO_LEVELS
 from alpkit.objective import LossOutput, sketch_state
+from alpkit.trainer.batches import Batch, MicroBatch
 
 _ENGINE_METRICS = (
     *("prob_gap", "prob_gap_max", "log_correlation", "mult_prob_error"),
