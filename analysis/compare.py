@@ -20,7 +20,7 @@ from alpkit.analysis.scores import SCORES
 from alpkit.analysis.seeds import Verdict, over_seeds, verdicts
 from alpkit.analysis.table import DASH, Table, interval_text
 from alpkit.errors import AlpkitError, GridError
-from alpkit.runs import Target, resolve
+from alpkit.runs.states import Target, resolve
 
 SHOWN: Final = (
     "final_reward",

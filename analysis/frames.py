@@ -26,7 +26,7 @@ from alpkit.analysis.pooled import ArmPool, pool_arm
 from alpkit.analysis.records import RecordedCell, Records
 from alpkit.analysis.scores import add_scores
 from alpkit.errors import GridError, TrackingError
-from alpkit.runs import is_live, resolve
+from alpkit.runs.states import is_live, resolve
 
 __all__ = ["FINISHED", "GridFrame", "GridInfo", "Missing", "load"]
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpkit import records
-from alpkit.records import recorded_steps
+from alpkit.runs import records
+from alpkit.runs.records import recorded_steps
 
 IDENTITY: Final = ["cell_id", "arm", "seed"]
 

@@ -21,7 +21,7 @@ import yaml
 
 from alpkit.config import PRESETS, RunConfig
 from alpkit.metrics import RATIO_STATS
-from alpkit.records import RecordWriter
+from alpkit.runs.records import RecordWriter
 
 ARMS = (
     "grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp", "token-bypass", "token-alp",

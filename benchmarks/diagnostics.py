@@ -93,7 +93,7 @@ def measure_records(options: argparse.Namespace) -> dict[str, float]:
     """Four log-probs of a million tokens, 4,096 responses of 256; the second write counts."""
     import numpy as np
 
-    from alpkit.records import RecordWriter
+    from alpkit.runs.records import RecordWriter
 
     rng = np.random.default_rng(0)
     rows, length = 4096, 256

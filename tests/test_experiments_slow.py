@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpkit import records
 from alpkit.config import expand, load_ablation
 from alpkit.launch import Options, run_grid
+from alpkit.runs import records
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 pytestmark = pytest.mark.slow

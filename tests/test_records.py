@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpkit.errors import TrackingError
-from alpkit.records import (
+from alpkit.runs.records import (
     TOKEN_SCHEMA,
     BackgroundWriter,
     RecordWriter,

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from alpkit import runs
 from alpkit.errors import GridError, TrackingError
-from alpkit.runs import CellRecord, Target
+from alpkit.runs import states as runs
+from alpkit.runs.states import CellRecord, Target
 
 
 def make_grid(root, name, launched, *, parent, cells=(("c0", "r0"),), retired=()):

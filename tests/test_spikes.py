@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from alpkit import spikes
 from alpkit.config import RunConfig
-from alpkit.records import recorded_steps
 from alpkit.rollout.hf import HfSampler
-from alpkit.spikes import Found, SpikeWatch
+from alpkit.runs.records import recorded_steps
 from alpkit.tracking import CellTracker
+from alpkit.trainer import spike_watch as spikes
 from alpkit.trainer import train_cell
+from alpkit.trainer.spike_watch import Found, SpikeWatch
 
 SMALL = {
     "rollout": {"weights": "int4", "prompts": 6, "group": 4},

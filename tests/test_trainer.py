@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpkit import records, trainer
-from alpkit.checkpoint import load_checkpoint
+from alpkit import trainer
 from alpkit.config import PRESETS, RunConfig
 from alpkit.errors import NumericalError, RolloutError, TrackingError
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.records import RecordWriter, read_sequences
 from alpkit.rollout.hf import HfSampler
+from alpkit.runs import records
+from alpkit.runs.checkpoint import load_checkpoint
+from alpkit.runs.records import RecordWriter, read_sequences
 from alpkit.tracking import CellTracker
 from alpkit.trainer import state as cell
 from alpkit.trainer import train_cell

@@ -8,7 +8,7 @@ from pathlib import Path
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
 from alpkit.errors import ConfigError, TrackingError
-from alpkit.runs import honest, is_live, list_grids, read_grid, resolve
+from alpkit.runs.states import honest, is_live, list_grids, read_grid, resolve
 from alpkit.tracking import resolve_uri
 
 

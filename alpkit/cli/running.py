@@ -11,7 +11,7 @@ from alpkit.cli.output import charts_link, err, note, print_json, print_table, u
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.launch import Options, Outcome, check, run_grid, states
-from alpkit.runs import read_grid
+from alpkit.runs.states import read_grid
 from alpkit.tracking import resolve_uri
 
 

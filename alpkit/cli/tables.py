@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from alpkit.config import PRESETS, Grid, ObjectiveConfig, PerturbationConfig
-from alpkit.runs import CellRecord
+from alpkit.runs.states import CellRecord
 from alpkit.tracking import read_steps
 
 LAST = 10

@@ -28,7 +28,7 @@ from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
 from alpkit.launch.preflight import check_cells, check_store
 from alpkit.launch.processes import Processes
-from alpkit.runs import (
+from alpkit.runs.states import (
     CellRecord,
     GridRecord,
     grid_folder,

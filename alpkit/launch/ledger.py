@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, assert_never
 
 from alpkit.errors import TrackingError
 from alpkit.launch.base import Ended, Event, OnEvent, Started, Stepped
-from alpkit.runs import CellRecord, now, write_cell, write_grid
+from alpkit.runs.states import CellRecord, now, write_cell, write_grid
 from alpkit.tracking import MlflowSink, Store
 from alpkit.tracking.store import RunStatus
 
@@ -134,7 +134,7 @@ class Ledger:
 
     def _put_spikes(self, cell: CellRecord) -> None:
         """Raises what the store raises. A cell without spikes takes back what an earlier attempt said."""
-        from alpkit.spikes import count, read, table
+        from alpkit.trainer.spike_watch import count, read, table
 
         spikes = read(self.folder / cell.cell_id)
         self._store.set_tags(cell.run_id, count(spikes))

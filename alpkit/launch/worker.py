@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from alpkit.launch.base import LOG_FILE, CellTask
 from alpkit.launch.cell import run_cell, tell
-from alpkit.runs import now
+from alpkit.runs.states import now
 
 
 class Step(NamedTuple):

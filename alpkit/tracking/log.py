@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
-from alpkit.runs import write_text
+from alpkit.runs.states import write_text
 from alpkit.tracking.store import STEP_TAG, store_errors
 
 if TYPE_CHECKING:

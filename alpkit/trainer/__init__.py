@@ -18,11 +18,11 @@ from typing import Any
 
 from torch import Tensor
 
-from alpkit import spikes
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
-from alpkit.records import rewind as rewind_records
+from alpkit.runs.records import rewind as rewind_records
 from alpkit.tracking import Tracker
+from alpkit.trainer import spike_watch as spikes
 from alpkit.trainer.batches import Batch, cut
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.collect import collect, held_out_scores

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alpkit.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.config import RunConfig
 from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.records import BackgroundWriter
 from alpkit.rollout import Request, Response, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
+from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
-from alpkit.spikes import SpikeWatch
 from alpkit.tasks import Item, Task, eval_items, load_task
 from alpkit.trainer.measure import ReceiptWatch
+from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
 _CALIBRATION_ITEMS = 64

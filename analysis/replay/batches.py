@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alpkit import records
 from alpkit.config import RunConfig
 from alpkit.config.objective import AdvantageConfig
 from alpkit.errors import TrackingError
 from alpkit.objective import group_advantage
-from alpkit.records import read_sequences
 from alpkit.rollout import Request, Response, collate
+from alpkit.runs import records
+from alpkit.runs.records import read_sequences
 from alpkit.trainer.batches import Batch, MicroBatch, cut
 
 LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")

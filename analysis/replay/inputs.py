@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from alpkit.config import RunConfig, load_yaml
 from alpkit.config.explain import explain
 from alpkit.errors import GridError, TrackingError
-from alpkit.records import recorded_steps
-from alpkit.runs import read_cell, read_grid, resolve
+from alpkit.runs.records import recorded_steps
+from alpkit.runs.states import read_cell, read_grid, resolve
 
 
 class Cell(NamedTuple):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.checkpoint import load_checkpoint
 from alpkit.config import PerturbationConfig, RunConfig
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.trainer.batches import MicroBatch
 
 UPDATE: Final = 0

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from alpkit.config import PRESETS, RunConfig
-from alpkit.records import RecordWriter
+from alpkit.runs.records import RecordWriter
 
 ARMS = ("grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp")
 CONTROLS = {"token-tis": "grpo", "seq-alp": "seq-bypass"}

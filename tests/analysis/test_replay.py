@@ -11,12 +11,12 @@ import pytest
 import yaml
 from replay_runs import metrics_of, trained
 
-from alpkit import records
 from alpkit.analysis.replay import as_json, pooled, replay, write
 from alpkit.cli import main
 from alpkit.errors import ConfigError, GridError, TrackingError
-from alpkit.records import read_sequences
 from alpkit.rollout.hf import HfSampler
+from alpkit.runs import records
+from alpkit.runs.records import read_sequences
 
 # Weights that are normalised, rejections that shrink, and a loss that depends on the cut.
 EVERYTHING = {

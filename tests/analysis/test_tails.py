@@ -21,7 +21,7 @@ from alpkit.analysis.pooled import pool_arm
 from alpkit.analysis.records import Batch, RecordedCell, Records
 from alpkit.analysis.tails import tail_frame
 from alpkit.diagnostics import ccdf, fit_khat, hill
-from alpkit.records import RecordWriter
+from alpkit.runs.records import RecordWriter
 
 
 def ratios(frame, arm, *, numerator="logp_train"):

@@ -7,12 +7,13 @@ import pytest
 import yaml
 from fake_trainer import ORDERLY, arm
 
-from alpkit import launch, spikes
+from alpkit import launch
 from alpkit.errors import ConfigError, GridError, PrerequisiteError, TrackingError
 from alpkit.launch import Ended, Options, Started, Stepped, run_grid
 from alpkit.launch import grid as grid_module
-from alpkit.runs import read_grid
+from alpkit.runs.states import read_grid
 from alpkit.tracking import Store, prepare_store
+from alpkit.trainer import spike_watch as spikes
 
 
 @pytest.fixture
@@ -258,7 +259,10 @@ def test_a_cells_spikes_reach_its_run_as_a_table_and_a_count(make_grid, options,
     outcome = run(grid, options, lambda e: plant(e) if e.cell_id == grid.cells[0].cell_id else None)
     spiky, quiet = outcome.records
     tags = store.client.get_run(spiky.run_id).data.tags
-    assert (tags["alpkit.spikes"], tags["alpkit.spikes.kl.k3"]) == ("1", "1")
+    assert (tags["alpkit.spikes"], tags["alpkit.spikes.kl.k3"]) == (
+        "1",
+        "1",
+    )
     assert store.client.get_run(quiet.run_id).data.tags["alpkit.spikes"] == "0"
     path = store.client.download_artifacts(spiky.run_id, "spikes.json")
     table = json.loads(open(path).read())

@@ -13,7 +13,7 @@ from fake_trainer import ORDERLY, arm
 
 from alpkit.launch import Processes, Stepped, run_grid
 from alpkit.launch.base import cores
-from alpkit.runs import read_grid
+from alpkit.runs.states import read_grid
 from alpkit.tracking import prepare_store
 
 LAUNCH = """

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from alpkit.diagnostics import Attribution, SpikeDetector, attribute
-from alpkit.runs import write_text
+from alpkit.runs.states import write_text
 
 SPIKES_FILE: Final = "spikes.jsonl"
 WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
