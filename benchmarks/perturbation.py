@@ -155,8 +155,7 @@ def no_noise(model, options, timer):
 
 def ours(model, options, timer):
     from alpkit.config import PerturbationConfig
-    from alpkit.policy import noise
-    from alpkit.policy.perturbation import LayerwisePerturbation
+    from alpkit.policy.perturbation import LayerwisePerturbation, noise
 
     perturbation_class = LayerwisePerturbation
     for name in ("_add", "_before_decoder", "_refuse_nonfinite", "metrics"):
@@ -177,7 +176,7 @@ def peer(model, options):
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    from alpkit.policy.sites import decoder_layers
+    from alpkit.policy.perturbation.sites import decoder_layers
 
     layers = decoder_layers(model)
     log_sigma = torch.nn.Parameter(torch.full((len(layers),), SIGMA).log())

@@ -14,7 +14,7 @@ from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.loading import BUILTINS, local_folder
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.policy.sites import decoder_layers
+from alpkit.policy.perturbation.sites import decoder_layers
 
 
 @cache

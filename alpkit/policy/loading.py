@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.sites import decoder_layers
+from alpkit.policy.perturbation.sites import decoder_layers
 
 BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
-from alpkit.policy.gate import HeadTokens, bound, head_tokens
+from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
 
 class TokenLogprobs(NamedTuple):

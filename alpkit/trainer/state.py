@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
-from alpkit.policy.calibration import calibrate_sigma
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.rollout import Request, Response, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate

@@ -25,7 +25,7 @@ from transformers import (
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy import smollm2
 from alpkit.policy.loading import encode_prompt, load_policy, pad_id, stop_ids
-from alpkit.policy.sites import decoder_layers
+from alpkit.policy.perturbation.sites import decoder_layers
 
 SIZES = {"vocab_size": 16, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 WIDE = {**SIZES, "intermediate_size": 24}

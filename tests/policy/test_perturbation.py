@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from alpkit.config import PerturbationConfig, resolve_layers
 from alpkit.errors import ConfigError
-from alpkit.policy.layout import TokenLayout
-from alpkit.policy.noise import NoiseStream
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.policy.sites import decoder_layers
+from alpkit.policy.perturbation.noise import NoiseStream
+from alpkit.policy.perturbation.sites import decoder_layers
+from alpkit.policy.perturbation.token_layout import TokenLayout
 
 TOKENS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3))
 KEY = (0, 1, 2)

@@ -11,13 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from alpkit.config import PerturbationConfig
 from alpkit.errors import NumericalError
-from alpkit.policy import noise
-from alpkit.policy.calibration import calibrate_sigma
-from alpkit.policy.gate import bound
-from alpkit.policy.layout import TokenLayout
 from alpkit.policy.logprobs import response_logprobs
-from alpkit.policy.noise import NoiseStream, add_noise
-from alpkit.policy.perturbation import LayerwisePerturbation
+from alpkit.policy.perturbation import LayerwisePerturbation, noise
+from alpkit.policy.perturbation.calibration import calibrate_sigma
+from alpkit.policy.perturbation.gate import bound
+from alpkit.policy.perturbation.noise import NoiseStream, add_noise
+from alpkit.policy.perturbation.token_layout import TokenLayout
 
 TOKENS = torch.randint(1, 20, (3, 9), generator=torch.Generator().manual_seed(3))
 KEY = (0, 1, 2)

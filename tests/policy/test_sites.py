@@ -8,10 +8,10 @@ from torch.testing import assert_close
 
 from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError
-from alpkit.policy.layout import TokenLayout
-from alpkit.policy.noise import NoiseStream
 from alpkit.policy.perturbation import LayerwisePerturbation
-from alpkit.policy.sites import find_sites
+from alpkit.policy.perturbation.noise import NoiseStream
+from alpkit.policy.perturbation.sites import find_sites
+from alpkit.policy.perturbation.token_layout import TokenLayout
 
 SITES = ("layer_input", "attention_output", "mlp_output", "embedding", "final_hidden", "logits")
 TOKENS = torch.randint(1, 20, (2, 7), generator=torch.Generator().manual_seed(3))

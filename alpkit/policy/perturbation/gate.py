@@ -6,7 +6,7 @@ a recomputed forward that was not bound is refused, never run with the wrong noi
 
     torch.utils.checkpoint.checkpoint(bound(block), hidden, use_reentrant=False)
 
-Not here: the noise itself (`alpkit.policy.noise`) and what opens the gate (`LayerwisePerturbation`).
+Not here: the noise itself (`alpkit.policy.perturbation.noise`) and what opens the gate (`LayerwisePerturbation`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +59,7 @@ def current(owner: object) -> Any:
         raise RuntimeError(
             "a forward is recomputed inside backward by a checkpoint that does not say which noise "
             "it ran with; use model.gradient_checkpointing_enable(), or checkpoint(bound(fn), ...) "
-            "with alpkit.policy.gate.bound, or remove() the perturbation"
+            "with alpkit.policy.perturbation.gate.bound, or remove() the perturbation"
         )
     return state.open.get(id(owner))
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.policy.gate import HeadTokens
-from alpkit.policy.layout import TokenLayout
+from alpkit.policy.perturbation.gate import HeadTokens
+from alpkit.policy.perturbation.token_layout import TokenLayout
 from alpkit.seeds import derive
 
 

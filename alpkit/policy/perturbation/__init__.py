@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, resolve_layers
 from alpkit.errors import NumericalError
-from alpkit.policy.gate import (
+from alpkit.policy.perturbation.gate import (
     HeadTokens,
     bind_checkpointing,
     current,
@@ -34,10 +34,10 @@ from alpkit.policy.gate import (
     tokens_at_head,
     unbind_checkpointing,
 )
-from alpkit.policy.layout import SampleIds, TokenLayout
-from alpkit.policy.noise import NoiseStream, add_noise
-from alpkit.policy.noise_log import NoiseLog
-from alpkit.policy.sites import Sites, find_sites
+from alpkit.policy.perturbation.noise import NoiseStream, add_noise
+from alpkit.policy.perturbation.noise_log import NoiseLog
+from alpkit.policy.perturbation.sites import Sites, find_sites
+from alpkit.policy.perturbation.token_layout import SampleIds, TokenLayout
 
 logger = logging.getLogger("alpkit.perturbation")
 
@@ -163,7 +163,7 @@ class LayerwisePerturbation:
         if self.config.sigma.init is None and self.log_sigma.isnan().any():
             raise RuntimeError(
                 "perturbation.sigma.target_ratio_std: sigma is not found yet; call "
-                "alpkit.policy.calibration.calibrate_sigma first"
+                "alpkit.policy.perturbation.calibration.calibrate_sigma first"
             )
         pair, member = divmod(draw, 2) if self.config.antithetic else (draw, 0)
         name = tuple(int(part) for part in key)
@@ -310,7 +310,7 @@ class LayerwisePerturbation:
             raise ValueError(
                 f"perturbation.site logits: logits of shape {list(logits.shape)} for a batch of "
                 f"{list(grid)} tokens do not say which tokens they are of; leave logits_to_keep out, "
-                "or name them with alpkit.policy.gate.head_tokens"
+                "or name them with alpkit.policy.perturbation.gate.head_tokens"
             )
         return grid, head
 
