@@ -3,15 +3,15 @@
 Usage: `grid = expand(load_ablation("experiments/quickstart.yaml", ["train.steps=5"]))`.
 """
 
-from alpkit.config.ablation import Ablation, AblationConfig, LaunchConfig, load_ablation
 from alpkit.config.correction import RejectConfig, WeightConfig
-from alpkit.config.explain import explain
-from alpkit.config.grid import Cell, Grid, expand
+from alpkit.config.files.faults import explain
+from alpkit.config.files.yaml import Document, dump_yaml, load_yaml
+from alpkit.config.grid.ablation import Ablation, AblationConfig, LaunchConfig, load_ablation
+from alpkit.config.grid.expand import Cell, Grid, expand
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig, resolve_layers
 from alpkit.config.presets import PRESETS, Preset
 from alpkit.config.run import RunConfig
-from alpkit.config.yaml import Document, dump_yaml, load_yaml
 
 __all__ = [
     "PRESETS",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from alpkit.config import RunConfig, load_yaml
-from alpkit.config.explain import explain
+from alpkit.config.files.faults import explain
 from alpkit.errors import GridError, TrackingError
 from alpkit.runs.records import recorded_steps
 from alpkit.runs.states import read_cell, read_grid, resolve

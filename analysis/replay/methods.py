@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 from pydantic import ValidationError
 
 from alpkit.config import PRESETS, Document, ObjectiveConfig, PerturbationConfig, RunConfig
-from alpkit.config.explain import did_you_mean, explain
-from alpkit.config.layers import Layers
+from alpkit.config.files.faults import did_you_mean, explain
+from alpkit.config.files.yaml import Fault, config_error, load_yaml
+from alpkit.config.grid.overlay import Layers
 from alpkit.config.objective import ReferenceKLConfig
-from alpkit.config.yaml import Fault, config_error, load_yaml
 from alpkit.errors import ConfigError
 
 OWN: Final = "own"

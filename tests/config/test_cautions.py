@@ -3,7 +3,7 @@
 import pytest
 
 from alpkit.config import PRESETS, RunConfig
-from alpkit.config.cautions import cautions
+from alpkit.config.grid.cautions import cautions
 
 
 def said(arm="a", objective=None, **config):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpkit.config import PRESETS, Grid, RunConfig, dump_yaml, expand, load_ablation
-from alpkit.config.yaml import parse_yaml
+from alpkit.config.files.yaml import parse_yaml
 from alpkit.errors import ConfigError
 
 # Axes that act on every arm, so that the number of cells is known.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alpkit.config import PRESETS, RunConfig
-from alpkit.config.methods import axes, card, markdown
+from alpkit.config.cards import axes, card, markdown
 from alpkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,6 @@ def test_an_unknown_method_is_named_with_its_neighbour():
 def test_the_committed_page_is_the_generated_one():
     assert (ROOT / "docs" / "methods.md").read_text() == markdown()
     printed = subprocess.run(
-        [sys.executable, "-m", "alpkit.config.methods"], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "alpkit.config.cards"], check=True, capture_output=True, text=True
     )
     assert printed.stdout == markdown()

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from alpkit.config import RunConfig, dump_yaml, load_yaml
-from alpkit.config.yaml import Document, parse_yaml
+from alpkit.config.files.yaml import Document, parse_yaml
 from alpkit.errors import ConfigError
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from alpkit.config.ablation import Ablation, LaunchConfig
-from alpkit.config.cautions import cautions
-from alpkit.config.points import Point, Points
+from alpkit.config.grid.ablation import Ablation, LaunchConfig
+from alpkit.config.grid.cautions import cautions
+from alpkit.config.grid.points import Point, Points
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError, GridError
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel, ValidationError
 
-from alpkit.config.yaml import Document, Fault, KeyPath, config_error, describe
+from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error, describe
 from alpkit.errors import ConfigError
 
 _WANTED = {

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from alpkit.config.ablation import Ablation, arm_name
-from alpkit.config.explain import faults_of, leaves
-from alpkit.config.layers import Layers, is_kind
+from alpkit.config.files.faults import faults_of, leaves
+from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error
+from alpkit.config.grid.ablation import Ablation, arm_name
+from alpkit.config.grid.overlay import Layers, is_kind
 from alpkit.config.presets import PRESETS
 from alpkit.config.run import RunConfig
-from alpkit.config.yaml import Document, Fault, KeyPath, config_error
 from alpkit.errors import ConfigError
 
 _LEAVES = leaves(RunConfig)

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from alpkit.config.base import Section
-from alpkit.config.explain import check_path, did_you_mean, faults_of
+from alpkit.config.files.faults import check_path, did_you_mean, faults_of
+from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
 from alpkit.config.presets import PRESETS
 from alpkit.config.run import RunConfig
-from alpkit.config.yaml import Document, Fault, config_error, load_yaml, parse_yaml
 from alpkit.errors import ConfigError
 
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}

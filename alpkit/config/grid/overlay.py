@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, get_args
 from pydantic import BaseModel
 
 from alpkit.config.correction import WeightConfig
+from alpkit.config.files.yaml import Document, KeyPath, Mark
 from alpkit.config.objective import AdvantageConfig, RatioConfig, SurrogateConfig
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, Site
 from alpkit.config.run import (
@@ -19,7 +20,6 @@ from alpkit.config.run import (
     ReasoningGymConfig,
     VllmRolloutConfig,
 )
-from alpkit.config.yaml import Document, KeyPath, Mark
 
 
 class _Kinds(NamedTuple):

@@ -1,0 +1,1 @@
+"""From an ablation file to the cells of its grid."""
