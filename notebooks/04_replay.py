@@ -55,7 +55,7 @@ for step, metrics in read_steps(run / "metrics.jsonl")[1:]:
 # its own settings, the run must give the very numbers that it logged.
 
 # %%
-from alpkit.analysis.replay import replay
+from alpkit.replay import replay
 
 methods = ["grpo", "token-tis", "icepop", "k3-rs"]
 found = replay(str(run), methods, tokens=True)

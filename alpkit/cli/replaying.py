@@ -54,7 +54,7 @@ def replay(
             fix="give presets or YAML files: --methods grpo,token-tis",
         )
     # Heavy (pandas, torch), so only once there is something to do.
-    import alpkit.analysis.replay as room
+    import alpkit.replay as room
 
     found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
     written = room.write(found)

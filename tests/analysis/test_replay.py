@@ -11,9 +11,9 @@ import pytest
 import yaml
 from replay_runs import metrics_of, trained
 
-from alpkit.analysis.replay import as_json, pooled, replay, write
 from alpkit.cli import main
 from alpkit.errors import ConfigError, GridError, TrackingError
+from alpkit.replay import as_json, pooled, replay, write
 from alpkit.rollout.hf import HfSampler
 from alpkit.runs import records
 from alpkit.runs.records import read_sequences
@@ -93,8 +93,8 @@ def test_at_its_own_settings_a_replay_is_what_was_logged(runs, arm):
 
 
 def test_the_micro_batches_are_the_trainers(runs):
-    from alpkit.analysis.replay.batches import read_step
-    from alpkit.analysis.replay.inputs import find_cell
+    from alpkit.replay.batches import read_step
+    from alpkit.replay.inputs import find_cell
 
     cell = find_cell("token-tis", runs)
     recorded = read_step(cell.folder, 1, cell.config)
@@ -270,7 +270,7 @@ def test_a_second_replay_replaces_the_first_whole(runs, tmp_path):
 
 
 def test_importing_it_imports_no_torch():
-    check = "import sys, alpkit.analysis.replay; sys.exit('torch' in sys.modules)"
+    check = "import sys, alpkit.replay; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 

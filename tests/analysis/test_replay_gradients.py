@@ -10,14 +10,14 @@ import yaml
 from replay_runs import metrics_of, trained
 from safetensors.torch import load_file, save_file
 
-from alpkit.analysis.replay import replay
-from alpkit.analysis.replay.batches import read_step
-from alpkit.analysis.replay.inputs import find_cell
 from alpkit.cli import main
 from alpkit.config import PRESETS
 from alpkit.errors import ConfigError
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
+from alpkit.replay import replay
+from alpkit.replay.batches import read_step
+from alpkit.replay.inputs import find_cell
 from alpkit.runs.checkpoint import load_checkpoint
 
 ONE_UPDATE = {"updates_per_rollout": 1, "steps": 1}

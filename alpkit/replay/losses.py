@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alpkit.analysis.replay.batches import IDENTITY, Inputs, RecordedStep
-from alpkit.analysis.replay.methods import Method
 from alpkit.objective import LossOutput, normalizer_sums, policy_loss, whole_batch
+from alpkit.replay.batches import IDENTITY, Inputs, RecordedStep
+from alpkit.replay.methods import Method
 from alpkit.trainer.measure import receipt_metrics
 
 

@@ -4,7 +4,7 @@ From the token records alone: loss, ratios, weights, what is removed, and its ov
 With the policy from before the step (`records.replay: true`) also gradients. At the run's own
 settings a replay equals what was logged, and says so. Importing this imports no torch.
 
-    from alpkit.analysis.replay import replay
+    from alpkit.replay import replay
     replay("runs/quickstart/096941a33b", ["grpo", "token-tis", "seq-mis"]).methods
 """
 
@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpkit.analysis.replay.book import Book, Replay
-from alpkit.analysis.replay.inputs import find_cell, kept_policies, recorded_steps_of
-from alpkit.analysis.replay.methods import methods_of
-from alpkit.analysis.replay.report import Written, as_json, pooled, write
 from alpkit.config import RunConfig
+from alpkit.replay.book import Book, Replay
+from alpkit.replay.inputs import find_cell, kept_policies, recorded_steps_of
+from alpkit.replay.methods import methods_of
+from alpkit.replay.report import Written, as_json, pooled, write
 from alpkit.tracking import read_steps
 
 if TYPE_CHECKING:
-    from alpkit.analysis.replay.losses import Outcome
+    from alpkit.replay.losses import Outcome
 
 __all__ = ["Replay", "Written", "as_json", "pooled", "replay", "write"]
 
@@ -49,8 +49,8 @@ def replay(
     chosen = recorded_steps_of(cell.folder, steps)
     policies = kept_policies(cell.folder, chosen, gradients, every=steps is not None)
     # torch and transformers, only once the input is known to make sense.
-    from alpkit.analysis.replay.batches import read_step
-    from alpkit.analysis.replay.losses import outcome, overlaps, row_of, token_rows
+    from alpkit.replay.batches import read_step
+    from alpkit.replay.losses import outcome, overlaps, row_of, token_rows
 
     book = Book(cell, compared)
     metrics = dict(read_steps(cell.folder / "metrics.jsonl"))
@@ -63,8 +63,8 @@ def replay(
         if tokens:
             book.tokens.append(token_rows(found, recorded))
         if step in policies:
-            from alpkit.analysis.replay.gradients import gradients as gradients_of
-            from alpkit.analysis.replay.policy import load_replayed
+            from alpkit.replay.gradients import gradients as gradients_of
+            from alpkit.replay.policy import load_replayed
 
             policy = load_replayed(policies[step], cell.config, step)
             rows = gradients_of(recorded, book.differentiable(recorded.logps), policy)

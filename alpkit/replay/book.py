@@ -6,9 +6,9 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.replay.inputs import Cell
-from alpkit.analysis.replay.methods import Method
 from alpkit.errors import ConfigError
+from alpkit.replay.inputs import Cell
+from alpkit.replay.methods import Method
 
 FRAMES: Final[dict[str, list[str]]] = {
     "methods": ["step", "method", "own", "loss"],
@@ -29,7 +29,7 @@ class Replay:
     reward of 1 or more), quantiles and ESS (a share) of ratio and applied weight, the
     `receipt/*` of docs/metrics.md. Weight quantiles are over weights above 0; the ESS counts zeros.
     `overlap`: `jaccard` of what two methods remove or mute; NaN where neither touches anything.
-    `gradients`, `cosines`: of the step's first update, see `alpkit.analysis.replay.gradients`; empty where the
+    `gradients`, `cosines`: of the step's first update, see `alpkit.replay.gradients`; empty where the
     policy is not at hand. `logged`: the run's own method against its metrics. `tokens`: every token
     under every method, where asked for. `notes`: what could not be replayed.
     """

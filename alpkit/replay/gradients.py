@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alpkit.analysis.replay.batches import RecordedStep
-from alpkit.analysis.replay.book import Gap
-from alpkit.analysis.replay.losses import score
-from alpkit.analysis.replay.methods import Method
-from alpkit.analysis.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 from alpkit.config import ObjectiveConfig
 from alpkit.config.objective import RatioConfig, SurrogateConfig
+from alpkit.replay.batches import RecordedStep
+from alpkit.replay.book import Gap
+from alpkit.replay.losses import score
+from alpkit.replay.methods import Method
+from alpkit.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 from alpkit.trainer.batches import MicroBatch
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.replay.book import FRAMES, Replay
+from alpkit.replay.book import FRAMES, Replay
 
 REPORTS: Final = "reports"
 
