@@ -16,8 +16,8 @@ import pandas as pd
 
 from alpkit.analysis.frames import FINISHED, GridFrame, load
 from alpkit.analysis.pairs import Config, differing, flat, ingredients, read_config
-from alpkit.analysis.scores import SCORES
-from alpkit.analysis.seeds import Verdict, over_seeds, verdicts
+from alpkit.analysis.seeds.scores import SCORES
+from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
 from alpkit.analysis.table import DASH, Table, interval_text
 from alpkit.errors import AlpkitError, GridError
 from alpkit.runs.states import Target, resolve

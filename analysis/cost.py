@@ -5,7 +5,7 @@ from typing import Final
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.seeds import over_seeds
+from alpkit.analysis.seeds.verdicts import over_seeds
 from alpkit.analysis.table import Table, interval_text, number, records
 
 PARTS: Final = ("rollout", "logp_old", "update", "diagnostics", "sync", "records")

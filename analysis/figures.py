@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from alpkit.analysis.items import ROUNDOFF
 from alpkit.analysis.panels import (
     INK,
     SHORT,
@@ -26,7 +25,8 @@ from alpkit.analysis.panels import (
 )
 from alpkit.analysis.plotted import DYNAMICS, FINISHED_SERIES, SPIKE_SERIES
 from alpkit.analysis.plotted_tails import DRAWN
-from alpkit.analysis.pooled import SIDES
+from alpkit.analysis.reading.items import ROUNDOFF
+from alpkit.analysis.reading.pooled import SIDES
 from alpkit.analysis.style import Look
 
 LOGARITHMIC = ("kl/k3", "train/grad_norm")

@@ -21,7 +21,7 @@ from alpkit.analysis.panels import (
 )
 from alpkit.analysis.plotted import FACTORS
 from alpkit.analysis.plotted_tails import DRAWN
-from alpkit.analysis.pooled import SIDES
+from alpkit.analysis.reading.pooled import SIDES
 from alpkit.analysis.style import Look
 
 UNTRUSTED = 0.7

@@ -1,6 +1,6 @@
 """What can be said about each arm against its control, in words with numbers, and what cannot and why.
 
-A claim is made from a verdict of `alpkit.analysis.seeds` and from nothing else; what the records and the spike
+A claim is made from a verdict of `alpkit.analysis.seeds.verdicts` and from nothing else; what the records and the spike
 detector saw is told beside it as what it is, an observation.
 """
 
@@ -12,7 +12,7 @@ import pandas as pd
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Kind, Pair
 from alpkit.analysis.receipt import inactive, swallowed
-from alpkit.analysis.seeds import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
+from alpkit.analysis.seeds.verdicts import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
 from alpkit.analysis.spikes import SpikeLog
 from alpkit.analysis.table import Table, number, signed_points, with_bounds
 

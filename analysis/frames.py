@@ -1,8 +1,8 @@
 """A grid on disk as pandas frames: one row per cell, one row per step, token records on demand.
 
 Reads the run folder alone, and the MLflow store only where that is gone; tolerates what a killed run
-leaves behind, and says what it could not read. Not here: the files (`alpkit.analysis.folder`), scores
-(`alpkit.analysis.scores`), tails (`alpkit.analysis.tails`).
+leaves behind, and says what it could not read. Not here: the files (`alpkit.analysis.reading.folders`), scores
+(`alpkit.analysis.seeds.scores`), tails (`alpkit.analysis.tails`).
 
     frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from alpkit.analysis.folder import (
+from alpkit.analysis.reading.folders import (
     CELL_COLUMNS,
     GridInfo,
     Missing,
@@ -22,9 +22,9 @@ from alpkit.analysis.folder import (
     read_cell,
     read_manifest,
 )
-from alpkit.analysis.pooled import ArmPool, pool_arm
-from alpkit.analysis.records import RecordedCell, Records
-from alpkit.analysis.scores import add_scores
+from alpkit.analysis.reading.pooled import ArmPool, pool_arm
+from alpkit.analysis.reading.records import RecordedCell, Records
+from alpkit.analysis.seeds.scores import add_scores
 from alpkit.errors import GridError, TrackingError
 from alpkit.runs.states import is_live, resolve
 
@@ -126,7 +126,9 @@ def _resolve(run_id: str, root: Path, tracking_uri: str | None) -> tuple[Path, s
         folder, only = resolve(run_id, root)
         return folder, only
     except GridError:
-        from alpkit.analysis.store import restore  # imports mlflow: seconds, for the rare case
+        from alpkit.analysis.reading.store import (
+            restore,  # imports mlflow: seconds, for the rare case
+        )
 
         found = restore(run_id, root, tracking_uri)
         if found is None:

@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from alpkit.analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Pair
-from alpkit.analysis.scores import SCORES
-from alpkit.analysis.seeds import Verdict
+from alpkit.analysis.seeds.rliable import Estimate, FloatArray, improvement, iqm_interval
+from alpkit.analysis.seeds.scores import SCORES
+from alpkit.analysis.seeds.verdicts import Verdict
 from alpkit.analysis.table import DASH, Table, number, signed_points, with_bounds
 
 COLUMNS: Final = ("eval_greedy", "final_reward")

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alpkit.analysis.aggregate import Estimate, FloatArray, improvement, iqm_interval
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.main_result import COLUMNS
 from alpkit.analysis.pairs import Config, Pair, arm_configs, flat
-from alpkit.analysis.scores import SCORES
+from alpkit.analysis.seeds.rliable import Estimate, FloatArray, improvement, iqm_interval
+from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.table import DASH, Table, with_bounds
 
 

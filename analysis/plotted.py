@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from alpkit.analysis.frames import FINISHED, GridFrame
-from alpkit.analysis.scores import last_evaluations
+from alpkit.analysis.seeds.scores import last_evaluations
 from alpkit.analysis.spikes import spike_log
 
 DYNAMICS: Final = {
@@ -127,7 +127,7 @@ def pass_frame(frame: GridFrame) -> pd.DataFrame:
     """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
     k = 1 is avg@k, its unbiased estimate from the same k samples. when `step`: the evaluation of that
-    step; `last`: each cell's last evaluations (`alpkit.analysis.scores`). Intervals over seeds as in `over_steps`.
+    step; `last`: each cell's last evaluations (`seeds.scores`). Intervals over seeds as in `over_steps`.
     """
     known = frame.finished["eval_k"].dropna()
     if known.nunique() != 1:  # arms that were evaluated at different k are not one figure

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.items import ROUNDOFF
 from alpkit.analysis.plotted import FACTORS, FINISHED_SERIES, over_steps
-from alpkit.analysis.pooled import SIDES, Pool
-from alpkit.analysis.reducers import EDGES
+from alpkit.analysis.reading.items import ROUNDOFF
+from alpkit.analysis.reading.pooled import SIDES, Pool
+from alpkit.analysis.reading.reducers import EDGES
 from alpkit.diagnostics import envelope, hill_curve, qq_exponential, tail_size
 
 DRAWN: Final = ("token", "product")

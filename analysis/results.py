@@ -11,8 +11,8 @@ from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Pair, pairs
 from alpkit.analysis.plain import plain
 from alpkit.analysis.receipt import inactive, swallowed
-from alpkit.analysis.scores import SCORES
-from alpkit.analysis.seeds import MIN_SEEDS, Verdict, over_seeds, verdicts
+from alpkit.analysis.seeds.scores import SCORES
+from alpkit.analysis.seeds.verdicts import MIN_SEEDS, Verdict, over_seeds, verdicts
 from alpkit.analysis.spikes import IDENTITY, SpikeLog, spike_log
 from alpkit.analysis.tails import tail_frame
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import REFERENCES, Kind, arm_configs, subsets
-from alpkit.analysis.scores import SCORES
-from alpkit.analysis.seeds import LABELS, Verdict, over_seeds
+from alpkit.analysis.seeds.scores import SCORES
+from alpkit.analysis.seeds.verdicts import LABELS, Verdict, over_seeds
 from alpkit.analysis.table import DASH, Table, interval_text
 
 SHOWN: Final = ("eval_greedy", "final_reward", "khat_right", "k3_mean", "k3_peak", "width")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from alpkit.analysis.seeds import Interval
+from alpkit.analysis.seeds.verdicts import Interval
 
 DASH: Final = "–"
 NOTHING: Final = "Nothing to show."

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import FINISHED, GridFrame
-from alpkit.analysis.scores import EVALUATIONS, SCORES, WINDOW
-from alpkit.analysis.seeds import LABELS, Verdict, over_seeds
+from alpkit.analysis.seeds.scores import EVALUATIONS, SCORES, WINDOW
+from alpkit.analysis.seeds.verdicts import LABELS, Verdict, over_seeds
 from alpkit.analysis.table import (
     DASH,
     Table,

@@ -1,9 +1,9 @@
 """The ratio's tails per arm: quantiles, k̂, Hill, ESS, share of the largest, with clustered intervals.
 
-Pooled over an arm's finished seeds and all their recorded steps (`alpkit.analysis.pooled`). The ratio is
+Pooled over an arm's finished seeds and all their recorded steps (`alpkit.analysis.reading.pooled`). The ratio is
 `ratio/raw`: unperturbed pi_theta over mu, for every arm. Intervals resample prompts (a prompt's tokens
 move together), so they speak about this data; what another seed would give is the business of
-`alpkit.analysis.seeds`.
+`alpkit.analysis.seeds.verdicts`.
 """
 
 import math
@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.items import LEVELS
-from alpkit.analysis.pooled import SIDES, Pool
+from alpkit.analysis.reading.items import LEVELS
+from alpkit.analysis.reading.pooled import SIDES, Pool
 from alpkit.diagnostics import tail_size
 from alpkit.diagnostics.hill import hill_of_top
 from alpkit.diagnostics.tails import Side, khat_of_top

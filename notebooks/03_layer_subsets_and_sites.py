@@ -134,7 +134,7 @@ draw(figures_cells.ablation_sheet, plotted_cells.sites_frame(sites), sites)
 
 # %%
 from alpkit.analysis.pairs import pairs
-from alpkit.analysis.seeds import verdicts
+from alpkit.analysis.seeds.verdicts import verdicts
 
 for frame in (layers, sites):
     found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in pairs(frame)))

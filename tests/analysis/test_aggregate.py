@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alpkit.analysis.aggregate import improvement, iqm, iqm_interval
+from alpkit.analysis.seeds.rliable import improvement, iqm, iqm_interval
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/rliable.json").read_text())
 CASES = GOLDEN["cases"]

@@ -11,7 +11,7 @@ from synthetic_grid import ARMS, SPIKE, write_grid
 
 from alpkit import analysis
 from alpkit.analysis.pairs import Pair, pairs, subsets
-from alpkit.analysis.seeds import verdicts
+from alpkit.analysis.seeds.verdicts import verdicts
 
 
 def by_pair(summary):

@@ -49,7 +49,7 @@ def test_scores_average_over_the_stated_windows(frame):
 def test_evaluations_inside_the_window_win_when_there_are_enough(tmp_path):
     from pandas import Series
 
-    from alpkit.analysis.scores import last_evaluations
+    from alpkit.analysis.seeds.scores import last_evaluations
 
     values = Series(np.arange(41.0), index=range(41))
     assert last_evaluations(values, 40) == np.mean(range(31, 41))

@@ -9,9 +9,9 @@ from scipy import stats
 from synthetic_grid import write_grid
 
 from alpkit import analysis
-from alpkit.analysis.aggregate import improvement
 from alpkit.analysis.over_tasks import methods_over_tasks, tasks_table
 from alpkit.analysis.pairs import pairs
+from alpkit.analysis.seeds.rliable import improvement
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from alpkit.analysis.seeds import ENDPOINTS, holm, over_seeds, verdicts
+from alpkit.analysis.seeds.verdicts import ENDPOINTS, holm, over_seeds, verdicts
 
 
 def cells_of(values, seeds):

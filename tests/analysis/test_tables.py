@@ -12,11 +12,11 @@ from scipy import stats
 from synthetic_grid import write_grid
 
 from alpkit import analysis
-from alpkit.analysis.aggregate import improvement, iqm
 from alpkit.analysis.cost import cost_frame
 from alpkit.analysis.main_result import main_table
 from alpkit.analysis.pairs import pairs
-from alpkit.analysis.seeds import verdicts
+from alpkit.analysis.seeds.rliable import improvement, iqm
+from alpkit.analysis.seeds.verdicts import verdicts
 from alpkit.analysis.spikes import spike_log, spikes_table
 from alpkit.analysis.table import Table, number, tex, with_bounds
 

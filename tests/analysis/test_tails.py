@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_grid import HEAVY, LIGHT
 
-from alpkit.analysis import pooled, reducers
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.items import step_items
 from alpkit.analysis.plotted_tails import (
     ccdf_frame,
     envelope_frame,
@@ -17,8 +15,10 @@ from alpkit.analysis.plotted_tails import (
     hill_frame,
     khat_frame,
 )
-from alpkit.analysis.pooled import pool_arm
-from alpkit.analysis.records import Batch, RecordedCell, Records
+from alpkit.analysis.reading import pooled, reducers
+from alpkit.analysis.reading.items import step_items
+from alpkit.analysis.reading.pooled import pool_arm
+from alpkit.analysis.reading.records import Batch, RecordedCell, Records
 from alpkit.analysis.tails import tail_frame
 from alpkit.diagnostics import ccdf, fit_khat, hill
 from alpkit.runs.records import RecordWriter

@@ -2,7 +2,7 @@
 
 Scores are runs × tasks, and resampling keeps the tasks apart. Display only: a percentile bootstrap of
 three seeds is far too narrow (a paired one of the IQM claims a null difference in 26 % of grids), so
-verdicts come from `alpkit.analysis.seeds`.
+verdicts come from `alpkit.analysis.seeds.verdicts`.
 
     iqm(scores); iqm_interval(scores); improvement(ours, theirs)
 """

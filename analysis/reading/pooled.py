@@ -1,6 +1,6 @@
 """One pass over an arm's records: everything that tables and figures of its tails need, in bounded memory.
 
-Steps come one at a time (`alpkit.analysis.records.Batch`) and are reduced at once: the largest items of either
+Steps come one at a time (`alpkit.analysis.reading.records.Batch`) and are reduced at once: the largest items of either
 side with their prompts (k-hat, Hill, quantiles, Q-Q: exact), counts on a log grid (CCDF: exact, its band
 resampled on the way), log sums (ESS), a uniform sample for the envelope (everything up to `SAMPLE` items),
 and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tails`).
@@ -14,9 +14,18 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from alpkit.analysis.items import COLUMNS, LEVELS, Items, StepItems, step_items
-from alpkit.analysis.records import Records
-from alpkit.analysis.reducers import BINS, Curve, Largest, Sample, Survival, Top, bin_of, survival
+from alpkit.analysis.reading.items import COLUMNS, LEVELS, Items, StepItems, step_items
+from alpkit.analysis.reading.records import Records
+from alpkit.analysis.reading.reducers import (
+    BINS,
+    Curve,
+    Largest,
+    Sample,
+    Survival,
+    Top,
+    bin_of,
+    survival,
+)
 from alpkit.diagnostics import Decomposition, TailFit, decompose, fit_khat, tail_size
 from alpkit.diagnostics.divergences import Level
 from alpkit.diagnostics.tails import Side

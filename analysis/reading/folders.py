@@ -1,7 +1,7 @@
 """What a run folder holds, read leniently: manifest, cells, metrics; what cannot be read is named.
 
 A killed run leaves half lines, half files and stale states. Not here: frames of a whole grid
-(`alpkit.analysis.frames`), token records (`alpkit.analysis.records`).
+(`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
 """
 
 import json

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from alpkit.analysis.records import Batch
+from alpkit.analysis.reading.records import Batch
 
 COLUMNS: Final = ("sample", "prompt", "logp_rollout", "logp_old", "logp_train", "logp_perturbed")
 LEVELS: Final = ("token", "geometric", "product")

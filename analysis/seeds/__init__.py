@@ -1,0 +1,1 @@
+"""What several seeds say: scores, verdicts, and the displays of rliable."""
