@@ -1,7 +1,7 @@
 import pytest
-from synthetic_grid import write_grid
 
 from alpkit import analysis
+from tests.support.synthetic_grid import write_grid
 
 
 @pytest.fixture(scope="session")

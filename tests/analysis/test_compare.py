@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from synthetic_grid import write_grid
 
 from alpkit.analysis.compare import compare
 from alpkit.cli import main
 from alpkit.errors import GridError
+from tests.support.synthetic_grid import write_grid
 
 
 @pytest.fixture(scope="module")

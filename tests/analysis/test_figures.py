@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from synthetic_grid import ARMS, SPIKE, write_grid, write_variants
 
 from alpkit import analysis
 from alpkit.analysis import (
@@ -18,6 +17,7 @@ from alpkit.analysis import (
     style,
 )
 from alpkit.analysis.plans import PLANS
+from tests.support.synthetic_grid import ARMS, SPIKE, write_grid, write_variants
 
 LOOKS = {arm: style.Look("#000000", "-", None) for arm in ARMS}
 

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from synthetic_grid import ARMS, SPIKE, write_grid
 
 from alpkit import analysis
 from alpkit.analysis.pairs import Pair, pairs, subsets
 from alpkit.analysis.seeds.verdicts import verdicts
+from tests.support.synthetic_grid import ARMS, SPIKE, write_grid
 
 
 def by_pair(summary):

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from synthetic_grid import ARMS, metric_lines
 
 from alpkit import analysis
 from alpkit.errors import AlpkitError, TrackingError
+from tests.support.synthetic_grid import ARMS, metric_lines
 
 
 def edit_state(folder, **changes):

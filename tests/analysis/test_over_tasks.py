@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
-from synthetic_grid import write_grid
 
 from alpkit import analysis
 from alpkit.analysis.over_tasks import methods_over_tasks, tasks_table
 from alpkit.analysis.pairs import pairs
 from alpkit.analysis.seeds.rliable import improvement
+from tests.support.synthetic_grid import write_grid
 
 
 @pytest.fixture(scope="module")

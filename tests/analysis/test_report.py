@@ -9,13 +9,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_grid import write_grid
 
 from alpkit import analysis
 from alpkit.analysis import style
 from alpkit.analysis.receipt import swallowed
 from alpkit.analysis.report import report_id
 from alpkit.errors import TrackingError
+from tests.support.synthetic_grid import write_grid
 
 DRAWN = ("dynamics", "envelope", "ccdf")
 TABLES = ("findings", "differences", "main", "results", "divergence", "spread", "tails", "spikes")
@@ -198,7 +198,7 @@ def test_an_arm_keeps_its_colour_whatever_stands_beside_it():
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_in_a_browser_the_page_is_silent_complete_and_sorts(report, tmp_path):
     pytest.importorskip("websocket")
-    from browser import open_tab
+    from tests.support.browser import open_tab
 
     with open_tab(tmp_path) as tab:
         tab.view(1200)

@@ -5,11 +5,11 @@ import shutil
 import sys
 
 import pytest
-from synthetic_grid import write_grid
 
 from alpkit import analysis
 from alpkit.cli import main
 from alpkit.tracking import prepare_store
+from tests.support.synthetic_grid import write_grid
 
 CELL = "0000abcdef"
 

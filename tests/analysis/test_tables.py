@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_grid import write_grid
 
 from alpkit import analysis
 from alpkit.analysis.cost import cost_frame
@@ -19,6 +18,7 @@ from alpkit.analysis.seeds.rliable import improvement, iqm
 from alpkit.analysis.seeds.verdicts import verdicts
 from alpkit.analysis.spikes import spike_log, spikes_table
 from alpkit.analysis.table import Table, number, tex, with_bounds
+from tests.support.synthetic_grid import write_grid
 
 
 def main_of(frame):

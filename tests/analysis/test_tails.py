@@ -5,7 +5,6 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_grid import HEAVY, LIGHT
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.plotted_tails import (
@@ -22,6 +21,7 @@ from alpkit.analysis.reading.records import Batch, RecordedCell, Records
 from alpkit.analysis.tails import tail_frame
 from alpkit.diagnostics import ccdf, fit_khat, hill
 from alpkit.runs.records import RecordWriter
+from tests.support.synthetic_grid import HEAVY, LIGHT
 
 
 def ratios(frame, arm, *, numerator="logp_train"):

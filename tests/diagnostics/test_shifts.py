@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from diagnostics.series import stationary
 
 from alpkit.diagnostics import level_shifts
+from tests.support.series import stationary
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5])

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from diagnostics.series import stationary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpkit.diagnostics import SpikeDetector, spike_summary
+from tests.support.series import stationary
 
 
 def run(values, **settings):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diagnostics.psis_inputs import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,6 +15,7 @@ from scipy import stats
 from alpkit.diagnostics import fit_gpd, fit_khat, hill, hill_curve, khat_limit, tail_size
 from alpkit.diagnostics.gpd import log_excess, zhang_stephens
 from alpkit.diagnostics.tails import _with_prior
+from tests.support.psis_inputs import draw
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = json.loads((DATA / "psis_khat.json").read_text())

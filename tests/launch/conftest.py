@@ -39,6 +39,8 @@ def make_grid(place):
 def options(place):
     def make(**rest):
         uri = f"sqlite:///{place}/mlflow.db"
-        return Options(root=place, tracking_uri=uri, trainer="fake_trainer:train_cell", **rest)
+        return Options(
+            root=place, tracking_uri=uri, trainer="tests.support.fake_trainer:train_cell", **rest
+        )
 
     return make

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import yaml
-from fake_trainer import ORDERLY, arm
 
 from alpkit import launch
 from alpkit.errors import ConfigError, GridError, PrerequisiteError, TrackingError
@@ -14,6 +13,7 @@ from alpkit.launch import grid as grid_module
 from alpkit.runs.states import read_grid
 from alpkit.tracking import Store, prepare_store
 from alpkit.trainer import spike_watch as spikes
+from tests.support.fake_trainer import ORDERLY, arm
 
 
 @pytest.fixture

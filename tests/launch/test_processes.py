@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_trainer import ORDERLY, arm
 
 from alpkit.launch import Processes, Stepped, run_grid
 from alpkit.launch.base import cores
 from alpkit.runs.states import read_grid
 from alpkit.tracking import prepare_store
+from tests.support.fake_trainer import ORDERLY, arm
 
 LAUNCH = """
 import sys
@@ -28,7 +28,7 @@ def tell(event):
 
 if __name__ == "__main__":
     options = Options(
-        root={root!r}, tracking_uri={uri!r}, jobs=2, trainer="fake_trainer:train_cell"
+        root={root!r}, tracking_uri={uri!r}, jobs=2, trainer="tests.support.fake_trainer:train_cell"
     )
     options = Options(**{{**options.__dict__, "root": __import__("pathlib").Path({root!r})}})
     try:
@@ -152,7 +152,7 @@ def test_fail_fast_kills_the_running_and_starts_no_more(make_grid, options):
 
 
 def start(place, options, file):
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     script = place / "launch.py"
     script.write_text(
         LAUNCH.format(here=here, root=str(place), uri=options().tracking_uri, file=str(file))

@@ -1,10 +1,11 @@
 """Every notebook runs on a synthetic grid, is stored without outputs, and equals its .py twin."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.support.synthetic_grid import write_grid, write_variants
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -19,21 +20,17 @@ def cells(notebook):
 
 @pytest.fixture(scope="module")
 def grid_root(tmp_path_factory):
-    """The analysis tests' synthetic grid; that folder is no package, so it is loaded by its path."""
-    path = HERE.parents[1] / "analysis" / "synthetic_grid.py"
-    spec = importlib.util.spec_from_file_location("synthetic_grid_for_notebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A synthetic grid, with one of layers and one of sites that are older than it."""
     root = tmp_path_factory.mktemp("notebooks")
     for name, field, values in (
         ("layers", "layers", ("early", "late")),
         ("sites", "site", ("mlp_output",)),
     ):
-        folder = module.write_variants(root, name=name, field=field, values=values, steps=12)
+        folder = write_variants(root, name=name, field=field, values=values, steps=12)
         # Older than the grid below, which `latest` is to find.
         manifest = (folder / "grid.json").read_text().replace("2026-01-02", "2026-01-01")
         (folder / "grid.json").write_text(manifest)
-    module.write_grid(root, seeds=(0, 1), steps=12)
+    write_grid(root, seeds=(0, 1), steps=12)
     return root
 
 

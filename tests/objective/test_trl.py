@@ -54,7 +54,13 @@ def cases(request, tmp_path_factory):
     if request.param == "installed":
         path = tmp_path_factory.mktemp("trl") / "trl.json"
         subprocess.run(
-            [sys.executable, str(HERE / "trl_oracle.py"), "1", "200", str(path)],
+            [
+                sys.executable,
+                str(ROOT / "tests" / "support" / "trl_oracle.py"),
+                "1",
+                "200",
+                str(path),
+            ],
             check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT / ".oracle"), "OMP_NUM_THREADS": "1"},
         )

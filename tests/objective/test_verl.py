@@ -91,7 +91,13 @@ def cases(request, tmp_path_factory):
     if request.param == "installed":
         path = tmp_path_factory.mktemp("verl") / "verl.json"
         subprocess.run(
-            [sys.executable, str(HERE / "verl_oracle.py"), "1", "200", str(path)],
+            [
+                sys.executable,
+                str(ROOT / "tests" / "support" / "verl_oracle.py"),
+                "1",
+                "200",
+                str(path),
+            ],
             check=True,
             env={"PYTHONPATH": str(ROOT / ".oracle"), "OMP_NUM_THREADS": "1", "PATH": ""},
         )

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import tiny_qwen2
 from torch.testing import assert_close
 
 from alpkit.errors import ConfigError
 from alpkit.policy.logprobs import response_logprobs, verify_head
+from tests.support.tiny_models import tiny_qwen2
 
 
 def batch():

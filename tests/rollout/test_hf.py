@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_qwen2
 
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.rollout import Request, collate
 from alpkit.rollout.hf import HfSampler, generate, sample_token, score
 from alpkit.seeds import derive
+from tests.support.tiny_models import tiny_qwen2
 
 STOP = (1,)
 PROMPTS = [(5, 6, 7), (8, 9), (3,), (4, 5, 6, 7, 8)]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import tiny_qwen2
 from torch.testing import assert_close
 
 from alpkit.rollout.precision import round_linear_weights, round_trip
+from tests.support.tiny_models import tiny_qwen2
 
 
 def test_int4_is_symmetric_round_to_nearest_per_row():

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_models import tiny_qwen2
 
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.rollout.hf import HfSampler
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
+from tests.support.tiny_models import tiny_qwen2
 
 SEQUENCES = [((5, 6, 7), (2, 3, 4)), ((8, 9), (10, 11))]
 

@@ -10,7 +10,7 @@ from alpkit.config import expand, load_ablation
 from alpkit.launch import Options, run_grid
 from alpkit.runs import records
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 pytestmark = pytest.mark.slow
 
 

@@ -1,7 +1,7 @@
 """Run verl's own functions on random batches and write inputs and outputs as JSON.
 
 Runs in a process of its own, with `.oracle` on its path and `ray` stubbed: verl wants another
-transformers than this project. `python tests/objective/verl_oracle.py SEED BATCHES OUT`; imports no alpkit.
+transformers than this project. `python tests/support/verl_oracle.py SEED BATCHES OUT`; imports no alpkit.
 """
 
 import importlib.metadata

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_gpt2, tiny_qwen2
 from torch.testing import assert_close
 
 from alpkit.config import PerturbationConfig, resolve_layers
@@ -13,6 +12,7 @@ from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.noise import NoiseStream
 from alpkit.policy.perturbation.sites import decoder_layers
 from alpkit.policy.perturbation.token_layout import TokenLayout
+from tests.support.tiny_models import tiny_gpt2, tiny_qwen2
 
 TOKENS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3))
 KEY = (0, 1, 2)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from replay_runs import metrics_of, trained
 
 from alpkit.cli import main
 from alpkit.errors import ConfigError, GridError, TrackingError
@@ -17,6 +16,7 @@ from alpkit.replay import as_json, pooled, replay, write
 from alpkit.rollout.hf import HfSampler
 from alpkit.runs import records
 from alpkit.runs.records import read_sequences
+from tests.support.replay_runs import metrics_of, trained
 
 # Weights that are normalised, rejections that shrink, and a loss that depends on the cut.
 EVERYTHING = {

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import tiny_gpt2
 from torch.testing import assert_close
 
 from alpkit.config import PerturbationConfig
 from alpkit.policy.perturbation import LayerwisePerturbation
+from tests.support.tiny_models import tiny_gpt2
 
 TOKENS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(3))
 

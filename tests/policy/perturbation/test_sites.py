@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny, tiny_gpt2
 from torch import nn
 from torch.testing import assert_close
 
@@ -12,6 +11,7 @@ from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.noise import NoiseStream
 from alpkit.policy.perturbation.sites import find_sites
 from alpkit.policy.perturbation.token_layout import TokenLayout
+from tests.support.tiny_models import ARCHITECTURES, tiny, tiny_gpt2
 
 SITES = ("layer_input", "attention_output", "mlp_output", "embedding", "final_hidden", "logits")
 TOKENS = torch.randint(1, 20, (2, 7), generator=torch.Generator().manual_seed(3))

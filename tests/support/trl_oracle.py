@@ -2,7 +2,7 @@
 
 Runs in a process of its own with `.oracle` on its path. TRL's losses and importance weights are methods of
 a trainer that is never built: a stand-in holds what they read. The weights' code sits inside a long method,
-so that statement alone is compiled. `python tests/objective/trl_oracle.py SEED BATCHES OUT`; no alpkit.
+so that statement alone is compiled. `python tests/support/trl_oracle.py SEED BATCHES OUT`; no alpkit.
 """
 
 import ast

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny, tiny_gpt2, tiny_qwen2
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +16,7 @@ from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.policy.perturbation.gate import bound
 from alpkit.policy.perturbation.noise import NoiseStream, add_noise
 from alpkit.policy.perturbation.token_layout import TokenLayout
+from tests.support.tiny_models import tiny, tiny_gpt2, tiny_qwen2
 
 TOKENS = torch.randint(1, 20, (3, 9), generator=torch.Generator().manual_seed(3))
 KEY = (0, 1, 2)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from replay_runs import metrics_of, trained
 from safetensors.torch import load_file, save_file
 
 from alpkit.cli import main
@@ -19,6 +18,7 @@ from alpkit.replay import replay
 from alpkit.replay.batches import read_step
 from alpkit.replay.inputs import find_cell
 from alpkit.runs.checkpoint import load_checkpoint
+from tests.support.replay_runs import metrics_of, trained
 
 ONE_UPDATE = {"updates_per_rollout": 1, "steps": 1}
 PAIRS = {"sigma": {"learnable": False}, "scale": "rms", "draws": 2, "antithetic": True}

@@ -20,8 +20,8 @@ from alpkit.launch import Ended, Options, Started, Stepped
 from alpkit.runs.states import list_grids
 from alpkit.tracking import prepare_store
 
-ROOT = Path(__file__).parent.parent
-FAKE = "fake_trainer:train_cell"
+ROOT = Path(__file__).parents[2]
+FAKE = "tests.support.fake_trainer:train_cell"
 
 
 @pytest.fixture
@@ -41,7 +41,6 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def fake(monkeypatch, workplace):
     """A working directory whose cells take milliseconds, with a grid file in it."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "launch"))
     monkeypatch.setattr(running, "Options", functools.partial(Options, trainer=FAKE))
     grid(workplace, ["grpo", {"name": "wrong", "preset": "grpo", "model": "fake/raise"}])
     return workplace
