@@ -144,7 +144,7 @@ def test_one_process_at_a_time_holds_a_grid(tmp_path):
     folder = tmp_path / "g"
     assert not runs.is_live(folder)
     hold = (
-        "import sys, pathlib\nfrom alpkit import runs\n"
+        "import sys, pathlib\nfrom alpkit.runs import states as runs\n"
         "with runs.lock(pathlib.Path(sys.argv[1])):\n print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -3,9 +3,8 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from alpkit.config import RunConfig, load_ablation
+from alpkit.config import RunConfig, explain, load_ablation
 from alpkit.config.base import Section
-from alpkit.config.files import faults as explain
 from alpkit.config.files.faults import check_path, dotted, leaves
 from alpkit.config.files.yaml import Fault, parse_yaml
 from alpkit.errors import ConfigError
