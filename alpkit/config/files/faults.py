@@ -3,7 +3,6 @@
 Usage: `raise explain(error, document, ("base",), model=RunConfig)`. Nothing is validated here.
 """
 
-import difflib
 import types
 from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 
 from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error, describe
-from alpkit.errors import ConfigError
+from alpkit.errors import ConfigError, did_you_mean
 
 _WANTED = {
     "int": "a whole number",
@@ -106,15 +105,6 @@ def check_path(model: type[BaseModel], path: tuple[str, ...], where: str) -> Fau
 def dotted(path: KeyPath) -> str:
     """Write a path as `a.b[0].c`."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-
-
-def did_you_mean(word: object, options: Iterable[str], label: str = "") -> str:
-    """Hint at the option nearest to `word`, then list all of them."""
-    listed = sorted(set(options))
-    near = difflib.get_close_matches(str(word), listed, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    everything = f"{label}: {', '.join(listed)}" if label and listed else ""
-    return "  ".join(part for part in (hint, everything) if part)
 
 
 def choices(annotations: Iterable[Any]) -> list[str]:
