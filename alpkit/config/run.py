@@ -4,7 +4,6 @@
 often it saves itself do not belong to its identity.
 """
 
-import difflib
 import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -22,7 +21,6 @@ from pydantic import (
 from alpkit.config.base import Section
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
-from alpkit.config.presets import PRESETS
 
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
@@ -131,15 +129,17 @@ class EvalConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    refused: ClassVar[dict[str, str]] = {
+        "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
+        "two corrections remove; take it out"
+    }
+
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
     """Largest mean |log-prob gap| after a weight sync, nats; default: the engine's own by precision."""
-    agreement_with: str | None = None
-    """A preset: on diagnostic steps, log how far its weight and rejections would remove the same tokens as
-    this run's."""
 
 
 class RecordsConfig(Section):
@@ -222,34 +222,6 @@ class RunConfig(Section):
                 "set denominator: rollout, or drop the perturbation"
             )
         return self
-
-    @model_validator(mode="after")
-    def _agreement_is_between_corrections(self) -> Self:
-        name = self.diagnostics.agreement_with
-        if name is None:
-            return self
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"diagnostics.agreement_with: {name!r} is not a preset; did you mean {near[0]!r}?"
-            )
-        other = self.compared
-        for whose, objective in (
-            (f"the preset {name}", other),
-            ("this run's objective", self.objective),
-        ):
-            if objective is not None and not objective.corrected:
-                raise ValueError(
-                    f"diagnostics.agreement_with does nothing: {whose} has no weight and no rejection; remove it"
-                )
-        return self
-
-    @property
-    def compared(self) -> ObjectiveConfig | None:
-        """The objective that this run's correction is compared with, or None."""
-        if (name := self.diagnostics.agreement_with) is None:
-            return None
-        return ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
 
     @property
     def draws(self) -> int:
