@@ -1,11 +1,9 @@
 """What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is the canonical form that cells are hashed by; where a run writes to and how
-often it saves itself do not belong to its identity.
+`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
+of it.
 """
 
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -19,6 +17,7 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
 
@@ -229,10 +228,9 @@ class RunConfig(Section):
         return 1 if self.perturbation is None else self.perturbation.draws
 
     def identity(self) -> dict[str, Any]:
-        """Canonical JSON-ready form of what decides this run's numbers."""
-        return self.model_dump(mode="json", exclude={"checkpoint"})
+        """Return the canonical JSON-ready form of what decides this run's numbers."""
+        return identity(self)
 
     def cell_id(self) -> str:
-        """First 10 hex digits of SHA-256 over the canonical identity."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        """Return the id of the cell that this config makes: 10 hex digits."""
+        return cell_id(self.identity())
