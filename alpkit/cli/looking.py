@@ -14,9 +14,9 @@ from alpkit.tracking import resolve_uri
 
 def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
-    from alpkit.launch import states
+    from alpkit.launch import adopt, states
 
-    grid = expand(load_ablation(file, sets))
+    grid = adopt(expand(load_ablation(file, sets)), Path("."))
     rows = tables.cell_rows(grid, states(grid))
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
