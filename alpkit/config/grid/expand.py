@@ -52,11 +52,6 @@ class Grid:
         """Names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds, in order."""
-        return tuple(dict.fromkeys(cell.seed for cell in self.cells))
-
     def manifest(self) -> dict[str, Any]:
         """JSON-ready summary, without the configs."""
         return {
