@@ -33,7 +33,8 @@ def adopt(grid: Grid, root: Path) -> Grid:
     if found:
         states = Counter(r.state for r in honest([*found.values()], live=is_live(folder)))
         told = ", ".join(f"{count} {state}" for state, count in states.items())
-        notes.insert(0, f"{len(found)} cells go on in the folders of an earlier version: {told}")
+        cells_go = "1 cell goes" if len(found) == 1 else f"{len(found)} cells go"
+        notes.insert(0, f"{cells_go} on in the folders of an earlier version: {told}")
     cells = (
         replace(c, cell_id=found[c.cell_id].cell_id) if c.cell_id in found else c
         for c in grid.cells
