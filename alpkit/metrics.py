@@ -5,14 +5,13 @@ definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`)
 (`alpkit.tracking`). `python -m alpkit.metrics` prints docs/metrics.md.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Final, NamedTuple
 
-from alpkit.errors import TrackingError
+from alpkit.errors import TrackingError, did_you_mean
 
 
 class Metric(NamedTuple):
@@ -164,16 +163,6 @@ _PLAIN = (
         "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
         "tokens.",
         "Above removed tokens' share: the correction takes the tokens that matter most."),
-    Metric("receipt/agreement", "share",
-        "Valid tokens removed by this run's correction and by diagnostics.agreement_with's / tokens removed "
-        "by either (Jaccard index).",
-        "1: the two remove the same. Absent when neither removes anything."),
-    Metric("receipt/agreement_only_own", "share",
-        "Valid tokens removed by this run's correction alone / valid tokens.",
-        "See agreement."),
-    Metric("receipt/agreement_only_other", "share",
-        "Valid tokens removed by diagnostics.agreement_with's correction alone / valid tokens.",
-        "See agreement."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -385,12 +374,11 @@ def describe(key: str) -> Metric:
         return metric
     if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
         return _BY_LAYER[match[1]]._replace(key=key)
-    near = difflib.get_close_matches(key, [*_table(), "sigma/layer_00"], n=1, cutoff=0.0)
+    near = did_you_mean(key, [*_table(), "sigma/layer_00"])
     raise TrackingError(
         f"{key!r} is not a metric",
         why="an unlisted key has no definition, so nobody could read or compare it",
-        fix=f"did you mean {near[0]!r}? docs/metrics.md lists every key; "
-        "a new one is added in alpkit/metrics.py first",
+        fix=f"{near} docs/metrics.md lists every key; a new one is added in alpkit/metrics.py first".lstrip(),
     )
 
 

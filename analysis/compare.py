@@ -6,7 +6,6 @@ the report of one grid (`alpkit.analysis.report`).
     compare(["quickstart:seq-alp", "layers:seq-bypass"]).table.markdown()
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from alpkit.analysis.pairs import Config, differing, flat, ingredients, read_con
 from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
 from alpkit.analysis.table import DASH, Table, interval_text
-from alpkit.errors import AlpkitError, GridError
+from alpkit.errors import AlpkitError, GridError, did_you_mean
 from alpkit.runs.states import Target, resolve
 
 SHOWN: Final = (
@@ -134,12 +133,11 @@ def _chosen(name: str, root: Path, frame_of: Callable[[Path], GridFrame]) -> lis
     if arm is None:
         return [_Choice(frame, each, None) for each in frame.arms]
     if arm not in frame.arms:
-        close = difflib.get_close_matches(arm, frame.arms, n=1)
         raise GridError(
             f"no arm {arm!r} in grid {frame.grid.name}",
             where=name,
             why=f"its arms are: {', '.join(frame.arms)}",
-            fix=f"did you mean {close[0]!r}?" if close else "use one of them",
+            fix=did_you_mean(arm, frame.arms) or "use one of them",
         )
     return [_Choice(frame, arm, None)]
 

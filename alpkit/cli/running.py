@@ -10,7 +10,7 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
-from alpkit.launch import Options, Outcome, check, run_grid, states
+from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
 from alpkit.runs.states import read_grid
 from alpkit.tracking import resolve_uri
 
@@ -36,7 +36,7 @@ def options(
 
 def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = expand(load_ablation(file, sets))
+    grid = adopt(expand(load_ablation(file, sets)), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from alpkit.config import PRESETS, Grid, ObjectiveConfig, PerturbationConfig
+from alpkit.config import Grid
+from alpkit.config.cards import Card
 from alpkit.runs.states import CellRecord
 from alpkit.tracking import read_steps
 
@@ -114,40 +115,12 @@ def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def method_rows() -> list[dict[str, Any]]:
-    """One row per preset: its point on the axes, resolved."""
-    return [{"name": name, **method_card(name)} for name in PRESETS]
-
-
-def method_card(name: str) -> dict[str, Any]:
-    """A preset with all of its axes, bounds included, as a run would have them."""
-    preset = PRESETS[name]
-    objective = ObjectiveConfig.model_validate(preset.settings.get("objective", {}))
-    noise = preset.settings.get("perturbation")
-    return {
-        "formula": preset.formula,
-        "objective": objective.model_dump(mode="json"),
-        "perturbation": PerturbationConfig.model_validate(noise).model_dump(mode="json")
-        if noise
-        else None,
-        "source": preset.source,
-        "avoid": preset.avoid,
-    }
-
-
-def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("method", "denominator, level", "band", "weight", "reject", "noise", "formula")
-    for row in rows:
-        ratio, clip = row["objective"]["ratio"], row["objective"]["surrogate"]
-        table.add_row(
-            row["name"],
-            f"{ratio['denominator']}, {ratio['level']}",
-            _band(clip),
-            _weight(row["objective"]["weight"]),
-            ", ".join(rule["statistic"] for rule in row["objective"]["reject"]) or "none",
-            row["perturbation"]["site"] if row["perturbation"] else "none",
-            row["formula"],
-        )
+def method_table(cards: Iterable[Card]) -> Table:
+    columns = ("ratio", "surrogate", "weight", "reject", "perturbation")
+    table = _table("method", *columns, "formula")
+    for card in cards:
+        cells = (card.axes.get(column, "none") for column in columns)
+        table.add_row(card.name, *cells, card.preset.formula)
     return table
 
 
@@ -185,16 +158,3 @@ def _with_spread(score: Mapping[str, float | None]) -> str:
     if mean is None:
         return "–"
     return f"{mean:.3g}" if std is None else f"{mean:.3g} ± {std:.2g}"
-
-
-def _band(clip: Mapping[str, Any]) -> str:
-    low, high = 1 - clip["epsilon_low"], 1 + clip["epsilon_high"]
-    dual = f", dual {clip['dual_clip']:g}" if clip["dual_clip"] else ""
-    return f"[{low:.6g}, {high:.6g}]{dual}"
-
-
-def _weight(weight: Mapping[str, Any]) -> str:
-    if weight["action"] == "none":
-        return "none"
-    low = "" if weight["action"] == "truncate" else f"{weight['lower']:g} <= "
-    return f"{low}{weight['of']} {weight['level']} <= {weight['upper']:g}, {weight['action']}"

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from alpkit import __version__
 from alpkit.config import Cell, Grid, dump_yaml
 from alpkit.errors import GridError
+from alpkit.launch.adopt import adopt
 from alpkit.launch.base import (
     TRAINER,
     CellTask,
@@ -85,6 +86,7 @@ class Outcome:
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
     """Where every cell of the grid stands on disk; `pending` if it never ran."""
+    grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
     records = [
         read_cell(folder / cell.cell_id) or CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name)
@@ -108,6 +110,7 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     """Check what needs no file to be created; give the cells that a launch would run."""
+    grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
     finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
     todo = tuple(cell for cell in cells if cell.cell_id not in finished)
@@ -120,6 +123,7 @@ def run_grid(
     grid: Grid, options: Options = Options(), on_event: OnEvent = lambda _event: None
 ) -> Outcome:
     """Run what is left of the grid; `KeyboardInterrupt` when interrupted, with every state written."""
+    grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
     with lock(folder), on_signals(raise_interrupt):

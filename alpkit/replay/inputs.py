@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from alpkit.config import RunConfig, load_yaml
-from alpkit.config.files.faults import explain
+from alpkit.config import RunConfig
+from alpkit.config.stored import load_run
 from alpkit.errors import GridError, TrackingError
 from alpkit.runs.records import recorded_steps
 from alpkit.runs.states import read_cell, read_grid, resolve
@@ -45,12 +43,7 @@ def find_cell(run_id: str, root: Path) -> Cell:
 
 
 def _cell(folder: Path) -> Cell:
-    path = folder / "config.yaml"
-    document = load_yaml(path)
-    try:
-        config = RunConfig.model_validate(document.data)
-    except ValidationError as error:
-        raise explain(error, document, model=RunConfig) from error
+    config = load_run(folder / "config.yaml")
     record = read_cell(folder)
     name = [folder.name]
     if (folder.parent / "grid.json").is_file():

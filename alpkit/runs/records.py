@@ -16,7 +16,6 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
@@ -25,7 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from alpkit.errors import TrackingError
+from alpkit.errors import TrackingError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -367,7 +366,8 @@ def _path(run: Path, kind: Kind, step: int) -> Path:
 def _check_columns(names: Iterable[str], schema: pa.Schema, where: str) -> None:
     for name in names:
         if name not in schema.names:
-            near = get_close_matches(name, schema.names, n=1, cutoff=0.0)[0]
             raise TrackingError(
-                f"{name!r} is not a record column", where=where, fix=f"did you mean {near!r}?"
+                f"{name!r} is not a record column",
+                where=where,
+                fix=did_you_mean(name, schema.names, "columns"),
             )

@@ -265,8 +265,9 @@ def test_methods_lists_every_preset_and_a_card_resolves_its_bounds(call):
     assert card["objective"]["surrogate"]["dual_clip"] == 10.0
     assert card["perturbation"]["layers"] == "all"
     _, out, _ = call("methods", "token-tis")
-    assert "{action: truncate, of: mismatch, level: token, lower: 0.0, upper: 2.0" in out
-    assert "avoid: when one token" in out
+    assert "truncate, mismatch, token, <= 2" in out
+    assert "weight: {action: truncate, of: mismatch, level: token, upper: 2.0}" in out
+    assert "avoid      when one token" in out
 
 
 def test_ui_serves_the_store_that_would_be_used(call, fake, monkeypatch):
