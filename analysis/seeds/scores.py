@@ -1,6 +1,7 @@
 """One number per cell and quantity: an average over a stated window, never the last point.
 
-A cell that did not finish gets no score (its window would be another one than its neighbours').
+Which steps a score at the end of a run averages over is `alpkit.metrics.scored`, as in the terminal. A
+cell that did not finish gets no score (its window would be another one than its neighbours').
 """
 
 from collections.abc import Callable
@@ -9,11 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-WINDOW: Final = 10
-"""Steps that a score averages over."""
-EVALUATIONS: Final = 3
-"""Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
+from alpkit.metrics import EVALUATIONS, scored
 
+FINISHED: Final = "finished"
+"""State of the cells whose numbers may be compared."""
 JUDGED: Final = 16
 """Steps below which a run has no peak to speak of: P99 of fewer is the largest of a handful."""
 
@@ -29,15 +29,15 @@ class Score(NamedTuple):
 
 
 def last_steps(values: pd.Series, last: int) -> float:
-    """Mean over the last `WINDOW` steps of the run."""
-    return _mean(values[values.index > max(last - WINDOW, 0)])
+    """Mean over the last steps of the run."""
+    values = values.dropna()
+    return _mean(values.loc[scored(values.index.tolist(), last)])
 
 
 def last_evaluations(values: pd.Series, last: int) -> float:
-    """Mean over the evaluations of the last `WINDOW` steps, at least over `EVALUATIONS`."""
-    values = values[values.index > 0].dropna()
-    recent = values[values.index > last - WINDOW]
-    return _mean(recent if len(recent) >= EVALUATIONS else values.tail(EVALUATIONS))
+    """Mean over the evaluations of the last steps, at least over `EVALUATIONS`."""
+    values = values.dropna()
+    return _mean(values.loc[scored(values.index.tolist(), last, at_least=EVALUATIONS)])
 
 
 def change(values: pd.Series, last: int) -> float:
@@ -95,7 +95,7 @@ def add_scores(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[float]] = {name: [] for name in SCORES}
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for cell, state in zip(cells["cell_id"], cells["state"]):
-        own = by_cell.get(str(cell)) if state == "finished" else None
+        own = by_cell.get(str(cell)) if state == FINISHED else None
         for name, score in SCORES.items():
             values = None if own is None else _series(own, name, score.key)
             columns[name].append(
