@@ -8,6 +8,6 @@ analysis.analyze("latest").folder
 from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report import Report, analyze
 from alpkit.analysis.style import looks
-from alpkit.analysis.tails import tail_frame
+from alpkit.analysis.tables.tails import tail_frame
 
 __all__ = ["GridFrame", "Report", "analyze", "load", "looks", "tail_frame"]

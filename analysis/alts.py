@@ -5,7 +5,7 @@ import pandas as pd
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.plotted import REMOVED, SPIKE_SERIES
 from alpkit.analysis.plotted_cells import ENDPOINTS
-from alpkit.analysis.table import records
+from alpkit.analysis.text import row_dicts
 
 
 def dynamics(frame: GridFrame, data: pd.DataFrame) -> str:
@@ -26,7 +26,7 @@ def passk(frame: GridFrame, data: pd.DataFrame) -> str:
     last = data[data["when"] == "last"]
     ends = [
         f"{row['arm']} {row['mean']:.3f} at k = {row['k']}"
-        for row in records(last.sort_values("k", kind="stable"))
+        for row in row_dicts(last.sort_values("k", kind="stable"))
     ]
     return (
         f"pass@k over steps and at the end, one line per arm. Last evaluations: {'; '.join(ends)}."
@@ -106,7 +106,7 @@ def removed(frame: GridFrame, data: pd.DataFrame) -> str:
     means = data.groupby(["metric", "arm"], sort=False)["mean"].mean().reset_index()
     parts = [
         f"{row['arm']}, {REMOVED[row['metric'].removeprefix('receipt/')]}: {100 * row['mean']:.2g} %"
-        for row in records(means[means["mean"] > 0])
+        for row in row_dicts(means[means["mean"] > 0])
     ]
     return f"What each correction took over steps, a panel per kind. Mean over steps: {'; '.join(parts)}."
 
@@ -126,7 +126,7 @@ def ablation(frame: GridFrame, data: pd.DataFrame) -> str:
     """The first endpoint's mean per setting."""
     first = next(name for name in ENDPOINTS if (data["endpoint"] == name).any())
     means = [
-        f"{row['setting']} {row['mean']:.3f}" for row in records(data[data["endpoint"] == first])
+        f"{row['setting']} {row['mean']:.3f}" for row in row_dicts(data[data["endpoint"] == first])
     ]
     return (
         "Means and intervals over seeds per setting of the noise, a panel per endpoint. "

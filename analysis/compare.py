@@ -14,11 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.frames import FINISHED, GridFrame, load
-from alpkit.analysis.pairs import Config, differing, flat, ingredients, read_config
-from alpkit.analysis.seeds.scores import SCORES
-from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
-from alpkit.analysis.table import DASH, Table, interval_text
+from alpkit.analysis.frames import Config, GridFrame, load
+from alpkit.analysis.pairs import differing, flat, ingredients
+from alpkit.analysis.seeds.scores import FINISHED
+from alpkit.analysis.seeds.verdicts import Verdict, verdicts
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
+from alpkit.analysis.text import DASH
 from alpkit.errors import AlpkitError, GridError
 from alpkit.runs.states import Target, resolve
 
@@ -116,7 +118,7 @@ def _item(one: _Choice, prefixes: Mapping[Path, str]) -> Item:
     cells = one.frame.cells[one.frame.cells["arm"] == one.arm]
     if one.cell:
         cells = cells[cells["cell_id"] == one.cell]
-    configs = (read_config(folder / str(cell)) for cell in cells["cell_id"])
+    configs = (one.frame.config(str(cell)) for cell in cells["cell_id"])
     label = f"{prefixes[folder]}{one.arm}" + (f" ({one.cell})" if one.cell else "")
     return Item(label, cells, next((c for c in configs if c), {}))
 
@@ -207,14 +209,12 @@ def _table(items: Sequence[Item]) -> Table:
     data, shown = [], []
     for item in items:
         done = item.cells[item.cells["state"] == FINISHED]
-        spans = {column: over_seeds(done[column]) for column in SHOWN}
+        intervals = score_intervals(done, SHOWN)
         raw: dict[str, object] = {"arm": item.label, "n": len(done)}
-        for column, span in spans.items():
-            raw |= {f"{column}_{part}": getattr(span, part) for part in ("mean", "low", "high")}
+        for column, interval in intervals.items():
+            raw |= interval_columns(column, interval)
         data.append(raw)
-        row = {"arm": item.label, "n": str(len(done))}
-        texts = {SCORES[c].label: interval_text(s, SCORES[c].digits) for c, s in spans.items()}
-        shown.append(row | texts)
+        shown.append({"arm": item.label, "n": str(len(done)), **interval_texts(intervals)})
     text = pd.DataFrame(shown)
     # A score that nobody logged is no column.
     text = text.loc[:, [not (text[name] == DASH).all() for name in text.columns]]

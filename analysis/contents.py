@@ -4,29 +4,30 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.cost import cost_table
 from alpkit.analysis.draft import Draft
-from alpkit.analysis.findings import Finding, findings_table
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.main_result import main_table
-from alpkit.analysis.over_tasks import tasks_table
 from alpkit.analysis.page import Answer, Answers, Block, Bullets, Page, Section, Text
 from alpkit.analysis.pairs import REFERENCES
 from alpkit.analysis.plans import PLANS, Place
-from alpkit.analysis.receipt import receipt_table
 from alpkit.analysis.results import Results, gather, opening, summary
-from alpkit.analysis.spikes import SpikeLog, spikes_table
-from alpkit.analysis.steadiness import steadiness_table
-from alpkit.analysis.subsets import subset_table
-from alpkit.analysis.table import Table, first_line, records
-from alpkit.analysis.tables import (
-    cells_table,
-    differences_table,
-    divergence_table,
-    results_table,
-    spread_table,
-    tails_table,
-)
+from alpkit.analysis.seeds.scores import FINISHED
+from alpkit.analysis.spike_frame import SpikeLog
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.cells import cells_table
+from alpkit.analysis.tables.cost import cost_table
+from alpkit.analysis.tables.differences import differences_table
+from alpkit.analysis.tables.divergence import divergence_table
+from alpkit.analysis.tables.findings import Finding, findings_table
+from alpkit.analysis.tables.main import main_table
+from alpkit.analysis.tables.receipt import receipt_table
+from alpkit.analysis.tables.results import results_table
+from alpkit.analysis.tables.spikes import spikes_table
+from alpkit.analysis.tables.spread import spread_table
+from alpkit.analysis.tables.steadiness import steadiness_table
+from alpkit.analysis.tables.subsets import subset_table
+from alpkit.analysis.tables.tails import tails_table
+from alpkit.analysis.tables.tasks import tasks_table
+from alpkit.analysis.text import first_line, row_dicts
 
 
 class Composed(NamedTuple):
@@ -149,12 +150,12 @@ def _no_spikes(log: SpikeLog) -> str:
 
 
 def _cell_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
-    rows = frame.cells[frame.cells["state"] != "finished"]
+    rows = frame.cells[frame.cells["state"] != FINISHED]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
         + (f" ({first_line(row['error'])})" if row["error"].strip() else "")
         + "; not in any mean."
-        for row in records(rows)
+        for row in row_dicts(rows)
     ]
     gaps += [str(item) for item in (*frame.missing, *frame.unread, *results.spikes.missing)]
     notes: Block = (

@@ -10,7 +10,7 @@ from alpkit.analysis import style
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.page import Block, Picture, Text
 from alpkit.analysis.plans import Plan
-from alpkit.analysis.table import Table
+from alpkit.analysis.tables import Table
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
 from alpkit.analysis.page_style import POLICY, SCRIPT, STYLE
-from alpkit.analysis.table import NOTHING, Table, is_words
+from alpkit.analysis.tables import NOTHING, Table, is_words
 
 LONG: Final = 24
 """Rows from which on a table scrolls in its own frame."""

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from alpkit.analysis.frames import FINISHED, GridFrame
-from alpkit.analysis.seeds.scores import last_evaluations
-from alpkit.analysis.spikes import spike_log
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.seeds.scores import FINISHED, last_evaluations
 
 DYNAMICS: Final = {
     "reward/mean": "Reward, mean of the step",
@@ -81,7 +80,7 @@ def _with_interval(part: pd.DataFrame) -> pd.DataFrame:
 def dynamics_frame(frame: GridFrame) -> pd.DataFrame:
     """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike."""
     lines = over_steps(frame, DYNAMICS)
-    spikes = spike_log(frame).rows
+    spikes = frame.spike_log.rows
     spikes = spikes[spikes["metric"].isin(DYNAMICS)]
     marks = spikes[["metric", "arm", "step"]].assign(series=SPIKE_SERIES, n=1, interval="range")
     marks = marks.assign(mean=spikes["value"], low=spikes["value"], high=spikes["value"])

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import arm_configs, subsets
+from alpkit.analysis.pairs import subsets
 from alpkit.analysis.plotted import summarise
 
 Axis = Literal["layers", "site"]
@@ -30,7 +30,7 @@ def ablation_frame(frame: GridFrame, axis: Axis) -> pd.DataFrame:
     arms. Intervals over finished seeds as in `plotted.over_steps`.
     """
     done, parts = frame.finished, []
-    for number, group in enumerate(subsets(arm_configs(frame), axis), start=1):
+    for number, group in enumerate(subsets(frame.arm_configs, axis), start=1):
         controls = [frame.grid.controls.get(arm) for arm in group]
         settings = {arm: NO_NOISE for arm in controls if arm} | group
         rows = done[done["arm"].isin(list(settings))]

@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from alpkit.analysis.findings import Finding, findings
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Pair, pairs
-from alpkit.analysis.plain import plain
-from alpkit.analysis.receipt import inactive, swallowed
 from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import MIN_SEEDS, Verdict, over_seeds, verdicts
-from alpkit.analysis.spikes import IDENTITY, SpikeLog, spike_log
-from alpkit.analysis.tails import tail_frame
+from alpkit.analysis.spike_frame import IDENTITY, SpikeLog
+from alpkit.analysis.tables.findings import Finding, findings
+from alpkit.analysis.tables.receipt import inactive, swallowed
+from alpkit.analysis.tables.tails import tail_frame
+from alpkit.analysis.text import json_ready
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def gather(frame: GridFrame) -> Results:
     compared = pairs(frame)
     # An arm may be compared with one and the same control for two reasons: that is one test.
     found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in compared))
-    tails, spikes = tail_frame(frame), spike_log(frame)
+    tails, spikes = tail_frame(frame), frame.spike_log
     warnings = [str(idle) for idle in (*inactive(frame), *swallowed(frame))]
     answers = findings(frame, compared, found, tails, spikes)
     return Results(compared, found, answers, tails, spikes, warnings)
@@ -99,4 +99,4 @@ def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
         "missing": [str(item) for item in missing],
         "notes": list(frame.grid.notes),
     }
-    return {key: plain(value) for key, value in told.items()}
+    return {key: json_ready(value) for key, value in told.items()}

@@ -8,9 +8,9 @@ import yaml
 from scipy import stats
 
 from alpkit import analysis
-from alpkit.analysis.over_tasks import methods_over_tasks, tasks_table
 from alpkit.analysis.pairs import pairs
 from alpkit.analysis.seeds.rliable import improvement
+from alpkit.analysis.tables.tasks import methods_over_tasks, tasks_table
 from tests.support.synthetic_grid import write_grid
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from alpkit import analysis
 from alpkit.analysis import style
-from alpkit.analysis.receipt import swallowed
 from alpkit.analysis.report import report_id
+from alpkit.analysis.tables.receipt import swallowed
 from alpkit.errors import TrackingError
 from tests.support.synthetic_grid import write_grid
 

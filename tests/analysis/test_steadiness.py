@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alpkit.analysis.steadiness import steadiness_frame, steadiness_table
+from alpkit.analysis.tables.steadiness import steadiness_frame, steadiness_table
 
 
 def with_series(frame, values):

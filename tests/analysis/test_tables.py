@@ -11,13 +11,14 @@ import pytest
 from scipy import stats
 
 from alpkit import analysis
-from alpkit.analysis.cost import cost_frame
-from alpkit.analysis.main_result import main_table
 from alpkit.analysis.pairs import pairs
 from alpkit.analysis.seeds.rliable import improvement, iqm
 from alpkit.analysis.seeds.verdicts import verdicts
-from alpkit.analysis.spikes import spike_log, spikes_table
-from alpkit.analysis.table import Table, number, tex, with_bounds
+from alpkit.analysis.tables import Table, tex
+from alpkit.analysis.tables.cost import cost_frame
+from alpkit.analysis.tables.main import main_table
+from alpkit.analysis.tables.spikes import spikes_table
+from alpkit.analysis.text import number, with_bounds
 from tests.support.synthetic_grid import write_grid
 
 
@@ -78,7 +79,7 @@ def test_cost_has_memory_where_it_was_logged(small_root, words_only):
 
 
 def test_spikes_come_from_the_file_with_their_surroundings(frame):
-    log = spike_log(frame)
+    log = frame.spike_log
     row = log.rows.iloc[0]
     assert (row["arm"], row["seed"], row["step"], row["metric"]) == ("seq-bypass", 1, 27, "kl/k3")
     own = frame.steps[(frame.steps["arm"] == "seq-bypass") & (frame.steps["seed"] == 1)]
@@ -94,7 +95,7 @@ def test_flags_alone_give_rows_without_shares(tmp_path):
     folder = write_grid(tmp_path, arms=("grpo", "seq-bypass"), seeds=(1,), steps=40)
     for path in folder.glob("*/spikes.jsonl"):
         path.unlink()
-    log = spike_log(analysis.load("synthetic", root=tmp_path))
+    log = analysis.load("synthetic", root=tmp_path).spike_log
     assert log.rows[["arm", "step", "metric", "z"]].to_numpy().tolist() == [
         ["seq-bypass", 27, "kl/k3", 11.5]
     ]

@@ -18,7 +18,7 @@ from alpkit.analysis.reading import pooled, reducers
 from alpkit.analysis.reading.items import step_items
 from alpkit.analysis.reading.pooled import pool_arm
 from alpkit.analysis.reading.records import Batch, RecordedCell, Records
-from alpkit.analysis.tails import tail_frame
+from alpkit.analysis.tables.tails import tail_frame
 from alpkit.diagnostics import ccdf, fit_khat, hill
 from alpkit.runs.records import RecordWriter
 from tests.support.synthetic_grid import HEAVY, LIGHT

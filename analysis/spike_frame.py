@@ -1,21 +1,23 @@
-"""Spikes of a grid: when, how high, which tokens made them, and what training did around them.
+"""Spikes of a grid as a frame: when, how high, which tokens made them, and what training did around them.
 
-Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics.
+Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics. Not here:
+the table (`alpkit.analysis.tables.spikes`).
 
-    found = spike_log(frame); found.rows; found.rates
+    log = frame.spike_log; log.rows; log.rates
 """
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from alpkit.analysis.frames import FINISHED, GridFrame, Missing
-from alpkit.analysis.table import DASH, Table, number, records
+from alpkit.analysis.reading.folders import Missing
+from alpkit.analysis.seeds.scores import FINISHED
 
-FILE: Final = "spikes.jsonl"
+SPIKES_FILE: Final = "spikes.jsonl"
 NEAR: Final = 5
 """Steps before and after a spike that are averaged."""
 AROUND: Final = {
@@ -27,7 +29,7 @@ AROUND: Final = {
 FLAGS: Final = {"kl": "kl/k3", "train": "train/grad_norm"}
 IDENTITY: Final = ["arm", "seed", "cell_id", "step", "metric", "value", "z"]
 SHARES: Final = [f"{of}_{top}" for of in ("tokens", "sequences") for top in (1, 10, 100)]
-_TIMES: Final = ("before", "at", "after")
+TIMES: Final = ("before", "at", "after")
 
 
 class SpikeLog(NamedTuple):
@@ -41,54 +43,23 @@ class SpikeLog(NamedTuple):
     missing: tuple[Missing, ...]
 
 
-def spike_log(frame: GridFrame) -> SpikeLog:
-    """Every spike of every cell with its surroundings, in the order of arms, seeds and steps."""
+def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> SpikeLog:
+    """Every spike of every cell of a grid's folder, in the order of arms, seeds and steps."""
     rows: list[dict[str, Any]] = []
     missing: list[Missing] = []
-    by_cell = {str(cell): part.set_index("step") for cell, part in frame.steps.groupby("cell_id")}
-    for cell in records(frame.cells):
-        steps = by_cell.get(cell["cell_id"], pd.DataFrame())
-        path = frame.grid.folder / cell["cell_id"] / FILE
-        lines = list(_logged(path, missing) if path.is_file() else _flagged(steps))
-        owner = {"arm": cell["arm"], "seed": cell["seed"], "cell_id": cell["cell_id"]}
-        rows += [{**owner, **line, **_around(steps, line["step"])} for line in lines]
-    around = [f"{key}_{time}" for key in AROUND for time in _TIMES]
+    by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
+    for arm, seed, cell in zip(cells["arm"], cells["seed"], cells["cell_id"]):
+        own = by_cell.get(str(cell), pd.DataFrame())
+        path = folder / str(cell) / SPIKES_FILE
+        lines = list(_logged(path, missing) if path.is_file() else _flagged(own))
+        owner = {"arm": arm, "seed": seed, "cell_id": cell}
+        rows += [{**owner, **line, **_around(own, line["step"])} for line in lines]
+    around = [f"{key}_{time}" for key in AROUND for time in TIMES]
     data = pd.DataFrame(rows, columns=[*IDENTITY, *SHARES, "token", "log_ratio", *around])
-    return SpikeLog(data, _rates(frame), tuple(missing))
+    return SpikeLog(data, _rates(cells, steps), tuple(missing))
 
 
-def spikes_table(log: SpikeLog) -> Table:
-    """One row per spike."""
-    has = [key for key in AROUND if log.rows[f"{key}_at"].notna().any()]
-    shown = [
-        {
-            "arm": row["arm"],
-            "seed": str(row["seed"]),
-            "step": str(row["step"]),
-            "metric": row["metric"],
-            "value": number(row["value"], 4),
-            "z": number(row["z"], 1),
-            "top token": _percent(row["tokens_1"]),
-            "top 10": _percent(row["tokens_10"]),
-            "top response": _percent(row["sequences_1"]),
-            "its token": _token(row["token"], row["log_ratio"]),
-            **{
-                AROUND[key]: " → ".join(number(row[f"{key}_{time}"], 3) for time in _TIMES)
-                for key in has
-            },
-        }
-        for row in records(log.rows)
-    ]
-    caption = (
-        "Steps on which log K3, its largest update or the gradient norm stood more than 4 robust "
-        "standard deviations above the 50 steps before. Top token, top 10, top response: their share "
-        "of the step's sum of the metric's terms; its token: the largest one and its log ratio. Then "
-        f"mean of the {NEAR} steps before → the step → mean of the {NEAR} after."
-    )
-    return Table("spikes", "Every spike", caption, log.rows, pd.DataFrame(shown))
-
-
-def _logged(path: Any, missing: list[Missing]) -> Iterator[dict[str, Any]]:
+def _logged(path: Path, missing: list[Missing]) -> Iterator[dict[str, Any]]:
     """Spikes as the run wrote them; a killed run leaves half a line."""
     text = path.read_text(encoding="utf-8", errors="replace")
     # Not splitlines: a token's text may hold one of the line ends that only Unicode knows.
@@ -147,25 +118,14 @@ def _around(steps: pd.DataFrame, step: int) -> dict[str, float]:
     return found
 
 
-def _rates(frame: GridFrame) -> dict[str, tuple[int, int]]:
-    if "kl/spike" not in frame.steps:
+def _rates(cells: pd.DataFrame, steps: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    if "kl/spike" not in steps:
         return {}
-    done = frame.cells.loc[frame.cells["state"] == FINISHED, "cell_id"]
-    flags = frame.steps[frame.steps["cell_id"].isin(done)].groupby("arm")["kl/spike"]
+    done = cells.loc[cells["state"] == FINISHED, "cell_id"]
+    flags = steps[steps["cell_id"].isin(done)].groupby("arm")["kl/spike"]
     counts = flags.agg(["sum", "count"])
     return {
         str(arm): (int(total), int(n))
         for arm, total, n in zip(counts.index, counts["sum"], counts["count"])
         if n
     }
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if np.isfinite(share) else DASH
-
-
-def _token(text: object, log_ratio: float) -> str:
-    if not isinstance(text, str):
-        return DASH
-    # A blank or a line break would be nothing to see.
-    return f"{text!r} ({log_ratio:+.2f})"

@@ -6,7 +6,8 @@ import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.seeds.verdicts import over_seeds
-from alpkit.analysis.table import Table, interval_text, number, records
+from alpkit.analysis.tables import Table
+from alpkit.analysis.text import interval_text, number, row_dicts
 
 PARTS: Final = ("rollout", "logp_old", "update", "diagnostics", "sync", "records")
 _MEMORY: Final = "memory/peak"
@@ -19,7 +20,7 @@ def cost_frame(frame: GridFrame) -> pd.DataFrame:
     """
     steps = frame.steps
     rows = []
-    for cell in records(frame.finished[["arm", "seed", "cell_id"]]):
+    for cell in row_dicts(frame.finished[["arm", "seed", "cell_id"]]):
         own = steps[(steps["cell_id"] == cell["cell_id"]) & (steps["step"] > 0)].set_index("step")
         if "time/step" not in own or own["time/step"].isna().all():
             continue

@@ -11,10 +11,11 @@ import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Kind, Pair
-from alpkit.analysis.receipt import inactive, swallowed
 from alpkit.analysis.seeds.verdicts import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
-from alpkit.analysis.spikes import SpikeLog
-from alpkit.analysis.table import Table, number, signed_points, with_bounds
+from alpkit.analysis.spike_frame import SpikeLog
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.receipt import inactive, swallowed
+from alpkit.analysis.text import number, signed_points, with_bounds
 
 State = Literal["changed", "not told apart", "cannot be said"]
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)

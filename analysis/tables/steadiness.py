@@ -1,7 +1,7 @@
 """How steady each arm's runs were: peaks, spike rates at three limits, and changes of level.
 
 Spikes as the run saw them, without look-ahead, from the metrics alone; level shifts with the whole run
-in sight. Which tokens made a spike is in `alpkit.analysis.spikes`.
+in sight. Which tokens made a spike is in `alpkit.analysis.spike_frame`.
 """
 
 import math
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.table import DASH, Table, number, records
+from alpkit.analysis.tables import Table
+from alpkit.analysis.text import DASH, number, row_dicts
 from alpkit.diagnostics import LevelShift, SpikeSummary, level_shifts, spike_summary
-from alpkit.trainer.spike_watch import WATCHED
+from alpkit.metrics import WATCHED
 
 _SHOWN: Final = 4  # level shifts that a cell of the table names
 
@@ -22,7 +23,7 @@ def steadiness_frame(frame: GridFrame) -> pd.DataFrame:
     """A row per finished cell and watched metric: maximum, P99/P50, spike rates, level shifts as text."""
     by_cell = {str(cell): part for cell, part in frame.steps.groupby("cell_id")}
     rows = []
-    for cell in records(frame.finished[["arm", "seed", "cell_id"]]):
+    for cell in row_dicts(frame.finished[["arm", "seed", "cell_id"]]):
         own = by_cell.get(str(cell["cell_id"]), pd.DataFrame())
         for metric in WATCHED:
             if metric not in own or own[metric].isna().all():
@@ -78,7 +79,7 @@ def _row(own: pd.DataFrame) -> dict[str, str]:
         else "short"
         for limit in (3, 4, 6)
     }
-    shifted = [f"{row['seed']}: {row['shifts_at']}" for row in records(own) if row["shifts_at"]]
+    shifted = [f"{row['seed']}: {row['shifts_at']}" for row in row_dicts(own) if row["shifts_at"]]
     more = f" and {len(shifted) - _SHOWN} more seeds" if len(shifted) > _SHOWN else ""
     silent = "short" if (own["shifts_status"] != "ok").all() else DASH
     return {

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.table import Table, number, records
+from alpkit.analysis.tables import Table
+from alpkit.analysis.text import number, row_dicts
 
 PREFIX: Final = "receipt/"
 _HALF: Final = 0.5  # spec/alp.md G1: below it a perturbed arm is nearly its control
@@ -32,7 +33,7 @@ def receipt_table(frame: GridFrame) -> Table:
             rows.append({"arm": arm, **{k.removeprefix(PREFIX): own[k].mean() for k in keys}})
     data = pd.DataFrame(rows)
     shown = pd.DataFrame(
-        [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in records(data)]
+        [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in row_dicts(data)]
     )
     caption = (
         "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "

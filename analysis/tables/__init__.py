@@ -1,18 +1,16 @@
-"""One table, three renderings: the CSV's raw numbers and the same rows as text, in Markdown and LaTeX.
+"""Tables of the report, one file each, and `Table`: raw numbers for the CSV, the same rows as text.
 
-Also how a number becomes text. What the tables hold is in `alpkit.analysis.tables` and its neighbours.
+`Table` renders itself as Markdown and LaTeX; how a number becomes text is `alpkit.analysis.text`.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pandas as pd
 
-from alpkit.analysis.seeds.verdicts import Interval
+from alpkit.analysis.text import DASH
 
-DASH: Final = "–"
 NOTHING: Final = "Nothing to show."
 
 
@@ -91,48 +89,3 @@ _TEX: Final = {
 def is_words(column: "pd.Series[str]") -> bool:
     """Whether a column aligns left: its cells start with letters, or there is nothing in it."""
     return all(str(cell)[:1].isalpha() or str(cell) == DASH for cell in column)
-
-
-def records(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as mappings, whose values mypy lets through."""
-    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
-
-
-def number(value: float, digits: int) -> str:
-    """Fixed digits; scientific where those would show nothing; a dash for NaN."""
-    if not np.isfinite(value):
-        return DASH
-    if value != 0 and (abs(value) < 0.5 * 10.0**-digits or abs(value) >= 1e5):
-        return f"{value:.1e}"
-    return f"{value:.{digits}f}"
-
-
-def with_bounds(value: float, low: float, high: float, digits: int) -> str:
-    """`0.41 [0.32, 0.50]`; a dash for NaN. A bound near 0 is a 0, unless all three are tiny."""
-    if not np.isfinite(value):
-        return DASH
-    step = 0.5 * 10.0**-digits
-    if max(abs(value), abs(low), abs(high)) >= step:
-        low, high = (0.0 if abs(bound) < step else bound for bound in (low, high))
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
-
-
-def interval_text(interval: Interval, digits: int) -> str:
-    """Mean [low, high] from three seeds on, both points with two, the value with one."""
-    match interval.kind:
-        case "none":
-            return DASH
-        case "t":
-            return with_bounds(interval.mean, interval.low, interval.high, digits)
-        case "single" | "range":
-            return " · ".join(number(point, digits) for point in interval.points)
-
-
-def signed_points(points: "tuple[float, ...]") -> str:
-    """Differences seed by seed: `+0.1 · -0.02`."""
-    return " · ".join(f"{p:+.3g}" for p in points) if points else DASH
-
-
-def first_line(text: str) -> str:
-    """What an error says, without its traceback."""
-    return text.strip().splitlines()[0][:160] if text.strip() else DASH

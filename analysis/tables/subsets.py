@@ -6,10 +6,11 @@ from typing import Final
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import REFERENCES, Kind, arm_configs, subsets
-from alpkit.analysis.seeds.scores import SCORES
-from alpkit.analysis.seeds.verdicts import LABELS, Verdict, over_seeds
-from alpkit.analysis.table import DASH, Table, interval_text
+from alpkit.analysis.pairs import REFERENCES, Kind, subsets
+from alpkit.analysis.seeds.verdicts import LABELS, Verdict
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
+from alpkit.analysis.text import DASH
 
 SHOWN: Final = ("eval_greedy", "final_reward", "khat_right", "k3_mean", "k3_peak", "width")
 _WORDS: Final = {
@@ -22,23 +23,20 @@ def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Tabl
     """A row per arm; groups of arms that are the same but for `kind` stand together."""
     name, title, reference = _WORDS[kind]
     data, shown = [], []
-    groups = subsets(arm_configs(frame), kind)
+    groups = subsets(frame.arm_configs, kind)
     for number_, group in enumerate(groups, start=1):
         first = next((arm for arm, value in group.items() if value == REFERENCES[kind]), None)
         # The reference on top; the others as the grid lists them.
         for arm, value in sorted(group.items(), key=lambda item: item[0] != first):
             own = frame.finished[frame.finished["arm"] == arm]
-            spans = {column: over_seeds(own[column]) for column in SHOWN}
+            intervals = score_intervals(own, SHOWN)
             beyond = [LABELS[v.endpoint] for v in found if v[:2] == (arm, first) and v.beyond_noise]
             raw: dict[str, object] = {"group": number_, kind: value, "arm": arm, "n": len(own)}
-            for column, span in spans.items():
-                raw |= {f"{column}_{part}": getattr(span, part) for part in ("mean", "low", "high")}
+            for column, interval in intervals.items():
+                raw |= interval_columns(column, interval)
             data.append(raw | {"beyond": ";".join(beyond)})
             row = {"group": str(number_)} if len(groups) > 1 else {}
-            row |= {kind: value, "arm": arm, "n": str(len(own))}
-            row |= {
-                SCORES[c].label: interval_text(span, SCORES[c].digits) for c, span in spans.items()
-            }
+            row |= {kind: value, "arm": arm, "n": str(len(own)), **interval_texts(intervals)}
             tested = any(v[:2] == (arm, first) and v.tested for v in found)
             against = ", ".join(beyond) or ("nothing" if tested else "not tested")
             shown.append(row | {"beyond noise": DASH if arm == first else against})

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.main_result import COLUMNS
-from alpkit.analysis.pairs import Config, Pair, arm_configs, flat
+from alpkit.analysis.frames import Config, GridFrame
+from alpkit.analysis.pairs import Pair, control_of_arms, flat
 from alpkit.analysis.seeds.rliable import Estimate, FloatArray, improvement, iqm_interval
 from alpkit.analysis.seeds.scores import SCORES
-from alpkit.analysis.table import DASH, Table, with_bounds
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.main import COLUMNS
+from alpkit.analysis.text import DASH, with_bounds
 
 
 class Method(NamedTuple):
@@ -36,8 +37,8 @@ def methods_over_tasks(configs: Mapping[str, Config]) -> list[Method]:
 
 def tasks_table(frame: GridFrame, pairs: Sequence[Pair]) -> Table:
     """A row per method and score; only seeds that finished on all of its tasks."""
-    controls = {p.arm: p.control for p in pairs if p.kind in ("noise", "method")}
-    methods = methods_over_tasks(arm_configs(frame))
+    controls = control_of_arms(pairs)
+    methods = methods_over_tasks(frame.arm_configs)
     owner = {arm: method for method in methods for arm in method.arms.values()}
     data, shown = [], []
     for method in methods:

@@ -7,6 +7,7 @@ move together), so they speak about this data; what another seed would give is t
 """
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,8 @@ from scipy.special import logsumexp
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.reading.items import LEVELS
 from alpkit.analysis.reading.pooled import SIDES, Pool
+from alpkit.analysis.tables import Table
+from alpkit.analysis.text import number, row_dicts, with_bounds
 from alpkit.diagnostics import tail_size
 from alpkit.diagnostics.hill import hill_of_top
 from alpkit.diagnostics.tails import Side, khat_of_top
@@ -34,6 +37,46 @@ def tail_frame(frame: GridFrame) -> pd.DataFrame:
             for side in SIDES
         ]
     )
+
+
+def tails_table(tails: pd.DataFrame, rates: Mapping[str, tuple[int, int]]) -> Table:
+    """k̂, Hill, extreme quantiles per arm, level and side; `rates`: arm -> (spikes, judged steps)."""
+    per_thousand = {arm: 1000 * count / steps for arm, (count, steps) in rates.items()}
+    if len(tails):
+        tails = tails.assign(spikes_per_1000=tails["arm"].map(per_thousand))
+    caption = (
+        "From the token records, pooled over finished seeds and recorded steps. Right: the ratio; "
+        "left: its inverse. k̂ with its 90 % bootstrap over prompts: this data's uncertainty, not "
+        "that of another seed. Status: ok; high = above min(1 − 1/log10 n, 0.7), means of ratios "
+        "cannot be trusted; flat = no spread to fit, good news; short = too few points; saturated "
+        "= cut by a clamp or by equal values (the same response sampled again), so k̂ is too low. "
+        "Quantiles are of the log ratio (left: of its negative). Top 1 %: share in per cent of the sum "
+        "of ratios (left: of inverses) that the largest hundredth holds. Spikes: steps on "
+        "which K3 or its largest update spiked, per 1,000 judged steps of the arm."
+    )
+    shown = pd.DataFrame(
+        [
+            {
+                "arm": row["arm"],
+                "level": row["level"],
+                "side": row["side"],
+                "k̂ [90 %]": with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2),
+                "status": row["status"],
+                "Hill": number(row["hill"], 2),
+                "P98": number(row["p98"], 2),
+                "P99.9": number(row["p999"], 2),
+                "max": number(row["max"], 2),
+                "ESS": number(row["ess"], 3),
+                "top 1 %": number(100 * row["top1_share"], 1),
+                "spikes / 1,000": number(row["spikes_per_1000"], 0),
+                "n": f"{row['n']:,}",
+                "tail": f"{row['n_tail']:,}",
+                "prompts": f"{row['clusters']:,}",
+            }
+            for row in row_dicts(tails)
+        ]
+    )
+    return Table("tails", "Tails of the ratio", caption, tails, shown)
 
 
 def _row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:

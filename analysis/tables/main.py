@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import Pair
+from alpkit.analysis.pairs import Pair, control_of_arms
 from alpkit.analysis.seeds.rliable import Estimate, FloatArray, improvement, iqm_interval
 from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import Verdict
-from alpkit.analysis.table import DASH, Table, number, signed_points, with_bounds
+from alpkit.analysis.tables import Table
+from alpkit.analysis.text import DASH, number, signed_points, with_bounds
 
 COLUMNS: Final = ("eval_greedy", "final_reward")
 FEW: Final = 5
@@ -20,7 +21,7 @@ FEW: Final = 5
 
 def main_table(frame: GridFrame, pairs: Sequence[Pair], found: Sequence[Verdict]) -> Table:
     """A row per arm and score, over finished cells."""
-    controls = {p.arm: p.control for p in pairs if p.kind in ("noise", "method")}
+    controls = control_of_arms(pairs)
     grpo = next((p.control for p in pairs if p.kind == "method"), None)
     data, shown = [], []
     for arm in frame.arms:
