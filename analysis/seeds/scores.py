@@ -24,7 +24,6 @@ class Score(NamedTuple):
     key: str
     label: str
     how: Callable[[pd.Series, int], float]
-    unit: str = ""
     digits: int = 3
 
 
@@ -75,14 +74,14 @@ SCORES: Final[dict[str, Score]] = {
     "eval_greedy_change": Score("eval/greedy", "eval greedy, change", change),
     "eval_avg_at_k": Score("eval/avg_at_k", "eval avg@k", last_evaluations),
     "eval_avg_at_k_change": Score("eval/avg_at_k", "eval avg@k, change", change),
-    "k1_mean": Score("kl/k1", "K1 mean", all_steps, "nats", 4),
-    "k1_max": Score("kl/k1", "K1 max", largest, "nats", 4),
-    "k3_mean": Score("kl/k3", "K3 mean", all_steps, "nats", 4),
-    "k3_max": Score("kl/k3", "K3 max", largest, "nats", 4),
-    "k3_peak": Score("kl/k3", "K3 P99 / P50", peak, "", 2),
-    "spike_rate": Score("kl/spike", "spikes per 1,000 steps", per_thousand, "", 0),
-    "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps, "nats", 3),
-    "width_product": Score("", "P98 − P2, product", all_steps, "nats", 3),
+    "k1_mean": Score("kl/k1", "K1 mean", all_steps, 4),
+    "k1_max": Score("kl/k1", "K1 max", largest, 4),
+    "k3_mean": Score("kl/k3", "K3 mean", all_steps, 4),
+    "k3_max": Score("kl/k3", "K3 max", largest, 4),
+    "k3_peak": Score("kl/k3", "K3 P99 / P50", peak, 2),
+    "spike_rate": Score("kl/spike", "spikes per 1,000 steps", per_thousand, 0),
+    "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps),
+    "width_product": Score("", "P98 − P2, product", all_steps),
     "ess": Score("ratio/raw/token/ess", "ESS, token", all_steps),
     "ess_product": Score("ratio/raw/product/ess", "ESS, product", all_steps),
     "khat_right": Score("ratio/raw/token/khat_right", "k̂ of the token ratio", all_steps),

@@ -169,11 +169,6 @@ def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verd
     ]
 
 
-def paired(cells: pd.DataFrame, arm: str, control: str, endpoint: Endpoint) -> FloatArray:
-    """Arm − control per shared seed of finished cells, in seed order."""
-    return _difference(_by_seed(cells, endpoint), arm, control)
-
-
 def _by_seed(cells: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
     """Finished cells' endpoint, a row per seed and a column per arm."""
     if endpoint.column not in cells.columns:

@@ -14,7 +14,7 @@ from alpkit.analysis.pairs import Kind, Pair
 from alpkit.analysis.seeds.verdicts import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
 from alpkit.analysis.spike_frame import SpikeLog
 from alpkit.analysis.tables import Table
-from alpkit.analysis.tables.receipt import inactive, swallowed
+from alpkit.analysis.tables.receipt import idle
 from alpkit.analysis.text import number, signed_points, with_bounds
 
 State = Literal["changed", "not told apart", "cannot be said"]
@@ -50,7 +50,7 @@ def findings(
     spikes: SpikeLog,
 ) -> list[Finding]:
     """One per compared pair, in the pairs' order."""
-    idle = [*inactive(frame), *swallowed(frame)]
+    left_undone = idle(frame)
     result = []
     for pair in pairs:
         own = [v for v in found if (v.arm, v.control) == (pair.arm, pair.control)]
@@ -67,7 +67,7 @@ def findings(
             ]
         limits = [
             *_limits(frame, pair, tails, spikes),
-            *(str(i) for i in idle if i.arm == pair.arm),
+            *(str(i) for i in left_undone if i.arm == pair.arm),
         ]
         result.append(Finding(*pair, tuple(claims), tuple(limits)))
     return result

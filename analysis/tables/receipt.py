@@ -43,6 +43,11 @@ def receipt_table(frame: GridFrame) -> Table:
     return Table("receipt", "What the corrections touched", caption, data, shown)
 
 
+def idle(frame: GridFrame) -> list[Idle]:
+    """Everything that an arm was configured to do and did not."""
+    return [*inactive(frame), *swallowed(frame)]
+
+
 def inactive(frame: GridFrame) -> list[Idle]:
     """One per arm and configured correction that touched no token in any finished cell."""
     warnings: list[Idle] = []

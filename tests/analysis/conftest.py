@@ -32,4 +32,4 @@ def small_root(tmp_path):
 @pytest.fixture
 def words_only(monkeypatch):
     """Reports without figures: these are most of a report's seconds."""
-    monkeypatch.setattr("alpkit.analysis.contents.PLANS", [])
+    monkeypatch.setattr("alpkit.analysis.report.compose.FIGURES", [])

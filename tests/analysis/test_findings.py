@@ -182,7 +182,7 @@ def ablation(tmp_path_factory):
     manifest["controls"] = dict.fromkeys(perturbed, "seq-bypass")
     (folder / "grid.json").write_text(json.dumps(manifest))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alpkit.analysis.contents.PLANS", [])
+        patch.setattr("alpkit.analysis.report.compose.FIGURES", [])
         return analysis.analyze("layers", root=root)
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from alpkit import analysis
-from alpkit.analysis import style
-from alpkit.analysis.report import report_id
+from alpkit.analysis.figures import style
+from alpkit.analysis.report.write import report_id
 from alpkit.analysis.tables.receipt import swallowed
 from alpkit.errors import TrackingError
 from tests.support.synthetic_grid import write_grid

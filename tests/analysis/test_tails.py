@@ -5,8 +5,6 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-
-from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.plotted_tails import (
     ccdf_frame,
     envelope_frame,
@@ -14,6 +12,8 @@ from alpkit.analysis.plotted_tails import (
     hill_frame,
     khat_frame,
 )
+
+from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.reading import pooled, reducers
 from alpkit.analysis.reading.items import step_items
 from alpkit.analysis.reading.pooled import pool_arm

@@ -12,7 +12,7 @@ from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import MIN_SEEDS, Verdict, over_seeds, verdicts
 from alpkit.analysis.spike_frame import IDENTITY, SpikeLog
 from alpkit.analysis.tables.findings import Finding, findings
-from alpkit.analysis.tables.receipt import inactive, swallowed
+from alpkit.analysis.tables.receipt import idle
 from alpkit.analysis.tables.tails import tail_frame
 from alpkit.analysis.text import json_ready
 
@@ -35,7 +35,7 @@ def gather(frame: GridFrame) -> Results:
     # An arm may be compared with one and the same control for two reasons: that is one test.
     found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in compared))
     tails, spikes = tail_frame(frame), frame.spike_log
-    warnings = [str(idle) for idle in (*inactive(frame), *swallowed(frame))]
+    warnings = [str(warning) for warning in idle(frame)]
     answers = findings(frame, compared, found, tails, spikes)
     return Results(compared, found, answers, tails, spikes, warnings)
 

@@ -1,7 +1,7 @@
 """`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
 
 The folder is built beside its final place and swapped in whole, so a reader never sees half a report
-and a second analysis replaces the first. What the report says: `alpkit.analysis.contents`.
+and a second analysis replaces the first. What the report says: `alpkit.analysis.report.compose`.
 """
 
 import json
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from alpkit.analysis.contents import compose
-from alpkit.analysis.draft import Draft
 from alpkit.analysis.frames import GridFrame, load
+from alpkit.analysis.report.compose import compose
+from alpkit.analysis.report.page import Picture
+from alpkit.analysis.tables import Table
 
 REPORTS: Final = "reports"
 
@@ -71,9 +72,31 @@ def _swap(work: Path, target: Path) -> None:
 
 
 def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:
-    page, summary = compose(frame, Draft(folder), tracking_uri)
+    page, summary, unshown = compose(frame, tracking_uri)
+    for section in page.sections:
+        for block in section.blocks:
+            match block:
+                case Table():
+                    _write_table(block, folder)
+                case Picture():
+                    _write_picture(block, folder)
+    for table in unshown:
+        _write_table(table, folder)
     (folder / "report.md").write_text(page.markdown(), encoding="utf-8")
     (folder / "report.html").write_text(page.html(), encoding="utf-8")
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     return summary
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    table.data.to_csv(folder / f"{table.name}.csv", index=False)
+    text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
+    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+
+
+def _write_picture(picture: Picture, folder: Path) -> None:
+    picture.data.to_csv(folder / f"{picture.name}.csv", index=False)
+    (folder / f"{picture.name}.png").write_bytes(picture.png)
+    (folder / f"{picture.name}.svg").write_bytes(picture.svg)

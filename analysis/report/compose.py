@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.draft import Draft
+from alpkit.analysis.figures import FIGURES
+from alpkit.analysis.figures.spec import Place
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.page import Answer, Answers, Block, Bullets, Page, Section, Text
 from alpkit.analysis.pairs import REFERENCES
-from alpkit.analysis.plans import PLANS, Place
-from alpkit.analysis.results import Results, gather, opening, summary
+from alpkit.analysis.report.page import Answer, Answers, Block, Bullets, Page, Section, Text
+from alpkit.analysis.report.pictures import picture
+from alpkit.analysis.report.results import Results, gather, opening, summary
 from alpkit.analysis.seeds.scores import FINISHED
 from alpkit.analysis.spike_frame import SpikeLog
 from alpkit.analysis.tables import Table
@@ -31,51 +32,69 @@ from alpkit.analysis.text import first_line, row_dicts
 
 
 class Composed(NamedTuple):
-    """The page and its numbers."""
+    """The page, its numbers, and tables that have a file although the page has no room for them."""
 
     page: Page
     summary: dict[str, Any]
+    unshown: tuple[Table, ...]
 
 
-def compose(frame: GridFrame, draft: Draft, tracking_uri: str | None) -> Composed:
-    """Compute everything, write tables and figures through `draft`, and return page and summary."""
+def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
+    """Compute everything and order it into a page and its summary; nothing is written here."""
     results = gather(frame)
+    differences = differences_table(results.verdicts)
+    sections = [
+        Section("What can be said", _findings(frame, results, differences)),
+        Section("Results", _results(frame, results)),
+        Section("The ratio", _ratio(frame, results)),
+        Section("Spikes", _spikes(frame, results.spikes)),
+        Section("Layers and sites", _ablations(frame, results)),
+        Section("Noise", _drawn(frame, "Noise")),
+        Section("Corrections", _corrections(frame, results)),
+        Section("Cost", [cost_table(frame)]),
+        Section("All cells", _drawn(frame, "All cells")),
+        Section("Cells and gaps", _cells(frame, results)),
+    ]
+    filled = [section for section in sections if section.blocks]
+    page = Page(_title(frame), frame.grid.question, _facts(frame, tracking_uri), filled)
+    unshown = () if len(differences.data) else (differences,)
+    return Composed(page, summary(frame, results), unshown)
 
-    def drawn(place: Place) -> list[Block]:
-        return [draft.draw(plan, frame) for plan in PLANS if plan.section == place]
 
-    def added(*tables: Table) -> list[Block]:
-        return [draft.add(table) for table in tables]
+def _drawn(frame: GridFrame, place: Place) -> list[Block]:
+    return [picture(figure, frame) for figure in FIGURES if figure.section == place]
 
-    found, warnings = results.verdicts, results.warnings
-    ratio = (
+
+def _results(frame: GridFrame, results: Results) -> list[Block]:
+    tasks = tasks_table(frame, results.pairs)
+    return [
+        main_table(frame, results.pairs, results.verdicts),
+        *([tasks] if len(tasks.data) else []),
+        results_table(frame),
+        *_drawn(frame, "Results"),
+    ]
+
+
+def _ratio(frame: GridFrame, results: Results) -> list[Block]:
+    return [
         divergence_table(frame),
         spread_table(frame),
         tails_table(results.tails, results.spikes.rates),
-    )
-    receipt: list[Block] = [Bullets(warnings, warning=True)] if warnings else []
-    over_tasks = tasks_table(frame, results.pairs)
-    tables = [main_table(frame, results.pairs, found), results_table(frame)]
-    tables[1:1] = [over_tasks] if len(over_tasks.data) else []
-    spikes = spikes_table(results.spikes)
-    told = added(spikes) if len(spikes.data) else [Text(_no_spikes(results.spikes))]
-    sections = [
-        Section("What can be said", _finding_blocks(frame, results, draft)),
-        Section("Results", [*added(*tables), *drawn("Results")]),
-        Section("The ratio", [*added(*ratio), *drawn("The ratio")]),
-        Section("Spikes", [*told, *added(steadiness_table(frame))]),
-        Section(
-            "Layers and sites", [*_ablations(frame, results, draft), *drawn("Layers and sites")]
-        ),
-        Section("Noise", drawn("Noise")),
-        Section("Corrections", [*receipt, *added(receipt_table(frame)), *drawn("Corrections")]),
-        Section("Cost", added(cost_table(frame))),
-        Section("All cells", drawn("All cells")),
-        Section("Cells and gaps", _cell_blocks(frame, results, draft)),
+        *_drawn(frame, "The ratio"),
     ]
-    facts, filled = _facts(frame, tracking_uri), [s for s in sections if s.blocks]
-    page = Page(_title(frame), frame.grid.question, facts, filled)
-    return Composed(page, summary(frame, results))
+
+
+def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:
+    table = spikes_table(log)
+    told: Block = table if len(table.data) else Text(_no_spikes(log))
+    return [told, steadiness_table(frame)]
+
+
+def _corrections(frame: GridFrame, results: Results) -> list[Block]:
+    warnings: list[Block] = []
+    if results.warnings:
+        warnings = [Bullets(results.warnings, warning=True)]
+    return [*warnings, receipt_table(frame), *_drawn(frame, "Corrections")]
 
 
 def _title(frame: GridFrame) -> str:
@@ -111,10 +130,10 @@ def _common(cells: pd.DataFrame, *columns: str) -> str:
     return " | ".join(rows)
 
 
-def _finding_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
+def _findings(frame: GridFrame, results: Results, differences: Table) -> list[Block]:
     blocks: list[Block] = [Text(opening(frame, results.verdicts), strong=True)]
     if results.findings:
-        blocks.append(draft.add(findings_table(results.findings)))
+        blocks.append(findings_table(results.findings))
     blocks += [_answers(f) for f in results.findings if f.kind in ("noise", "method")]
     compared = {arm for f in results.findings for arm in (f.arm, f.control)}
     lonely = [arm for arm in frame.arms if arm not in compared]
@@ -123,8 +142,7 @@ def _finding_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Bl
         notes.insert(0, f"No control in this grid, so nothing is said about {', '.join(lonely)}.")
     if notes:
         blocks.append(Bullets(notes))
-    table = draft.add(differences_table(results.verdicts))
-    return [*blocks, table] if len(table.data) else blocks
+    return [*blocks, differences] if len(differences.data) else blocks
 
 
 def _answers(finding: Finding) -> Answers:
@@ -133,13 +151,14 @@ def _answers(finding: Finding) -> Answers:
     return Answers(f"{finding.arm} against {finding.control}", note, items, finding.limits)
 
 
-def _ablations(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
+def _ablations(frame: GridFrame, results: Results) -> list[Block]:
     blocks: list[Block] = []
     for kind in REFERENCES:
         table = subset_table(frame, kind, results.verdicts)
         if len(table.data):
-            blocks.append(draft.add(table))
-    return blocks + [_answers(f) for f in results.findings if f.kind in REFERENCES]
+            blocks.append(table)
+    blocks += [_answers(f) for f in results.findings if f.kind in REFERENCES]
+    return [*blocks, *_drawn(frame, "Layers and sites")]
 
 
 def _no_spikes(log: SpikeLog) -> str:
@@ -149,7 +168,7 @@ def _no_spikes(log: SpikeLog) -> str:
     return f"No spike in {steps} judged steps of the finished cells."
 
 
-def _cell_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block]:
+def _cells(frame: GridFrame, results: Results) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != FINISHED]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
@@ -161,4 +180,4 @@ def _cell_blocks(frame: GridFrame, results: Results, draft: Draft) -> list[Block
     notes: Block = (
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )
-    return [notes, draft.add(cells_table(frame))]
+    return [notes, cells_table(frame)]

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
 
-from alpkit.analysis.page_style import POLICY, SCRIPT, STYLE
+import pandas as pd
+
+from alpkit.analysis.report.template import POLICY, SCRIPT, STYLE
 from alpkit.analysis.tables import NOTHING, Table, is_words
 
 LONG: Final = 24
@@ -36,13 +38,15 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure; `alt` says what is seen, with numbers, to those who cannot see it."""
+    """A drawn figure and its numbers; `alt` says what is seen to those who cannot see it."""
 
     name: str
     title: str
     alt: str
     caption: str
+    data: pd.DataFrame
     png: bytes
+    svg: bytes
 
 
 class Answer(NamedTuple):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from alpkit.analysis.style import Look
+from alpkit.analysis.figures.style import Look
 
 Looks = dict[str, Look]
 
