@@ -20,7 +20,7 @@ PER_BIN: Final = 200  # so that P2 rests on four items at least
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, ratio, log_mu, n, p02, p50, p98: equal-count bins of log mu (spec alp.md D.2).
+    """arm, level, ratio, log_mu, n, p02, p50, p98: equal-count bins of log mu.
 
     ratio `raw` is unperturbed pi over mu; `perturbed`, for arms with noise, has the noise on. n counts
     the bin's items of the sample that the pool kept: all of them up to `pooled.SAMPLE`.

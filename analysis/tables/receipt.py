@@ -10,7 +10,7 @@ from alpkit.analysis.tables import Table
 from alpkit.analysis.text import number, row_dicts
 
 PREFIX: Final = "receipt/"
-_HALF: Final = 0.5  # spec/alp.md G1: below it a perturbed arm is nearly its control
+_HALF: Final = 0.5  # below it a perturbed arm is nearly its control
 
 
 class Idle(NamedTuple):

@@ -18,6 +18,11 @@ def frame(grid_root):
 
 
 @pytest.fixture(scope="session")
+def tails(frame):
+    return analysis.tail_frame(frame).set_index(["arm", "level", "side"])
+
+
+@pytest.fixture(scope="session")
 def report(grid_root):
     return analysis.analyze("synthetic", root=grid_root)
 

@@ -5,21 +5,18 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
 from alpkit import analysis
-from alpkit.analysis.figures import style
 from alpkit.analysis.report.write import report_id
-from alpkit.analysis.tables.receipt import swallowed
 from alpkit.errors import TrackingError
-from tests.support.synthetic_grid import write_grid
 
 DRAWN = ("dynamics", "envelope", "ccdf")
+
+
 TABLES = ("findings", "differences", "main", "results", "divergence", "spread", "tails", "spikes")
-TABLES += ("receipt", "cost", "cells")
 
 
 class Tags(HTMLParser):
@@ -172,28 +169,6 @@ def test_a_broken_manifest_is_a_readable_error(small_root):
     assert not (small_root / "reports").exists()
 
 
-def test_importing_and_drawing_leave_global_settings_alone(report):
-    before = dict(matplotlib.rcParams)
-    with style.context():
-        assert matplotlib.rcParams["svg.hashsalt"] == "alpkit"
-    assert dict(matplotlib.rcParams) == before
-    assert matplotlib.rcParams["svg.hashsalt"] is None
-
-
-def test_an_arm_keeps_its_colour_whatever_stands_beside_it():
-    cells = pd.DataFrame(
-        {
-            "arm": ["seq-alp layers=early", "seq-bypass", "mine"],
-            "site": ["layer_input", None, None],
-            "layers": ["early", None, None],
-        }
-    )
-    looks = style.looks(cells)
-    assert looks["seq-alp layers=early"] == (style.METHOD_COLOURS["seq-alp"], "--", "o")
-    assert looks["seq-bypass"] == (style.METHOD_COLOURS["seq-bypass"], "-", None)
-    assert looks["mine"].colour == style.OTHER_COLOURS[0]
-
-
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_in_a_browser_the_page_is_silent_complete_and_sorts(report, tmp_path):
@@ -236,17 +211,3 @@ def test_in_a_browser_the_page_is_silent_complete_and_sorts(report, tmp_path):
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.console == []
         assert [request for request in tab.requests if not request.startswith("data:")] == [url]
-
-
-def test_noise_that_the_dtype_swallows_is_a_warning(tmp_path):
-    folder = write_grid(tmp_path, arms=("seq-bypass", "seq-alp"), seeds=(0,), steps=6)
-    for cell in folder.glob("*/metrics.jsonl"):
-        lines = [json.loads(line) for line in cell.read_text().splitlines()]
-        for line in lines:
-            line["noise/realised_ratio"] = 0.28 if "/01" in str(cell) else None
-        cell.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    frame = analysis.load(folder)
-    assert [str(idle) for idle in swallowed(frame)] == [
-        "seq-alp: 0.28 of its noise's standard deviation arrived (mean over steps of the worst "
-        "layer): the dtype swallows a sigma this small."
-    ]
