@@ -79,9 +79,9 @@ def compare(
             frames[folder] = load(str(folder), strict=False)
         return frames[folder]
 
-    chosen = [one for name in names for one in _chosen(name, Path(root), frame_of)]
+    chosen = [choice for name in names for choice in _chosen(name, Path(root), frame_of)]
     prefixes = _prefixes(frames)
-    items = tuple({i.label: i for i in (_item(one, prefixes) for one in chosen)}.values())
+    items = tuple({i.label: i for i in (_item(choice, prefixes) for choice in chosen)}.values())
     if len(items) < 2:
         raise GridError(
             "there is nothing to compare",
@@ -113,13 +113,13 @@ def _prefixes(frames: Mapping[Path, GridFrame]) -> dict[Path, str]:
     return {path: f"{f.grid.name if unique else path}:" for path, f in frames.items()}
 
 
-def _item(one: _Choice, prefixes: Mapping[Path, str]) -> Item:
-    folder = one.frame.grid.folder
-    cells = one.frame.cells[one.frame.cells["arm"] == one.arm]
-    if one.cell:
-        cells = cells[cells["cell_id"] == one.cell]
-    configs = (one.frame.config(str(cell)) for cell in cells["cell_id"])
-    label = f"{prefixes[folder]}{one.arm}" + (f" ({one.cell})" if one.cell else "")
+def _item(choice: _Choice, prefixes: Mapping[Path, str]) -> Item:
+    folder = choice.frame.grid.folder
+    cells = choice.frame.cells[choice.frame.cells["arm"] == choice.arm]
+    if choice.cell:
+        cells = cells[cells["cell_id"] == choice.cell]
+    configs = (choice.frame.config(str(cell)) for cell in cells["cell_id"])
+    label = f"{prefixes[folder]}{choice.arm}" + (f" ({choice.cell})" if choice.cell else "")
     return Item(label, cells, next((c for c in configs if c), {}))
 
 
@@ -171,7 +171,7 @@ def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: 
         f"{what}: " + ", ".join(f"{i.label} {v}" for i, v in zip(items, values))
         for what, fields in QUESTIONS.items()
         for field, values in differences.items()
-        if any(field == one or field.startswith(f"{one}.") for one in fields)
+        if any(field == asked or field.startswith(f"{asked}.") for asked in fields)
     ]
     unknown = [item.label for item in items if not item.config]
     if unknown:

@@ -32,9 +32,9 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
     for key, k in keys.items():
         if key in frame.steps.columns:
             ends = [
-                (arm, last_evaluations(own.set_index("step")[key], int(own["step"].max())))
+                (arm, last_evaluations(steps.set_index("step")[key], int(steps["step"].max())))
                 for arm, cell in zip(frame.finished["arm"], frame.finished["cell_id"])
-                if (own := by_cell.get(cell)) is not None
+                if (steps := by_cell.get(cell)) is not None
             ]
             last = summarise(
                 pd.DataFrame(ends, columns=["arm", "value"]).dropna(), ["arm"], "value"

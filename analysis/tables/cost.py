@@ -21,21 +21,27 @@ def cost_frame(frame: GridFrame) -> pd.DataFrame:
     steps = frame.steps
     rows = []
     for cell in row_dicts(frame.finished[["arm", "seed", "cell_id"]]):
-        own = steps[(steps["cell_id"] == cell["cell_id"]) & (steps["step"] > 0)].set_index("step")
-        if "time/step" not in own or own["time/step"].isna().all():
+        trained = steps[(steps["cell_id"] == cell["cell_id"]) & (steps["step"] > 0)].set_index(
+            "step"
+        )
+        if "time/step" not in trained or trained["time/step"].isna().all():
             continue
-        evaluation = own["time/eval"].fillna(0.0) if "time/eval" in own else 0.0
-        seconds = (own["time/step"] - evaluation).dropna()
+        evaluation = trained["time/eval"].fillna(0.0) if "time/eval" in trained else 0.0
+        seconds = (trained["time/step"] - evaluation).dropna()
         total = float(seconds.sum())
-        tokens = float(own["progress/tokens"].max()) if "progress/tokens" in own else float("nan")
+        tokens = (
+            float(trained["progress/tokens"].max())
+            if "progress/tokens" in trained
+            else float("nan")
+        )
         row = {**cell, "tokens_per_s": tokens / total, "step_s": float(seconds.mean())}
         row |= {
-            f"{part}_share": float(own[f"time/{part}"].sum()) / total
+            f"{part}_share": float(trained[f"time/{part}"].sum()) / total
             for part in PARTS
-            if f"time/{part}" in own
+            if f"time/{part}" in trained
         }
-        if _MEMORY in own:
-            row["peak_gib"] = float(own[_MEMORY].max())
+        if _MEMORY in trained:
+            row["peak_gib"] = float(trained[_MEMORY].max())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -45,22 +51,22 @@ def cost_table(frame: GridFrame) -> Table:
     cells = cost_frame(frame)
     shown = []
     for arm in frame.arms if len(cells) else ():
-        own = cells[cells["arm"] == arm]
-        if own.empty:
+        cells_of_arm = cells[cells["arm"] == arm]
+        if cells_of_arm.empty:
             continue
         row = {
             "arm": arm,
-            "n": str(len(own)),
-            "tokens/s": interval_text(over_seeds(own["tokens_per_s"]), 0),
-            "step, s": interval_text(over_seeds(own["step_s"]), 2),
+            "n": str(len(cells_of_arm)),
+            "tokens/s": interval_text(over_seeds(cells_of_arm["tokens_per_s"]), 0),
+            "step, s": interval_text(over_seeds(cells_of_arm["step_s"]), 2),
         }
         row |= {
-            f"{part}, %": number(100 * float(own[f"{part}_share"].mean()), 1)
+            f"{part}, %": number(100 * float(cells_of_arm[f"{part}_share"].mean()), 1)
             for part in PARTS
-            if f"{part}_share" in own
+            if f"{part}_share" in cells_of_arm
         }
-        if "peak_gib" in own:
-            row["peak memory, GiB"] = number(float(own["peak_gib"].max()), 2)
+        if "peak_gib" in cells_of_arm:
+            row["peak memory, GiB"] = number(float(cells_of_arm["peak_gib"].max()), 2)
         shown.append(row)
     caption = (
         "Wall-clock time without evaluation, on the machine that ran the cell, with whatever else ran "

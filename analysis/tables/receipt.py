@@ -28,9 +28,9 @@ def receipt_table(frame: GridFrame) -> Table:
     keys = [key for key in frame.steps.columns if key.startswith(PREFIX)]
     rows = []
     for arm in frame.arms:
-        own = _training_steps(frame, arm)
-        if len(own):
-            rows.append({"arm": arm, **{k.removeprefix(PREFIX): own[k].mean() for k in keys}})
+        steps = _training_steps(frame, arm)
+        if len(steps):
+            rows.append({"arm": arm, **{k.removeprefix(PREFIX): steps[k].mean() for k in keys}})
     data = pd.DataFrame(rows)
     shown = pd.DataFrame(
         [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in row_dicts(data)]
@@ -52,15 +52,15 @@ def inactive(frame: GridFrame) -> list[Idle]:
     """One per arm and configured correction that touched no token in any finished cell."""
     warnings: list[Idle] = []
     for arm in frame.arms:
-        own = _training_steps(frame, arm)
-        if own.empty:
+        steps = _training_steps(frame, arm)
+        if steps.empty:
             continue
         first = frame.cells[frame.cells["arm"] == arm].iloc[0]
-        span = f"in {own['cell_id'].nunique()} cell(s) × {int(own['step'].max())} steps"
+        span = f"in {steps['cell_id'].nunique()} cell(s) × {int(steps['step'].max())} steps"
         warnings += [
             Idle(arm, f"its {bound} touched no token {span}: that bound did nothing.")
             for bound, receipts in dict(first["bounds"]).items()
-            if _never(own, receipts)
+            if _never(steps, receipts)
         ]
     return warnings
 
@@ -70,8 +70,8 @@ def swallowed(frame: GridFrame) -> list[Idle]:
     key = "noise/realised_ratio"
     warnings: list[Idle] = []
     for arm in frame.arms:
-        own = _training_steps(frame, arm)
-        arrived = own[key].dropna().to_numpy(float) if key in own else np.empty(0)
+        steps = _training_steps(frame, arm)
+        arrived = steps[key].dropna().to_numpy(float) if key in steps else np.empty(0)
         if len(arrived) and arrived.mean() < _HALF:
             words = (
                 f"{number(float(arrived.mean()), 2)} of its noise's standard deviation arrived "
