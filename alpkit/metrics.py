@@ -7,11 +7,30 @@ definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`)
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
 from alpkit.errors import TrackingError, did_you_mean
+
+WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
+"""Metrics that are watched for spikes -> area of their `spike` and `spike_z` metrics."""
+WINDOW: Final = 10
+"""Steps at the end of a run that a score averages over."""
+EVALUATIONS: Final = 3
+"""Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
+
+
+def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
+    """Of the steps that logged a value, those whose mean is the run's score: never the last point alone.
+
+    These are the ones among the last `WINDOW` steps of a run of `last`; where fewer than `at_least` fall
+    there, the last `at_least` of all. Step 0 is the evaluation before training and no score of the run.
+    `steps` ascend.
+    """
+    trained = [step for step in steps if step > 0]
+    recent = [step for step in trained if step > last - WINDOW]
+    return recent if len(recent) >= at_least else trained[-at_least:]
 
 
 class Metric(NamedTuple):

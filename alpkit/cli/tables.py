@@ -9,23 +9,22 @@ from rich.table import Table
 
 from alpkit.config import Grid
 from alpkit.config.cards import Card
+from alpkit.metrics import EVALUATIONS, WINDOW, scored
 from alpkit.runs.states import CellRecord
 from alpkit.tracking import read_steps
 
-LAST = 10
-EVALUATIONS = 3
 RESULT_NOTE = (
-    f"mean ± standard deviation over seeds of means over the last {LAST} steps, evaluations over at "
+    f"mean ± standard deviation over seeds of means over the last {WINDOW} steps, evaluations over at "
     f"least the last {EVALUATIONS}; no verdict: that is `alpkit analyze`"
 )
 
 
 class Column(NamedTuple):
-    """A score of a result table: a metric's mean over the last steps, and over no fewer values than."""
+    """A score of a result table: a metric's mean over the last steps, over `at_least` so many values."""
 
     title: str
     key: str
-    at_least: int = 1
+    at_least: int = 0
 
 
 RESULTS = (
@@ -141,16 +140,10 @@ def _table(*columns: str) -> Table:
 
 
 def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column) -> float | None:
-    # Step 0 is the evaluation before training: no score of the run.
-    values = [
-        (step, value)
-        for step, metrics in history
-        if step and (value := metrics.get(c.key)) is not None
-    ]
-    recent = [value for step, value in values if step > history[-1][0] - LAST]
-    if len(recent) < c.at_least:
-        recent = [value for _, value in values[-c.at_least :]]
-    return statistics.fmean(recent) if recent else None
+    values = {step: v for step, metrics in history if (v := metrics.get(c.key)) is not None}
+    last = history[-1][0] if history else 0
+    steps = scored(list(values), last, at_least=c.at_least)
+    return statistics.fmean(values[step] for step in steps) if steps else None
 
 
 def _with_spread(score: Mapping[str, float | None]) -> str:

@@ -15,11 +15,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from alpkit.diagnostics import Attribution, SpikeDetector, attribute
+from alpkit.metrics import WATCHED
 from alpkit.runs.states import write_text
 
 SPIKES_FILE: Final = "spikes.jsonl"
-WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
-"""Metric -> area of its `spike` and `spike_z` metrics (design §6)."""
 _TOKENS: Final = 10
 _SEQUENCES: Final = 3
 _TEXT: Final = 400  # characters of a response that a line keeps

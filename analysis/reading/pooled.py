@@ -3,7 +3,7 @@
 Steps come one at a time (`alpkit.analysis.reading.records.Batch`) and are reduced at once: the largest items of either
 side with their prompts (k-hat, Hill, quantiles, Q-Q: exact), counts on a log grid (CCDF: exact, its band
 resampled on the way), log sums (ESS), a uniform sample for the envelope (everything up to `SAMPLE` items),
-and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tails`).
+and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tables.tails`).
 """
 
 import math
