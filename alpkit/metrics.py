@@ -8,11 +8,18 @@ definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`)
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Final, NamedTuple
 
 from alpkit.errors import TrackingError
+
+WATCHED: Final[Mapping[str, str]] = {
+    "kl/k3": "kl",
+    "kl/k3_max": "kl",
+    "train/grad_norm": "train",
+}
+"""Metrics that are watched for spikes -> area of their `spike` and `spike_z`."""
 
 
 class Metric(NamedTuple):

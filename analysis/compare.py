@@ -20,7 +20,7 @@ from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
 from alpkit.analysis.table import DASH, Table, interval_text
 from alpkit.errors import AlpkitError, GridError
-from alpkit.runs.states import Target, resolve
+from alpkit.runs.find import Target, resolve
 
 SHOWN: Final = (
     "final_reward",

@@ -20,13 +20,14 @@ from alpkit.analysis.reading.folders import (
     Missing,
     headline,
     read_cell,
-    read_manifest,
+    read_info,
 )
 from alpkit.analysis.reading.pooled import ArmPool, pool_arm
 from alpkit.analysis.reading.records import RecordedCell, Records
 from alpkit.analysis.seeds.scores import add_scores
 from alpkit.errors import GridError, TrackingError
-from alpkit.runs.states import is_live, resolve
+from alpkit.runs.find import resolve
+from alpkit.runs.lock import is_live
 
 __all__ = ["FINISHED", "GridFrame", "GridInfo", "Missing", "load"]
 
@@ -64,9 +65,11 @@ class GridFrame:
         """Record files whose rows turned out unreadable when `pooled` read them: not in the tails."""
         known = {item.where for item in self.missing}
         self.pooled  # noqa: B018 - reading is what finds them
+        faults = self.records.unread.values()
+        unread = [(fault.place_in(self.grid.folder), fault.reason) for fault in faults]
         return tuple(
-            Missing(place, f"its rows cannot be read ({why}); tails leave this step out")
-            for place, why in self.records.unread.items()
+            Missing(place, f"its rows cannot be read ({reason}); tails leave this step out")
+            for place, reason in unread
             if place not in known
         )
 
@@ -89,26 +92,23 @@ def load(
     there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
     folder, only = _resolve(run_id, Path(root), tracking_uri)
-    info, listed = read_manifest(folder, only)
+    info, listed = read_info(folder, only)
     live = is_live(folder)
-    missing: list[Missing] = []
-    rows, parts = [], []
-    for entry in listed:
-        row, steps = read_cell(folder, entry, live, missing)
-        rows.append(row)
-        parts.append(steps)
+    read = [read_cell(folder, cell, live=live) for cell in listed]
+    rows = [cell.row for cell in read]
+    missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])
     records = Records(
         [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
     )
     missing += [
-        Missing(f"{row['cell_id']}/records", "no token records; tails leave this cell out")
+        Missing(records.place(row["cell_id"]), "no token records; tails leave this cell out")
         for row in rows
         if row["state"] == FINISHED and not records.steps(row["cell_id"])
     ]
     missing += [
-        Missing(place, f"not readable as Parquet ({why})")
-        for place, why in records.unreadable().items()
+        Missing(fault.place_in(folder), f"not readable as Parquet ({fault.reason})")
+        for fault in records.unreadable()
     ]
     if strict and missing:
         raise TrackingError(
@@ -117,7 +117,7 @@ def load(
             why=f"{len(missing)} thing(s) of this grid cannot be read as written",
             fix="pass strict=False to read what there is and look at .missing",
         )
-    steps = _join(parts)
+    steps = _join([cell.steps for cell in read])
     return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing), only or "")
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-import yaml
-
 from alpkit.analysis.frames import GridFrame
 from alpkit.config import ObjectiveConfig
+from alpkit.runs.configs import scan_config
 
 Config = dict[str, Any]
 Kind = Literal["noise", "method", "layers", "site"]
@@ -33,10 +32,6 @@ INGREDIENTS: Final = {
 REFERENCES: Final[dict[Kind, str]] = {"layers": "all", "site": "layer_input"}
 # Sites that are no layer: the subset of layers has no meaning there.
 _WITHOUT_LAYERS: Final = ("embedding", "final_hidden", "logits")
-
-
-# The same safe subset, ten times as fast where PyYAML was built with libyaml.
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Pair(NamedTuple):
@@ -65,12 +60,9 @@ def arm_configs(frame: GridFrame) -> dict[str, Config]:
 
 
 def read_config(cell: Path) -> Config:
-    """A cell's `config.yaml` without its seed; empty where it cannot be read."""
-    try:
-        config = yaml.load((cell / "config.yaml").read_text(encoding="utf-8"), _LOADER)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return {k: v for k, v in config.items() if k != "seed"} if isinstance(config, dict) else {}
+    """A cell's configuration without its seed; empty where it cannot be read."""
+    config = next(iter(scan_config(cell).rows), {})
+    return {k: v for k, v in config.items() if k != "seed"}
 
 
 def pairs(frame: GridFrame) -> list[Pair]:

@@ -1,12 +1,11 @@
 """Spikes of a grid: when, how high, which tokens made them, and what training did around them.
 
-Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics.
+Reads each cell's spikes; where a run wrote none, the detector's flags in the metrics.
 
     found = spike_log(frame); found.rows; found.rates
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ import pandas as pd
 
 from alpkit.analysis.frames import FINISHED, GridFrame, Missing
 from alpkit.analysis.table import DASH, Table, number, records
+from alpkit.runs.folder import GridFolder
+from alpkit.runs.spike_log import scan_spikes
 
-FILE: Final = "spikes.jsonl"
 NEAR: Final = 5
 """Steps before and after a spike that are averaged."""
 AROUND: Final = {
@@ -48,8 +48,12 @@ def spike_log(frame: GridFrame) -> SpikeLog:
     by_cell = {str(cell): part.set_index("step") for cell, part in frame.steps.groupby("cell_id")}
     for cell in records(frame.cells):
         steps = by_cell.get(cell["cell_id"], pd.DataFrame())
-        path = frame.grid.folder / cell["cell_id"] / FILE
-        lines = list(_logged(path, missing) if path.is_file() else _flagged(steps))
+        run = GridFolder(frame.grid.folder).run(cell["cell_id"])
+        lines = list(_flagged(steps))
+        if run.spikes.is_file():
+            spikes, faults = scan_spikes(run.path)
+            lines = [_row(spike) for spike in spikes]
+            missing += [Missing.of(fault, frame.grid.folder) for fault in faults]
         owner = {"arm": cell["arm"], "seed": cell["seed"], "cell_id": cell["cell_id"]}
         rows += [{**owner, **line, **_around(steps, line["step"])} for line in lines]
     around = [f"{key}_{time}" for key in AROUND for time in _TIMES]
@@ -88,20 +92,7 @@ def spikes_table(log: SpikeLog) -> Table:
     return Table("spikes", "Every spike", caption, log.rows, pd.DataFrame(shown))
 
 
-def _logged(path: Any, missing: list[Missing]) -> Iterator[dict[str, Any]]:
-    """Spikes as the run wrote them; a killed run leaves half a line."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # Not splitlines: a token's text may hold one of the line ends that only Unicode knows.
-    for number_, line in enumerate(text.rstrip("\n").split("\n"), start=1):
-        try:
-            value = json.loads(line)
-            yield _row(value)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            where = f"{path.parent.name}/{path.name}:{number_}"
-            missing.append(Missing(where, "not a whole line of JSON; left out"))
-
-
-def _row(spike: dict[str, Any]) -> dict[str, Any]:
+def _row(spike: Mapping[str, Any]) -> dict[str, Any]:
     largest = (spike.get("tokens") or [{}])[0]
     shares = {
         f"{of}_{top}": _number(share)
@@ -110,10 +101,10 @@ def _row(spike: dict[str, Any]) -> dict[str, Any]:
         if f"{of}_{top}" in SHARES
     }
     return {
-        "step": int(spike["step"]),
-        "metric": str(spike["metric"]),
-        "value": float(spike["value"]),
-        "z": float(spike["z"]),
+        "step": spike["step"],
+        "metric": spike["metric"],
+        "value": _number(spike.get("value")),
+        "z": _number(spike.get("z")),
         "token": largest.get("text"),
         "log_ratio": _number(largest.get("log_ratio")),
         **shares,

@@ -13,7 +13,7 @@ import pandas as pd
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.table import DASH, Table, number, records
 from alpkit.diagnostics import LevelShift, SpikeSummary, level_shifts, spike_summary
-from alpkit.trainer.spike_watch import WATCHED
+from alpkit.metrics import WATCHED
 
 _SHOWN: Final = 4  # level shifts that a cell of the table names
 

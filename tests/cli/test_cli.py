@@ -17,7 +17,7 @@ from alpkit.cli import app, main, output, reference, running
 from alpkit.cli.progress import Bars
 from alpkit.config import PRESETS, expand, load_ablation
 from alpkit.launch import Ended, Options, Started, Stepped
-from alpkit.runs.states import list_grids
+from alpkit.runs.find import list_grids
 from alpkit.tracking import prepare_store
 
 ROOT = Path(__file__).parents[2]

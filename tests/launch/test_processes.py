@@ -183,7 +183,7 @@ def test_an_interrupt_ends_workers_and_marks_cells_killed(make_grid, options, pl
     assert child.returncode == 130
     record = read_grid(place / "runs" / name)
     assert [c.state for c in record.cells] == ["killed", "killed"]
-    assert [c["state"] for c in record.manifest["cells"]] == ["killed", "killed"]
+    assert [c.state for c in record.manifest.cells] == ["killed", "killed"]
     client = prepare_store(options().tracking_uri).client
     for cell in record.cells:
         assert client.get_run(cell.run_id).info.status == "KILLED"
