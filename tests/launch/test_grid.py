@@ -1,6 +1,7 @@
 """A grid in one process: what is created, resumed, skipped, retired and refused."""
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
@@ -9,7 +10,6 @@ import yaml
 from alpkit import launch
 from alpkit.errors import ConfigError, GridError, PrerequisiteError, TrackingError
 from alpkit.launch import Ended, Options, Started, Stepped, run_grid
-from alpkit.launch import grid as grid_module
 from alpkit.runs.spike_log import append_spikes
 from alpkit.runs.states import read_grid
 from alpkit.tracking import Store, prepare_store
@@ -223,12 +223,11 @@ def test_what_is_missing_is_said_before_anything_is_created(
     make_grid, tmp_path, monkeypatch, base, missing, fix
 ):
     grid = make_grid("refused", ["grpo"], base=base)
-    real = grid_module.check_cells.__globals__["importlib"].util.find_spec
+    real = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *a: None if name == missing else real(name, *a)
     )
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("alpkit.launch.preflight.visible_gpus", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises((PrerequisiteError, ConfigError)) as caught:
         run_grid(grid, Options(root=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/new.db"))
     assert caught.value.exit_code == 2
