@@ -18,9 +18,9 @@ from alpkit.analysis.reading.folders import (
     CELL_COLUMNS,
     GridInfo,
     Missing,
+    cell_rows,
+    grid_info,
     headline,
-    read_cell,
-    read_info,
 )
 from alpkit.analysis.reading.pooled import ArmPool, pool_arm
 from alpkit.analysis.reading.records import RecordedCell, Records
@@ -92,9 +92,9 @@ def load(
     there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
     folder, only = _resolve(run_id, Path(root), tracking_uri)
-    info, listed = read_info(folder, only)
+    info, listed = grid_info(folder, only)
     live = is_live(folder)
-    read = [read_cell(folder, cell, live=live) for cell in listed]
+    read = [cell_rows(folder, cell, live=live) for cell in listed]
     rows = [cell.row for cell in read]
     missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])

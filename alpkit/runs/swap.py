@@ -47,8 +47,8 @@ def swapped_folder(target: Path) -> Iterator[Path]:
     Two processes may do so at once: the last one wins.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    old = work.with_name(f"{work.name}-old")
+    work = Path(tempfile.mkdtemp(".tmp", f".{target.name}.", target.parent))
+    old = work.with_suffix(".old.tmp")
     try:
         yield work
         # mkdtemp is private to its user; what is kept is not.
@@ -64,7 +64,8 @@ def swapped_folder(target: Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process was writing into `folder` when it died; nobody else may be writing."""
-    for path in folder.glob(".*"):
+    # Earlier versions called a folder `.partial`.
+    for path in (*folder.glob(".*.tmp"), *folder.glob(".*.partial")):
         if path.is_dir():
             shutil.rmtree(path)
         else:

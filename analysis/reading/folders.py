@@ -68,7 +68,7 @@ class CellRows(NamedTuple):
     missing: list[Missing]
 
 
-def read_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCell]]:
+def grid_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCell]]:
     """Read the manifest: the grid's own facts, and its cells, or `only` one, retired ones included."""
     manifest = read_manifest(folder)
     cells = list(manifest.cells)
@@ -88,7 +88,7 @@ def read_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCe
     return info, cells
 
 
-def read_cell(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
+def cell_rows(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
     """Read a cell's files as far as they can be read."""
     run = GridFolder(grid).run(listed.cell_id)
     faults: list[Fault] = []

@@ -49,7 +49,7 @@ def test_steps_are_in_the_order_of_numbers_and_half_written_ones_are_none(tmp_pa
     assert step_folder(tmp_path, 10) == tmp_path / "step-000010"
     for step in (1_000_000, 999_999, 10):
         step_folder(tmp_path, step).mkdir()
-    (tmp_path / ".step-000020-x7").mkdir()
+    (tmp_path / ".step-000020.x7.tmp").mkdir()
     (tmp_path / "step-notes").mkdir()
     assert list(step_folders(tmp_path)) == [10, 999_999, 1_000_000]
     assert step_folders(tmp_path / "nowhere") == {}

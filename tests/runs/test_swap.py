@@ -62,7 +62,9 @@ def test_a_folder_whose_filling_fails_stays_as_it_was(tmp_path):
 def test_what_a_kill_left_is_removed_and_the_rest_stays(tmp_path):
     (tmp_path / ".a.json.77.tmp").touch()
     (tmp_path / ".step-000010.partial" / "inner").mkdir(parents=True)
+    (tmp_path / ".step-000010.x7.tmp").mkdir()
     (tmp_path / "a.json").touch()
+    (tmp_path / ".mine").touch()
     remove_unfinished(tmp_path)
     remove_unfinished(tmp_path / "nowhere")
-    assert names(tmp_path) == ["a.json"]
+    assert names(tmp_path) == [".mine", "a.json"]
