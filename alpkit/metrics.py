@@ -7,13 +7,13 @@ definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`)
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
 from alpkit.errors import TrackingError, did_you_mean
 
-WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
+WATCHED: Final[Mapping[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
 """Metrics that are watched for spikes -> area of their `spike` and `spike_z` metrics."""
 WINDOW: Final = 10
 """Steps at the end of a run that a score averages over."""

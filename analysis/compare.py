@@ -21,7 +21,7 @@ from alpkit.analysis.tables import Table
 from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
 from alpkit.analysis.text import DASH
 from alpkit.errors import AlpkitError, GridError, did_you_mean
-from alpkit.runs.states import Target, resolve
+from alpkit.runs.find import Target, resolve
 
 SHOWN: Final = (
     "final_reward",

@@ -19,16 +19,17 @@ from alpkit.analysis.reading.folders import (
     CELL_COLUMNS,
     GridInfo,
     Missing,
+    cell_rows,
+    grid_info,
     headline,
-    read_cell,
-    read_manifest,
 )
 from alpkit.analysis.reading.pooled import ArmPool, pool_arm
 from alpkit.analysis.reading.records import RecordedCell, Records
 from alpkit.analysis.seeds.scores import FINISHED, add_scores
 from alpkit.analysis.spike_frame import SpikeLog, read_spikes
 from alpkit.errors import GridError, TrackingError
-from alpkit.runs.states import is_live, resolve
+from alpkit.runs.find import resolve
+from alpkit.runs.lock import is_live
 
 Config = dict[str, Any]
 """A resolved configuration as plain sections and values."""
@@ -85,9 +86,11 @@ class GridFrame:
         """Record files whose rows turned out unreadable when `pooled` read them: not in the tails."""
         known = {item.where for item in self.missing}
         self.pooled  # noqa: B018 - reading is what finds them
+        faults = self.records.unread.values()
+        unread = [(fault.place_in(self.grid.folder), fault.reason) for fault in faults]
         return tuple(
-            Missing(place, f"its rows cannot be read ({why}); tails leave this step out")
-            for place, why in self.records.unread.items()
+            Missing(place, f"its rows cannot be read ({reason}); tails leave this step out")
+            for place, reason in unread
             if place not in known
         )
 
@@ -110,27 +113,23 @@ def load(
     there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
     folder, only = _resolve(run_id, Path(root), tracking_uri)
-    info, listed = read_manifest(folder, only)
+    info, listed = grid_info(folder, only)
     live = is_live(folder)
-    missing: list[Missing] = []
-    rows, parts, configs = [], [], {}
-    for entry in listed:
-        row, steps, config = read_cell(folder, entry, live, missing)
-        rows.append(row)
-        parts.append(steps)
-        configs[row["cell_id"]] = config
+    read = [cell_rows(folder, cell, live=live) for cell in listed]
+    rows = [cell.row for cell in read]
+    missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])
     records = Records(
         [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
     )
     missing += [
-        Missing(f"{row['cell_id']}/records", "no token records; tails leave this cell out")
+        Missing(records.place(row["cell_id"]), "no token records; tails leave this cell out")
         for row in rows
         if row["state"] == FINISHED and not records.steps(row["cell_id"])
     ]
     missing += [
-        Missing(place, f"not readable as Parquet ({why})")
-        for place, why in records.unreadable().items()
+        Missing(fault.place_in(folder), f"not readable as Parquet ({fault.reason})")
+        for fault in records.unreadable()
     ]
     if strict and missing:
         raise TrackingError(
@@ -139,8 +138,9 @@ def load(
             why=f"{len(missing)} thing(s) of this grid cannot be read as written",
             fix="pass strict=False to read what there is and look at .missing",
         )
-    steps = _join(parts)
+    steps = _join([cell.steps for cell in read])
     scored = add_scores(cells, steps)
+    configs = {cell.row["cell_id"]: cell.config for cell in read}
     return GridFrame(scored, steps, records, info, tuple(missing), only or "", configs)
 
 

@@ -6,8 +6,7 @@ the table (`alpkit.analysis.tables.spikes`).
     log = frame.spike_log; log.rows; log.rates
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,8 +15,9 @@ import pandas as pd
 
 from alpkit.analysis.reading.folders import Missing
 from alpkit.analysis.seeds.scores import FINISHED
+from alpkit.runs.folder import GridFolder
+from alpkit.runs.spike_log import scan_spikes
 
-SPIKES_FILE: Final = "spikes.jsonl"
 NEAR: Final = 5
 """Steps before and after a spike that are averaged."""
 AROUND: Final = {
@@ -50,8 +50,12 @@ def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> Spike
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for arm, seed, cell in zip(cells["arm"], cells["seed"], cells["cell_id"]):
         own = by_cell.get(str(cell), pd.DataFrame())
-        path = folder / str(cell) / SPIKES_FILE
-        lines = list(_logged(path, missing) if path.is_file() else _flagged(own))
+        run = GridFolder(folder).run(str(cell))
+        lines = list(_flagged(own))
+        if run.spikes.is_file():
+            spikes, faults = scan_spikes(run.path)
+            lines = [_row(spike) for spike in spikes]
+            missing += [Missing.of(fault, folder) for fault in faults]
         owner = {"arm": arm, "seed": seed, "cell_id": cell}
         rows += [{**owner, **line, **_around(own, line["step"])} for line in lines]
     around = [f"{key}_{time}" for key in AROUND for time in TIMES]
@@ -59,20 +63,7 @@ def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> Spike
     return SpikeLog(data, _rates(cells, steps), tuple(missing))
 
 
-def _logged(path: Path, missing: list[Missing]) -> Iterator[dict[str, Any]]:
-    """Spikes as the run wrote them; a killed run leaves half a line."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    # Not splitlines: a token's text may hold one of the line ends that only Unicode knows.
-    for number_, line in enumerate(text.rstrip("\n").split("\n"), start=1):
-        try:
-            value = json.loads(line)
-            yield _row(value)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            where = f"{path.parent.name}/{path.name}:{number_}"
-            missing.append(Missing(where, "not a whole line of JSON; left out"))
-
-
-def _row(spike: dict[str, Any]) -> dict[str, Any]:
+def _row(spike: Mapping[str, Any]) -> dict[str, Any]:
     largest = (spike.get("tokens") or [{}])[0]
     shares = {
         f"{of}_{top}": _number(share)
@@ -81,10 +72,10 @@ def _row(spike: dict[str, Any]) -> dict[str, Any]:
         if f"{of}_{top}" in SHARES
     }
     return {
-        "step": int(spike["step"]),
-        "metric": str(spike["metric"]),
-        "value": float(spike["value"]),
-        "z": float(spike["z"]),
+        "step": spike["step"],
+        "metric": spike["metric"],
+        "value": _number(spike.get("value")),
+        "z": _number(spike.get("z")),
         "token": largest.get("text"),
         "log_ratio": _number(largest.get("log_ratio")),
         **shares,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.cli.tables import plain_table
-from alpkit.runs.states import resolve
+from alpkit.runs.find import resolve
 
 if TYPE_CHECKING:
     from alpkit.analysis.compare import Comparison

@@ -8,7 +8,9 @@ from pathlib import Path
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
 from alpkit.errors import TrackingError
-from alpkit.runs.states import honest, is_live, list_grids, read_grid, resolve
+from alpkit.runs.find import list_grids, resolve
+from alpkit.runs.lock import is_live
+from alpkit.runs.states import killed_if_not_live, read_grid
 from alpkit.tracking import resolve_uri
 
 
@@ -42,9 +44,9 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
 def show(run_id: str, *, as_json: bool) -> None:
     target = resolve(run_id)
     grid = read_grid(target.folder)
-    records = honest(grid.cells, live=is_live(target.folder))
+    records = killed_if_not_live(grid.cells, live=is_live(target.folder))
     if target.cell_id is not None:
-        records = honest((*grid.cells, *grid.retired), live=is_live(target.folder))
+        records = killed_if_not_live((*grid.cells, *grid.retired), live=is_live(target.folder))
         records = tuple(r for r in records if r.cell_id == target.cell_id)
     if as_json:
         print_json(
@@ -100,7 +102,7 @@ def ui(tracking_uri: str | None, port: int) -> None:
     base = f"http://127.0.0.1:{port}"
     grids = list_grids(Path("."))
     for grid in grids[:1]:
-        note(f"charts of {grid.name}: {charts_link(str(grid.manifest['experiment_id']), base)}")
+        note(f"charts of {grid.name}: {charts_link(grid.manifest.experiment_id, base)}")
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -11,7 +11,7 @@ from alpkit.config import Grid
 from alpkit.config.cards import Card
 from alpkit.metrics import EVALUATIONS, WINDOW, scored
 from alpkit.runs.states import CellRecord
-from alpkit.tracking import read_steps
+from alpkit.runs.steps import read_steps
 
 RESULT_NOTE = (
     f"mean ± standard deviation over seeds of means over the last {WINDOW} steps, evaluations over at "
@@ -93,7 +93,7 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     rows = []
     for arm, cells in arms.items():
         finished = [cell for cell in cells if cell.state == "finished"]
-        histories = [read_steps(folder / cell.cell_id / "metrics.jsonl") for cell in finished]
+        histories = [read_steps(folder / cell.cell_id) for cell in finished]
         row: dict[str, Any] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
         for column in RESULTS:
             scores = [s for history in histories if (s := _score(history, column)) is not None]

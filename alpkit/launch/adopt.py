@@ -7,14 +7,13 @@ checkpoint are then the cell's own; nothing is moved, and nothing is run twice.
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from alpkit.config import Grid
 from alpkit.config.stored import load_run
 from alpkit.errors import AlpkitError
-from alpkit.runs.states import CellRecord, grid_folder, honest, is_live, read_cell
-
-_CONFIG: Final = "config.yaml"
+from alpkit.runs.folder import GridFolder, grid_folder
+from alpkit.runs.lock import is_live
+from alpkit.runs.states import CellRecord, killed_if_not_live, read_cell
 
 
 def adopt(grid: Grid, root: Path) -> Grid:
@@ -31,7 +30,9 @@ def adopt(grid: Grid, root: Path) -> Grid:
         c.cell_id: begun[c.cell_id] for c in grid.cells if c.cell_id in homeless & begun.keys()
     }
     if found:
-        states = Counter(r.state for r in honest([*found.values()], live=is_live(folder)))
+        states = Counter(
+            r.state for r in killed_if_not_live([*found.values()], live=is_live(folder))
+        )
         told = ", ".join(f"{count} {state}" for state, count in states.items())
         cells_go = "1 cell goes" if len(found) == 1 else f"{len(found)} cells go"
         notes.insert(0, f"{cells_go} on in the folders of an earlier version: {told}")
@@ -46,19 +47,19 @@ def _begun(folder: Path, known: set[str]) -> tuple[dict[str, CellRecord], list[s
     """The furthest of the other folders for each id of this version, and what is wrong with any."""
     begun: dict[str, CellRecord] = {}
     notes = []
-    for path in sorted(folder.glob(f"*/{_CONFIG}")):
-        home = path.parent
-        if home.name in known:
+    for run in GridFolder(folder).runs():
+        name = run.path.name
+        if name in known:
             continue
         try:
-            record = read_cell(home)
+            record = read_cell(run.path)
             if record is not None:
                 # A cell goes by its folder's name.
-                record = replace(record, cell_id=home.name)
-                cell_id = load_run(path).cell_id()
+                record = replace(record, cell_id=name)
+                cell_id = load_run(run.config).cell_id()
                 begun[cell_id] = max(record, begun.get(cell_id, record), key=_progress)
         except AlpkitError as error:
-            notes.append(f"{home.name} is left alone: {str(error).splitlines()[0]}")
+            notes.append(f"{name} is left alone: {str(error).splitlines()[0]}")
     return begun, notes
 
 

@@ -17,7 +17,7 @@ from alpkit.replay.book import Book, Replay
 from alpkit.replay.inputs import find_cell, kept_policies, recorded_steps_of
 from alpkit.replay.methods import methods_of
 from alpkit.replay.report import Written, as_json, pooled, write
-from alpkit.tracking import read_steps
+from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.replay.losses import Outcome
@@ -53,7 +53,7 @@ def replay(
     from alpkit.replay.losses import outcome, overlaps, row_of, token_rows
 
     book = Book(cell, compared)
-    metrics = dict(read_steps(cell.folder / "metrics.jsonl"))
+    metrics = dict(read_steps(cell.folder))
     for step in chosen:
         recorded = read_step(cell.folder, step, cell.config)
         found = [outcome(m, recorded) for m in book.replayable(step, recorded.logps)]

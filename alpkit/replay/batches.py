@@ -20,6 +20,7 @@ from alpkit.errors import TrackingError
 from alpkit.objective import group_advantage
 from alpkit.rollout import Request, Response, collate
 from alpkit.runs import records
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import read_sequences
 from alpkit.trainer.batches import Batch, MicroBatch, cut
 
@@ -90,7 +91,7 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     tokens = records.read(folder, steps=[step], columns=_COLUMNS)
     tokens = tokens.sort_values(["sample", "position"], kind="stable", ignore_index=True)
     sequences = read_sequences(folder, steps=[step]).sort_values("sample", ignore_index=True)
-    where = f"{folder / 'records'}, step {step}"
+    where = f"{RunFolder(folder).records}, step {step}"
     if not np.array_equal(sequences["sample"], np.arange(_samples(config))):
         raise _misfit(where, f"{len(sequences)} responses, the config has {_samples(config)}")
     batch, at = _padded(tokens, sequences)

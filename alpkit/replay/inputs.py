@@ -7,8 +7,10 @@ from typing import NamedTuple
 from alpkit.config import RunConfig
 from alpkit.config.stored import load_run
 from alpkit.errors import GridError, TrackingError
+from alpkit.runs.find import resolve
+from alpkit.runs.folder import RunFolder, step_folder
 from alpkit.runs.records import recorded_steps
-from alpkit.runs.states import read_cell, read_grid, resolve
+from alpkit.runs.states import read_cell, read_grid, read_manifest
 
 
 class Cell(NamedTuple):
@@ -25,7 +27,7 @@ class Cell(NamedTuple):
 def find_cell(run_id: str, root: Path) -> Cell:
     """The one cell that `run_id` names, with its config."""
     for folder in (Path(run_id), root / run_id):
-        if (folder / "config.yaml").is_file():
+        if RunFolder(folder).config.is_file():
             return _cell(folder)
     target = resolve(run_id, root)
     if target.cell_id is not None:
@@ -43,12 +45,12 @@ def find_cell(run_id: str, root: Path) -> Cell:
 
 
 def _cell(folder: Path) -> Cell:
-    config = load_run(folder / "config.yaml")
+    config = load_run(RunFolder(folder).config)
     record = read_cell(folder)
     name = [folder.name]
-    if (folder.parent / "grid.json").is_file():
-        grid = read_grid(folder.parent)
-        name = [grid.name, str(grid.manifest.get("grid_id", ""))[:8], folder.name]
+    if RunFolder(folder).grid.manifest.is_file():
+        grid = read_manifest(folder.parent)
+        name = [grid.grid, grid.grid_id[:8], folder.name]
     arm = record.arm if record else folder.name
     return Cell(folder, folder.name, arm, config.seed, config, "-".join(filter(None, name)))
 
@@ -59,7 +61,7 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
     if not have:
         raise TrackingError(
             "this cell has no token records",
-            where=str(folder / "records"),
+            where=str(RunFolder(folder).records),
             why="a replay starts from what every token's log-probs were",
             fix="run it with records.every set to a number of steps that it reaches",
         )
@@ -67,7 +69,7 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
     if missing:
         raise TrackingError(
             f"step {missing[0]} was not recorded",
-            where=str(folder / "records"),
+            where=str(RunFolder(folder).records),
             why=f"recorded steps: {', '.join(map(str, have))}",
             fix="use one of them, or leave --step out for all",
         )
@@ -84,7 +86,7 @@ def kept_policies(
     """
     if wanted is False:
         return {}
-    places = {step: folder / "replay" / f"step-{step:06d}" for step in steps}
+    places = {step: step_folder(RunFolder(folder).replay, step) for step in steps}
     found = {step: path for step, path in places.items() if path.is_dir()}
     if wanted and (not found or (every and len(found) < len(steps))):
         missing = min(set(steps) - set(found))

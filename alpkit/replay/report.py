@@ -5,14 +5,13 @@ The folder is built beside its final place and swapped in whole: a second replay
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
 from alpkit.replay.book import FRAMES, Replay
+from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
 
@@ -63,24 +62,12 @@ def as_json(found: Replay) -> dict[str, Any]:
 def write(found: Replay, root: Path | str = Path(".")) -> Written:
     """Write every frame as CSV and `replay.json` under `root`, replacing an earlier replay whole."""
     target = Path(root) / REPORTS / f"{found.cell.report_id.replace(os.sep, '_')}-replay"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    old = work.with_name(f"{work.name}-old")
-    try:
+    replaced = target.exists()
+    with swapped_folder(target) as work:
         for name in FRAMES:
             getattr(found, name).to_csv(work / f"{name}.csv", index=False)
         text = json.dumps(as_json(found), indent=1, ensure_ascii=False, allow_nan=False)
         (work / "replay.json").write_text(text + "\n", encoding="utf-8")
-        # mkdtemp is private to its user; a report is not.
-        work.chmod(0o755)
-        replaced = target.exists()
-        # A folder cannot be renamed onto a full one: the old one steps aside first.
-        if replaced:
-            target.rename(old)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return Written(target, replaced)
 
 

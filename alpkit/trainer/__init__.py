@@ -21,8 +21,8 @@ from torch import Tensor
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
 from alpkit.runs.records import rewind as rewind_records
-from alpkit.tracking import Tracker
-from alpkit.trainer import spike_watch as spikes
+from alpkit.runs.spike_log import append_spikes, rewind_spikes
+from alpkit.runs.steps import Tracker
 from alpkit.trainer.batches import Batch, cut
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.collect import collect, held_out_scores
@@ -35,6 +35,7 @@ from alpkit.trainer.measure import (
     receipt_metrics,
 )
 from alpkit.trainer.memory import PeakMemory
+from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import Run, decoder, match_sigma, resume, save, save_for_replay, set_up
 from alpkit.trainer.update import Place, Update, logp_old, update_policy
 
@@ -51,7 +52,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     try:
         done = resume(run)
         tracker.rewind(done)
-        spikes.rewind(folder, done)
+        rewind_spikes(folder, done)
         rewind_records(folder, done)
         if done is None:
             match_sigma(run)
@@ -148,17 +149,16 @@ def sync(run: Run) -> dict[str, float]:
 
 
 def record(
-    run: Run, step: int, batch: Batch, tokens: TokenTable, stood_out: Sequence[spikes.Found]
+    run: Run, step: int, batch: Batch, tokens: TokenTable, stood_out: Sequence[Found]
 ) -> None:
     """Write the step's tokens and sequences, and who made the metrics that stood out."""
     columns = tokens.host()
     if stood_out:
         responses = {row: list(own.token_ids) for row, own in enumerate(batch.responses)}
         lines = [
-            spikes.explain(step, found, columns, responses, decoder(run.policy))
-            for found in stood_out
+            explain(step, found, columns, responses, decoder(run.policy)) for found in stood_out
         ]
-        spikes.append(run.folder, lines)
+        append_spikes(run.folder, lines)
     internal = {"slope"} if run.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout

@@ -1,24 +1,19 @@
-"""Steps that stand out, and who made them: the watched metrics and `<run>/spikes.jsonl`, a line per spike.
+"""Steps that stand out, and who made them.
 
-A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). What the run did around it
-is in metrics.jsonl; the analysis joins the two.
-
-    {"step": 17, "metric": "kl/k3", "z": 9.1, "share_sequences": {"1": 0.97, ...}, "sequences": [...], ...}
+A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). Which metrics are watched
+is in `alpkit.metrics`, the file that keeps spikes in `alpkit.runs.spike_log`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from alpkit.diagnostics import Attribution, SpikeDetector, attribute
 from alpkit.metrics import WATCHED
-from alpkit.runs.states import write_text
+from alpkit.runs.spike_log import Spike, SpikeToken
 
-SPIKES_FILE: Final = "spikes.jsonl"
 _TOKENS: Final = 10
 _SEQUENCES: Final = 3
 _TEXT: Final = 400  # characters of a response that a line keeps
@@ -71,8 +66,8 @@ class SpikeWatch:
 
 def explain(
     step: int, found: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
-) -> dict[str, Any]:
-    """One line of spikes.jsonl: the share of the metric that its largest tokens and sequences carry.
+) -> Spike:
+    """One spike: the share of the metric that its largest tokens and sequences carry.
 
     A token's contribution to K3 is exp(d) - 1 - d, nats (finite ones, as in the metric); to the gradient's
     norm |d loss / d log pi|, 0 where a clip took the gradient. k3_max: of the update with the largest
@@ -128,9 +123,9 @@ def _contribution(metric: str, tokens: Columns) -> np.ndarray:
 
 def _token_lines(
     made: Attribution, rows: np.ndarray, contribution: np.ndarray, tokens: Columns, decode: Texts
-) -> list[dict[str, Any]]:
+) -> list[SpikeToken]:
     total = float(np.abs(contribution).sum())
-    lines = []
+    lines: list[SpikeToken] = []
     numerator = "logp_train" if "logp_train" in tokens else "logp_perturbed"
     for index in made.tokens[:_TOKENS]:
         at = rows[index]
@@ -138,7 +133,9 @@ def _token_lines(
         own = float(contribution[index])
         lines.append(
             {
-                **{name: int(tokens[name][at]) for name in ("sample", "prompt", "position")},
+                "sample": int(tokens["sample"][at]),
+                "prompt": int(tokens["prompt"][at]),
+                "position": int(tokens["position"][at]),
                 "token": int(tokens["token"][at]),
                 "text": decode([int(tokens["token"][at])]),
                 "log_ratio": _finite(log_ratio),
@@ -155,63 +152,3 @@ def _shares(shares: Mapping[int, float]) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def append(folder: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to the run's spikes."""
-    with (folder / SPIKES_FILE).open("a", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """All spikes of a run; the half line that a killed process leaves at the end is skipped."""
-    path = folder / SPIKES_FILE
-    if not path.is_file():
-        return []
-    lines = []
-    # Not splitlines: a token's text may hold characters that it takes for the end of a line.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
-
-
-def rewind(folder: Path, step: int | None) -> None:
-    """Forget spikes after `step` (None: all): training goes on from there."""
-    if (folder / SPIKES_FILE).exists():
-        kept = [line for line in read(folder) if step is not None and line["step"] <= step]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        write_text(folder / SPIKES_FILE, text)
-
-
-def count(spikes: list[dict[str, Any]]) -> dict[str, str]:
-    """MLflow tags: spikes in all, and of each watched metric."""
-    found = {"alpkit.spikes": len(spikes)}
-    for metric in WATCHED:
-        own = sum(spike["metric"] == metric for spike in spikes)
-        found[f"alpkit.spikes.{metric.replace('/', '.')}"] = own
-    return {tag: str(number) for tag, number in found.items()}
-
-
-def table(spikes: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Columns, and a row per spike, for people: when, how far, how concentrated, its largest sequence."""
-    plain, first = ("step", "metric", "value", "z"), ("sample", "prompt", "text")
-    shares = [(kind, k) for kind in ("tokens", "sequences") for k in ("1", "10", "100")]
-    columns = [
-        *plain,
-        *(f"share of top {k} {kind}" for kind, k in shares),
-        *(f"largest sequence's {name}" for name in first),
-    ]
-    rows: list[list[object]] = []
-    for spike in spikes:
-        largest: dict[str, Any] = next(iter(spike["sequences"]), {})
-        rows.append(
-            [
-                *(spike[name] for name in plain),
-                *(spike[f"share_{kind}"].get(k) for kind, k in shares),
-                *(largest.get(name) for name in first),
-            ]
-        )
-    return columns, rows

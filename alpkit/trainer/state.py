@@ -19,6 +19,7 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
@@ -84,7 +85,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         perturbation=perturbation,
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
-        records=BackgroundWriter(folder / "records"),
+        records=BackgroundWriter(RunFolder(folder).records),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
     )
@@ -139,19 +140,20 @@ def save(run: Run, step: int) -> None:
         "tokens": run.tokens,
     }
     keep = run.config.checkpoint.keep
-    save_checkpoint(run.folder / "checkpoint", step, run.policy.model, state, keep=keep)
+    folder = RunFolder(run.folder).checkpoints
+    save_checkpoint(folder, step, run.policy.model, state, keep=keep)
 
 
 def save_for_replay(run: Run, step: int) -> None:
     """Keep the weights and sigmas that `step`'s first update starts from: `alpkit replay` needs them."""
     noise = run.perturbation
     state = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
-    save_checkpoint(run.folder / "replay", step, run.policy.model, state, keep=None)
+    save_checkpoint(RunFolder(run.folder).replay, step, run.policy.model, state, keep=None)
 
 
 def resume(run: Run) -> int | None:
     """Take up the newest checkpoint; returns its step, or None when there is none."""
-    newest = latest_checkpoint(run.folder / "checkpoint")
+    newest = latest_checkpoint(RunFolder(run.folder).checkpoints)
     if newest is None:
         return None
     state = load_checkpoint(newest, run.policy.model)

@@ -6,8 +6,6 @@ and a second analysis replaces the first. What the report says: `alpkit.analysis
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,7 @@ from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
 from alpkit.analysis.report.page import Picture
 from alpkit.analysis.tables import Table
+from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
 
@@ -42,15 +41,8 @@ def analyze(
     frame = load(run_id, root=root, strict=False, tracking_uri=tracking_uri)
     tracking_uri = tracking_uri or frame.grid.tracking_uri or None
     target = Path(root) / REPORTS / report_id(frame)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with swapped_folder(target) as work:
         summary = _write(frame, work, tracking_uri)
-        # mkdtemp is private to its user; a report is not.
-        work.chmod(0o755)
-        _swap(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Report(target, summary, sorted(path.name for path in target.iterdir()), frame)
 
 
@@ -60,15 +52,6 @@ def report_id(frame: GridFrame) -> str:
     if frame.only_cell:
         parts.append(frame.only_cell)
     return "-".join(part.replace(os.sep, "_") for part in parts if part)
-
-
-def _swap(work: Path, target: Path) -> None:
-    # A folder cannot be renamed onto a full one: the old one steps aside first.
-    old = work.with_name(f"{work.name}-old")
-    if target.exists():
-        target.rename(old)
-    work.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from alpkit.rollout.hf import HfSampler
 from alpkit.runs import records
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.records import RecordWriter, read_sequences
-from alpkit.tracking import CellTracker
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import state as cell
 from alpkit.trainer import train_cell
 
