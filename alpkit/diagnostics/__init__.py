@@ -6,11 +6,13 @@ Works on anyone's log-probs: `log_ratio` is log numerator - log mu of valid toke
 from alpkit.diagnostics.attribution import Attribution, SequenceShare, attribute
 from alpkit.diagnostics.ccdf import Ccdf, ccdf
 from alpkit.diagnostics.decomposition import Decomposition, decompose
-from alpkit.diagnostics.divergences import Level, divergences, reduce_to_level
-from alpkit.diagnostics.envelope import Envelope, envelope, envelope_sequences
+from alpkit.diagnostics.divergences import divergences
+from alpkit.diagnostics.envelope import Envelope, envelope
+from alpkit.diagnostics.ess import ess, ess_of_sums
 from alpkit.diagnostics.fit_tests import GoodnessOfFit, Vuong, compare_lognormal, goodness_of_fit
 from alpkit.diagnostics.gaps import probability_gap
 from alpkit.diagnostics.hill import HillCurve, hill, hill_curve
+from alpkit.diagnostics.levels import Level, reduce_to_level
 from alpkit.diagnostics.moment import moment_estimator
 from alpkit.diagnostics.qq import QQ, qq_exponential
 from alpkit.diagnostics.shifts import LevelShift, LevelShifts, level_shifts
@@ -46,7 +48,8 @@ __all__ = [
     "decompose",
     "divergences",
     "envelope",
-    "envelope_sequences",
+    "ess",
+    "ess_of_sums",
     "fit_gpd",
     "fit_gpd_mle",
     "fit_khat",

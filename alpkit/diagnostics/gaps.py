@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from alpkit.diagnostics.divergences import Level, exp_capped, log_mean_exp, reduce_to_level
+from alpkit.diagnostics.levels import Level, reduce_to_level
+from alpkit.diagnostics.overflow import exp_capped, log_mean_exp
 
 KEYS: Final = (
     *("n", "nonfinite", "prob_gap", "prob_gap_max", "prob_gap_std", "prob_gap_signed"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alpkit.config import ObjectiveConfig
 from alpkit.diagnostics import RatioSketch, divergences, probability_gap
-from alpkit.diagnostics.sketch import K3_CAP
+from alpkit.diagnostics.overflow import K3_CAP
 from alpkit.metrics import RATIO_LEVELS
 from alpkit.objective import LossOutput, sketch_state
 from alpkit.trainer.batches import Batch, MicroBatch
