@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from alpkit.config import ObjectiveConfig
+from alpkit.objective import LossOutput
 from alpkit.trainer.batches import TokenTable
-from alpkit.trainer.measure import ReceiptWatch, engine_part, ratio_part, read_out
+from alpkit.trainer.measure import ReceiptWatch, engine_part, ratio_part, read_out, receipt_part
 
 OBJECTIVE = ObjectiveConfig()
 
@@ -80,3 +82,37 @@ def test_a_watch_that_goes_on_remembers_what_acted():
     second.restore(first.state)
     assert idle(second, 30) == idle(whole, 30) == []
     assert idle(ReceiptWatch(OBJECTIVE), 30) != []
+
+
+class Crossings(TorchFunctionMode):
+    """Counts what would copy numbers from the device to the host."""
+
+    NAMES = ("cpu", "item", "tolist", "__float__", "__int__", "__bool__")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in self.NAMES:
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_diagnostic_step_crosses_to_the_host_once():
+    """All that a step measures of its tokens and its receipts, in one transfer."""
+    tokens = table(logp_perturbed=table()["logp_train"] + 0.01)
+    output = LossOutput(
+        *[torch.zeros(())] * 4,
+        {name: torch.tensor(3.0) for name in ("tokens", "nonfinite", "advantage", "sequences")},
+    )
+    weighted = ObjectiveConfig.model_validate({"weight": {"action": "mask", "upper": 2.0}})
+    with Crossings() as crossings:
+        parts = [receipt_part([output, output], weighted), ratio_part(tokens, weighted)]
+        metrics = read_out([*parts, engine_part(tokens)])
+    assert crossings.seen == ["cpu"]
+    alone = [receipt_part([output, output], weighted), ratio_part(tokens, weighted)]
+    separately = read_out(alone[:1]) | read_out(alone[1:]) | read_out([engine_part(tokens)])
+    assert metrics == separately
+    assert {"kl/k3_max", "mismatch/prob_gap", "ratio/applied/token/ess"} <= metrics.keys()
+    assert metrics["receipt/weight_removed"] == 0

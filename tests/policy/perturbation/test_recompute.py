@@ -286,20 +286,22 @@ def test_lognormal_ratios_have_the_known_chi2_and_ess(s, chi2, ess):
 @pytest.mark.parametrize("site", ["layer_input", "attention_output", "mlp_output"])
 def test_autocast_keeps_the_noise_in_float32(site):
     """spec/alp.md H.23: float32 masters under bfloat16 autocast, sigma 1e-4: 1.00 of it arrives."""
-    perturbation = noisy(tiny_qwen2(), site=site, sigma={"init": 1e-4})
+    model = tiny_qwen2()
+    perturbation = noisy(model, site=site, sigma={"init": 1e-4})
     with torch.autocast("cpu", torch.bfloat16), perturbation.active(KEY):
-        loss = loss_of(perturbation._sites.model)
+        loss = loss_of(model)
     loss.backward()
     assert perturbation.metrics()["noise/realised_ratio"] == pytest.approx(1.0, abs=0.05)
     assert perturbation.log_sigma.grad.abs().min() > 0
 
 
 def test_a_dtype_that_swallows_the_noise_is_warned_of_once(caplog):
-    perturbation = noisy(tiny_qwen2().bfloat16(), sigma={"init": 1e-5}, layers=[1])
+    model = tiny_qwen2().bfloat16()
+    perturbation = noisy(model, sigma={"init": 1e-5}, layers=[1])
     with caplog.at_level(logging.WARNING, "alpkit"):
         for _ in range(2):
             with torch.no_grad(), perturbation.active(KEY):
-                loss_of(perturbation._sites.model)
+                loss_of(model)
             perturbation.metrics()
     (record,) = caplog.records
     assert "the dtype swallows the noise at layer 1" in record.getMessage()
@@ -424,17 +426,18 @@ def test_states_that_are_no_numbers_stop_the_run_and_padding_does_not(scale):
     assert "perturbation.site layer_input" in caught.value.what
     perturbation.remove()
 
-    embedding = noisy(tiny_qwen2(), site="embedding", scale=scale)
+    model = tiny_qwen2()
+    embedding = noisy(model, site="embedding", scale=scale)
     mask = torch.ones_like(TOKENS, dtype=torch.bool)
     mask[0, :3] = False
     with torch.no_grad():
-        embedding._sites.embedding().weight[TOKENS[0, 0]] = math.inf
+        model.get_input_embeddings().weight[TOKENS[0, 0]] = math.inf
     only_padding = torch.where(TOKENS == TOKENS[0, 0], (TOKENS + 1) % 20, TOKENS)
     only_padding[0, 0] = TOKENS[0, 0]
     with embedding.active(KEY, mask=mask):
-        embedding._sites.model(input_ids=only_padding, attention_mask=mask.long())
+        model(input_ids=only_padding, attention_mask=mask.long())
     with torch.no_grad():
         embedding.log_sigma.fill_(math.nan)
     with pytest.raises(NumericalError, match=r"perturbation.sigma: log sigma is NaN"):
         with embedding.active(KEY):
-            embedding._sites.model(input_ids=(TOKENS % 3) + 1)
+            model(input_ids=(TOKENS % 3) + 1)
