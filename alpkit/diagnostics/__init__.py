@@ -16,7 +16,7 @@ from alpkit.diagnostics.levels import Level, reduce_to_level
 from alpkit.diagnostics.moment import moment_estimator
 from alpkit.diagnostics.qq import QQ, qq_exponential
 from alpkit.diagnostics.shifts import LevelShift, LevelShifts, level_shifts
-from alpkit.diagnostics.sketch import RatioSketch, merge_all
+from alpkit.diagnostics.sketch import RatioSketch
 from alpkit.diagnostics.spikes import Spike, SpikeDetector, SpikeSummary, spike_summary
 from alpkit.diagnostics.tailfit import SATURATION, Side, Status, TailFit, khat_limit, tail_size
 from alpkit.diagnostics.tails import fit_gpd, fit_gpd_mle, fit_khat
@@ -58,7 +58,6 @@ __all__ = [
     "hill_curve",
     "khat_limit",
     "level_shifts",
-    "merge_all",
     "moment_estimator",
     "probability_gap",
     "qq_exponential",

@@ -9,7 +9,6 @@ ESS and the KL family follow. `alpkit.objective.sketch_state` makes the same vec
 """
 
 import math
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -269,11 +268,6 @@ class RatioSketch:
         used = taken > 0
         centre = (edges[:-1] + edges[1:]) / 2
         return np.asarray(centre[used] + np.log(taken[used]))
-
-
-def merge_all(sketches: Iterable[RatioSketch]) -> RatioSketch:
-    """One sketch of the items of all; of none it is empty."""
-    return RatioSketch().merge(*sketches)
 
 
 def _log_power_sums(d: np.ndarray) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpkit.diagnostics import RatioSketch, divergences, fit_khat, hill, merge_all
+from alpkit.diagnostics import RatioSketch, divergences, fit_khat, hill
 from alpkit.diagnostics.sketch import REACH, SIZE, STEP, TOP, UNIT, split
 
 rng = np.random.default_rng(5)
@@ -89,7 +89,7 @@ def test_survival_is_a_step_at_the_ends_and_a_bin_inside(side):
 def test_merging_associates_and_ignores_order(groups, order):
     a, b, c = (RatioSketch().add(np.array(group)) for group in groups)
     one, other = a.merge(b).merge(c), a.merge(b.merge(c))
-    shuffled = merge_all([(a, b, c)[index] for index in order])
+    shuffled = RatioSketch().merge(*[(a, b, c)[index] for index in order])
     whole = RatioSketch().add(np.array([value for group in groups for value in group]))
     for sketch in (other, shuffled, whole):
         left, right = split(one.state), split(sketch.state)

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from alpkit.config import ObjectiveConfig
 from alpkit.objective import LossOutput
 from alpkit.trainer.batches import TokenTable
 from alpkit.trainer.measure import ReceiptWatch, engine_part, ratio_part, read_out, receipt_part
+from tests.support.crossings import Crossings
 
 OBJECTIVE = ObjectiveConfig()
 
@@ -84,21 +84,6 @@ def test_a_watch_that_goes_on_remembers_what_acted():
     assert idle(ReceiptWatch(OBJECTIVE), 30) != []
 
 
-class Crossings(TorchFunctionMode):
-    """Counts what would copy numbers from the device to the host."""
-
-    NAMES = ("cpu", "item", "tolist", "__float__", "__int__", "__bool__")
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in self.NAMES:
-            self.seen.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_diagnostic_step_crosses_to_the_host_once():
     """All that a step measures of its tokens and its receipts, in one transfer."""
     tokens = table(logp_perturbed=table()["logp_train"] + 0.01)
@@ -110,7 +95,7 @@ def test_a_diagnostic_step_crosses_to_the_host_once():
     with Crossings() as crossings:
         parts = [receipt_part([output, output], weighted), ratio_part(tokens, weighted)]
         metrics = read_out([*parts, engine_part(tokens)])
-    assert crossings.seen == ["cpu"]
+    assert crossings.calls == ["cpu"]
     alone = [receipt_part([output, output], weighted), ratio_part(tokens, weighted)]
     separately = read_out(alone[:1]) | read_out(alone[1:]) | read_out([engine_part(tokens)])
     assert metrics == separately

@@ -11,11 +11,12 @@ from torch.utils.checkpoint import checkpoint
 from alpkit.config import PerturbationConfig
 from alpkit.errors import NumericalError
 from alpkit.policy.logprobs import response_logprobs
-from alpkit.policy.perturbation import LayerwisePerturbation, noise
+from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.policy.perturbation.gate import bound
 from alpkit.policy.perturbation.noise import NoiseStream, add_noise
 from alpkit.policy.perturbation.token_layout import TokenLayout
+from tests.support.crossings import Crossings
 from tests.support.tiny_models import tiny, tiny_gpt2, tiny_qwen2
 
 TOKENS = torch.randint(1, 20, (3, 9), generator=torch.Generator().manual_seed(3))
@@ -50,7 +51,7 @@ def loss_of(model):
 def test_checkpointing_changes_nothing_wherever_backward_runs(
     architecture, site, reentrant, monkeypatch
 ):
-    """spec/alp.md H.13: gradients to 1e-6 relative, every forward drawn twice, the same numbers."""
+    """spec/alp.md H.13: gradients to 1e-6 relative, every draw made again, the same numbers."""
     model = tiny(architecture, **NO_DROPOUT[architecture]).train()
     perturbation = noisy(model, site=site)
     with perturbation.active(KEY):
@@ -58,12 +59,13 @@ def test_checkpointing_changes_nothing_wherever_backward_runs(
     plain = gradients(model, perturbation)
 
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    prints, forward = [], noise._AddNoise.forward
-    monkeypatch.setattr(
-        noise._AddNoise,
-        "forward",
-        staticmethod(lambda ctx, *a: prints.append((a[4].layer, a[4].key)) or forward(ctx, *a)),
-    )
+    prints, draw = [], NoiseStream.draw
+
+    def recorded(stream, like):
+        prints.append((stream.layer, stream.key))
+        return draw(stream, like)
+
+    monkeypatch.setattr(NoiseStream, "draw", recorded)
     for where in ("inside", "outside", "inside another"):
         prints.clear()
         with perturbation.active(KEY):
@@ -77,7 +79,8 @@ def test_checkpointing_changes_nothing_wherever_backward_runs(
                 loss.backward()
         for got, expected in zip(gradients(model, perturbation), plain, strict=True):
             assert_close(got, expected, rtol=1e-6, atol=1e-6)
-        assert sorted(prints) == sorted(2 * [(layer, (*KEY, 0)) for layer in range(3)])
+        # In the forward, in the one that is run again, and in backward.
+        assert sorted(prints) == sorted(3 * [(layer, (*KEY, 0)) for layer in range(3)])
 
     # A clean forward that is recomputed inside an open context stays clean.
     loss_of(model).backward()
@@ -293,6 +296,17 @@ def test_autocast_keeps_the_noise_in_float32(site):
     loss.backward()
     assert perturbation.metrics()["noise/realised_ratio"] == pytest.approx(1.0, abs=0.05)
     assert perturbation.log_sigma.grad.abs().min() > 0
+
+
+def test_all_that_the_noise_did_crosses_to_the_host_once():
+    model = tiny_qwen2(layers=4)
+    perturbation = noisy(model, scale="rms")
+    with perturbation.active(KEY):
+        loss_of(model).backward()
+    with Crossings() as crossings:
+        metrics = perturbation.metrics()
+    assert crossings.calls == ["tolist"]
+    assert {"sigma/grad_norm/layer_03", "noise/to_rms/layer_00"} <= metrics.keys()
 
 
 def test_a_dtype_that_swallows_the_noise_is_warned_of_once(caplog):
