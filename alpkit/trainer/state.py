@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -187,7 +186,7 @@ def _optimizer(
     config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
 ) -> torch.optim.Optimizer:
     train = config.train
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, object]] = [
         {
             "params": list(policy.model.parameters()),
             "lr": train.lr,
