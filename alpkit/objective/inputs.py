@@ -1,4 +1,7 @@
-"""The six per-token tensors that every call of the loss takes, as one value that travels."""
+"""`Inputs`: the per-token tensors of one micro-batch that every loss call passes.
+
+policy_loss(**vars(inputs), config=config)
+"""
 
 from dataclasses import dataclass
 
@@ -8,19 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `policy_loss` takes of one micro-batch besides its settings; log-probs in nats.
+    """Log-probs, mask and advantage of one micro-batch, named as `policy_loss` names them.
 
-    `policy_loss(**vars(inputs), config=config)` takes it as it is.
+    Log-probs in nats, [batch, tok]. `logp` is the ratio's numerator: of the perturbed policy where the arm
+    perturbs. `mask` is bool or 0/1, `advantage` [batch] or [batch, tok]. `logp_old` is None where no part of
+    the objective uses it, `turn` (0-based ids, non-decreasing along tok) where every response is one turn.
     """
 
     logp: Float[Tensor, "batch tok"]
-    """The ratio's numerator, perturbed or not; carries the gradient."""
     logp_old: Float[Tensor, "batch tok"] | None
-    """None where the objective does not use it."""
     logp_rollout: Float[Tensor, "batch tok"]
     mask: Tensor
-    """Tokens that count, bool or 0/1."""
     advantage: Tensor
-    """One per response, or one per token."""
     turn: Int[Tensor, "batch tok"] | None = None
-    """Turn of each token, 0-based; None: one turn."""
