@@ -87,9 +87,9 @@ def kept_policies(
     if wanted is False:
         return {}
     places = {step: step_folder(RunFolder(folder).replay, step) for step in steps}
-    found = {step: path for step, path in places.items() if path.is_dir()}
-    if wanted and (not found or (every and len(found) < len(steps))):
-        missing = min(set(steps) - set(found))
+    kept = {step: path for step, path in places.items() if path.is_dir()}
+    if wanted and (not kept or (every and len(kept) < len(steps))):
+        missing = min(set(steps) - set(kept))
         raise TrackingError(
             f"the policy from before step {missing} was not kept",
             where=str(places[missing]),
@@ -97,4 +97,4 @@ def kept_policies(
             fix="run the cell with records.replay: true (a step recorded only because it spiked never has "
             "them), choose another --step, or leave --gradients out",
         )
-    return found
+    return kept

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from alpkit.diagnostics import Attribution, SpikeDetector, attribute
+from alpkit.diagnostics import Attribution, SpikeDetector, attribute, reduce_to_level
+from alpkit.diagnostics.overflow import k3_terms
 from alpkit.metrics import WATCHED
 from alpkit.runs.spike_log import Spike, SpikeToken
 
@@ -48,7 +49,7 @@ class SpikeWatch:
         While history is short, or where the step did not compute a metric, there is no verdict and no key.
         """
         verdicts: dict[str, float] = {}
-        found = []
+        stood_out = []
         for metric, detector in self._detectors.items():
             if metric not in metrics:
                 continue
@@ -60,12 +61,12 @@ class SpikeWatch:
             verdicts[flag] = max(verdicts.get(flag, 0.0), float(spike.is_spike))
             verdicts[z] = max(verdicts.get(z, -math.inf), spike.z)
             if spike.is_spike:
-                found.append(Found(metric, metrics[metric], spike.z))
-        return verdicts, found
+                stood_out.append(Found(metric, metrics[metric], spike.z))
+        return verdicts, stood_out
 
 
 def explain(
-    step: int, found: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
+    step: int, spike: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
 ) -> Spike:
     """One spike: the share of the metric that its largest tokens and sequences carry.
 
@@ -73,30 +74,30 @@ def explain(
     norm |d loss / d log pi|, 0 where a clip took the gradient. k3_max: of the update with the largest
     mean. `responses`: token ids by sample.
     """
-    contribution = _contribution(found.metric, tokens)
-    rows = _rows(found.metric, tokens, contribution)
+    contribution = _contribution(spike.metric, tokens)
+    rows = _rows(spike.metric, tokens, contribution)
     contribution = contribution[rows]
     sample = tokens["sample"][rows]
     made = attribute(contribution, sample)
     return {
         "step": step,
-        "metric": found.metric,
-        "value": found.value,
-        "z": found.z,
+        "metric": spike.metric,
+        "value": spike.value,
+        "z": spike.z,
         "status": made.status,
         "share_tokens": _shares(made.share_tokens),
         "share_sequences": _shares(made.share_sequences),
         "tokens": _token_lines(made, rows, contribution, tokens, decode),
         "sequences": [
             {
-                "sample": own.sequence,
-                "prompt": int(tokens["prompt"][rows][sample == own.sequence][0]),
-                "contribution": _finite(own.contribution),
-                "share": _finite(own.share),
-                "tokens": own.tokens,
-                "text": decode(responses[own.sequence])[:_TEXT],
+                "sample": part.sequence,
+                "prompt": int(tokens["prompt"][rows][sample == part.sequence][0]),
+                "contribution": _finite(part.contribution),
+                "share": _finite(part.share),
+                "tokens": part.tokens,
+                "text": decode(responses[part.sequence])[:_TEXT],
             }
-            for own in made.sequences[:_SEQUENCES]
+            for part in made.sequences[:_SEQUENCES]
         ],
     }
 
@@ -109,16 +110,16 @@ def _rows(metric: str, tokens: Columns, contribution: np.ndarray) -> np.ndarray:
     rows = rows[np.isfinite(contribution)]
     if metric != "kl/k3_max":
         return rows
-    updates, owner = np.unique(tokens["update"][rows], return_inverse=True)
-    means = np.bincount(owner, contribution[rows]) / np.bincount(owner)
-    return np.asarray(rows[tokens["update"][rows] == updates[np.argmax(means)]])
+    update = tokens["update"][rows]
+    means = reduce_to_level(contribution[rows], update, "geometric")
+    return np.asarray(rows[update == np.unique(update)[np.argmax(means)]])
 
 
 def _contribution(metric: str, tokens: Columns) -> np.ndarray:
     if metric == "train/grad_norm":
         return np.asarray(tokens["slope"].astype(np.float64))
     d = tokens["logp_train"].astype(np.float64) - tokens["logp_rollout"]
-    return np.asarray(np.expm1(np.minimum(d, 700.0)) - d)
+    return k3_terms(d)
 
 
 def _token_lines(
@@ -130,7 +131,7 @@ def _token_lines(
     for index in made.tokens[:_TOKENS]:
         at = rows[index]
         log_ratio = float(tokens[numerator][at]) - float(tokens["logp_rollout"][at])
-        own = float(contribution[index])
+        size = float(contribution[index])
         lines.append(
             {
                 "sample": int(tokens["sample"][at]),
@@ -139,8 +140,8 @@ def _token_lines(
                 "token": int(tokens["token"][at]),
                 "text": decode([int(tokens["token"][at])]),
                 "log_ratio": _finite(log_ratio),
-                "contribution": _finite(own),
-                "share": _finite(own / total) if total > 0 else None,
+                "contribution": _finite(size),
+                "share": _finite(size / total) if total > 0 else None,
             }
         )
     return lines

@@ -27,7 +27,7 @@ from alpkit.analysis.reading.reducers import (
     survival,
 )
 from alpkit.diagnostics import Decomposition, TailFit, decompose, fit_khat, tail_size
-from alpkit.diagnostics.divergences import Level
+from alpkit.diagnostics.levels import Level
 from alpkit.diagnostics.tails import Side
 
 SIDES: Final[tuple[Side, ...]] = ("right", "left")
@@ -95,7 +95,7 @@ def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
         if batch.step in looked_at:
             tails += _tails(found)
             factors += _factors(found)
-    levels = {level: pool.result() for level, pool in pools.items() if pool.n}
+    levels: dict[str, Pool] = {level: pool.result() for level, pool in pools.items() if pool.n}
     return ArmPool(levels, tuple(tails), tuple(factors))
 
 

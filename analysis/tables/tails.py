@@ -19,7 +19,7 @@ from alpkit.analysis.reading.items import LEVELS
 from alpkit.analysis.reading.pooled import SIDES, Pool
 from alpkit.analysis.tables import Table
 from alpkit.analysis.text import number, row_dicts, with_bounds
-from alpkit.diagnostics import tail_size
+from alpkit.diagnostics import ess_of_sums, tail_size
 from alpkit.diagnostics.hill import hill_of_top
 from alpkit.diagnostics.tails import Side, khat_of_top
 
@@ -109,7 +109,7 @@ def _row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
         "n_tail": fit.n_tail,
         "status": str(fit.status),
         "hill": float(hill_of_top(top, fit.n_tail, n=pool.n).estimate),
-        "ess": math.exp(min(2 * first - second - math.log(pool.n), 0.0)),
+        "ess": ess_of_sums(first, second, pool.n),
         "top1_share": math.exp(min(largest - first, 0.0)),
     }
 

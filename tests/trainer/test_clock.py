@@ -1,11 +1,11 @@
-"""The peak is the step's own: what was freed before it started does not count."""
+"""What a step cost: the peak of memory is the step's own: what was freed before it started does not count."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from alpkit.trainer.memory import PeakMemory
+from alpkit.trainer.clock import PeakMemory
 
 MIB = 1 << 20
 
