@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from alpkit.errors import ConfigError
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
-
 # Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
 _MULTIPLIERS: Final = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISOR: Final = "logits_scaling"

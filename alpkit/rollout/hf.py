@@ -98,7 +98,8 @@ def generate(
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
-    `precision` is the model's own: the trainer's where its policy is evaluated. The end token belongs to the response; its log-prob is the model's like any other's.
+    `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
+    belongs to the response; its log-prob is the model's like any other's.
     """
     responses: list[Response] = []
     device = next(model.parameters()).device
@@ -165,7 +166,9 @@ class HfSampler:
         round_weights(self.model, config.weights)
         if config.weights != "float32":
             logger.info(
-                "sampler: %s, %.1f %% of the block weights rounded", config.weights, 100 * self._share
+                "sampler: %s, %.1f %% of the block weights rounded",
+                config.weights,
+                100 * self._share,
             )
 
     def generate(

@@ -28,7 +28,7 @@ _ROUTERS = ("Router", "Gate")
 class Matrix(NamedTuple):
     """One weight matrix; `transposed` where it is stored as [..., in, out] instead of [..., out, in]."""
 
-    weight: nn.Parameter
+    weight: Tensor
     transposed: bool
 
 

@@ -81,7 +81,7 @@ def first_look(run: Run) -> dict[str, float]:
         gap = run.probe.prove_sync(run.sampler, run.policy.model, run.config.seed)
     with clock("eval"):
         scores = held_out_scores(run)
-    return scores | gap.metrics() | clock.metrics()
+    return scores | gap.metrics() | run.sampler.facts() | clock.metrics()
 
 
 def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
@@ -117,7 +117,7 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
     with clock("diagnostics"):
         tokens = gather([rows for update in updates for rows in update.rows])
         run.tokens += len(tokens)
-        metrics |= _update_metrics(updates)
+        metrics |= _update_metrics(updates) | run.loss_scale.metrics()
         outputs = [output for update in updates for output in update.outputs]
         metrics |= receipt_metrics(outputs, config.objective, draws=config.draws)
         for bound in run.receipts.update(metrics):

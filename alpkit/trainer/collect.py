@@ -63,6 +63,7 @@ def held_out_scores(run: Run) -> dict[str, float]:
             temperature=temperature,
             stop_ids=stop_ids(policy.model, policy.tokenizer),
             pad_id=pad_id(policy.tokenizer),
+            precision=run.precision,
         )
 
     return evaluate(

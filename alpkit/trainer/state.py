@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
+from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
@@ -22,6 +23,7 @@ from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_chec
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
+from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
@@ -47,8 +49,14 @@ class Run:
     records: BackgroundWriter
     probe: SyncProbe
     receipts: ReceiptWatch
+    loss_scale: LossScale
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of every forward of the trained policy."""
+        return Precision(self.config.dtype, self.config.head)
 
     @property
     def device(self) -> torch.device:
@@ -66,13 +74,19 @@ def set_up(config: RunConfig, folder: Path) -> Run:
     )
     task = load_task(config.task)
     held_out = eval_items(task, config.eval.items)
-    tolerance = config.diagnostics.probe_tolerance or default_tolerance(config.rollout)
+    tolerance = config.diagnostics.probe_tolerance or default_tolerance(
+        config.rollout, config.dtype
+    )
     probe = SyncProbe(
         _probe_sequences(policy, held_out, config.rollout.max_tokens),
         pad_id=pad_id(policy.tokenizer),
         temperature=config.rollout.temperature,
         tolerance=tolerance,
+        precision=Precision(config.dtype, config.head),
     )
+    loss_scale = LossScale(enabled=config.dtype == "float16")
+    if perturbation is not None:
+        perturbation.loss_scale = loss_scale.value
     return Run(
         config=config,
         folder=folder,
@@ -87,6 +101,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         records=BackgroundWriter(folder / "records"),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
+        loss_scale=loss_scale,
     )
 
 
@@ -136,6 +151,7 @@ def save(run: Run, step: int) -> None:
         "history": run.history.state(),
         "spikes": run.spikes.state,
         "receipts": run.receipts.state,
+        "loss_scale": run.loss_scale.state(),
         "tokens": run.tokens,
     }
     keep = run.config.checkpoint.keep
@@ -162,6 +178,9 @@ def resume(run: Run) -> int | None:
     run.history.restore(**state["history"])
     run.spikes, run.tokens = SpikeWatch(state["spikes"]), state["tokens"]
     run.receipts.restore(state["receipts"])
+    run.loss_scale.restore(state["loss_scale"])
+    if run.perturbation is not None:
+        run.perturbation.loss_scale = run.loss_scale.value
     run.sampler.sync(run.history.weights())
     return int(state["step"])
 

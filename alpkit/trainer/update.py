@@ -82,7 +82,7 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
             per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
         else:
             per_token["logp_perturbed"] = scored.logp
-        per_token |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
+        per_token |= {"keep": output.keep, "weight": output.weight, "slope": _slope(run, scored)}
         with clock("diagnostics"):
             for scored, output in drawn:
                 _compare(place, micro, reference, scored, output)
@@ -117,15 +117,17 @@ def _backward(
                 normalizer=normalizer,
                 logp_reference=start,
             )
-            (output.loss / draws).backward()
+            (output.loss * run.loss_scale.value / draws).backward()
         drawn.append((scored, output))
     return drawn
 
 
-def _slope(scored: TokenLogprobs) -> Tensor:
+def _slope(run: Run, scored: TokenLogprobs) -> Tensor:
     """|d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
-    return torch.zeros_like(scored.logp) if slope is None else slope.abs()
+    if slope is None:
+        return torch.zeros_like(scored.logp)
+    return run.loss_scale.slope(slope).abs()
 
 
 def _compare(
@@ -154,7 +156,7 @@ def _compare(
 def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None) -> TokenLogprobs:
     """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
     rollout, config = micro.rollout, run.config
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    with run.precision.autocast(run.device):
         return response_logprobs(
             run.policy.model if model is None else model,
             rollout.tokens,
@@ -162,6 +164,7 @@ def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None)
             rollout.response,
             temperature=config.rollout.temperature,
             chunk=config.train.head_chunk,
+            head_float32=run.precision.head_float32,
         )
 
 
@@ -216,8 +219,12 @@ def _apply(run: Run, *, skip: bool) -> float:
     the optimizer's momentum must not move the weights in its stead.
     """
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    run.loss_scale.unscale(parameters)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, run.config.train.grad_clip))
     if math.isfinite(norm) and not skip:
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+    run.loss_scale.update(finite=math.isfinite(norm))
+    if run.perturbation is not None:
+        run.perturbation.loss_scale = run.loss_scale.value
     return norm

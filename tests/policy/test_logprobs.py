@@ -76,8 +76,6 @@ def test_logit_transforms_are_those_of_the_models_own_forward(architecture, fiel
     got = response_logprobs(model, tokens, attention, response, temperature=0.7)
     with torch.no_grad():
         logp, entropy = reference(model, tokens, attention, response, 0.7)
-        plain = tiny(architecture, **shape).lm_head.weight  # the same seed: only the transform differs
-    assert_close(model.lm_head.weight, plain, atol=0, rtol=0)
     assert_close(got.logp.detach(), logp, atol=5e-5, rtol=0)
     assert_close(got.entropy, entropy, atol=5e-5, rtol=0)
 

@@ -113,7 +113,9 @@ def test_a_model_of_which_too_little_would_be_rounded_is_refused():
     model = hide_weights(tiny("llama"))
     share = 4 * 32 * 32 / (4 * 32 * 32 + 2 * 32 * 48)
     assert rounded_share(model) == pytest.approx(share)
-    with pytest.raises(ConfigError, match=r"int4 would round 57\.1% of the block weights") as caught:
+    with pytest.raises(
+        ConfigError, match=r"int4 would round 57\.1% of the block weights"
+    ) as caught:
         HfSampler(model, HfRolloutConfig(weights="int4"), stop_ids=(1,), pad_id=0)
     assert "layer 0 mlp.stack and 2 more" in caught.value.why
     assert check_rounding(model, "float32") == pytest.approx(share)  # rounds nothing: no refusal
@@ -134,9 +136,7 @@ def test_the_refusal_comes_before_anything_is_created(monkeypatch):
 
 def test_the_share_is_a_fact_of_the_sampler_and_of_its_start_line(caplog):
     with caplog.at_level("INFO", logger="alpkit.rollout"):
-        sampler = HfSampler(
-            tiny("gpt2"), HfRolloutConfig(weights="int4"), stop_ids=(1,), pad_id=0
-        )
+        sampler = HfSampler(tiny("gpt2"), HfRolloutConfig(weights="int4"), stop_ids=(1,), pad_id=0)
     assert sampler.facts() == {"rollout/rounded_share": 1.0}
     assert "int4, 100.0 % of the block weights rounded" in caplog.text
     plain = HfSampler(tiny("gpt2"), HfRolloutConfig(), stop_ids=(1,), pad_id=0)

@@ -32,7 +32,10 @@ _MLP_NAMES: Final = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
 # MLP post_attention_layernorm.
 _POST_NORMS: Final = (
     ("post_self_attn_layernorm", "post_mlp_layernorm"),  # glm4, which has the pre-MLP norm besides
-    ("post_attention_layernorm", "post_feedforward_layernorm"),  # gemma2 to 4, olmo2, olmo3, exaone4
+    (
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    ),  # gemma2 to 4, olmo2, olmo3, exaone4
     ("post_attention_layernorm", "post_mlp_layernorm", "pre_mlp_layernorm"),  # afmoe
 )
 
