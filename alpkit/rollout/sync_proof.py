@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from scipy.stats import t
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -31,10 +32,10 @@ Scores = Callable[[], np.ndarray]
 # chaotic in low precision, and more for what stayed hidden.
 SHAKES: Final = (0.1, 0.5, 2.0)
 _SIZE_OF_ZERO: Final = 1.0  # taken for the rms of an all-zero tensor (a fresh bias)
-# A tensor is seen where d_k stands this many standard errors out of what it leaves unexplained. With
-# half of d_k missing 8 are left: chance does not do that in any number of tensors and seeds.
-_SEEN: Final = 16.0
+# A tensor is missing when more than half of d_k is, and seen when an error as large as what d_k leaves
+# unexplained would look like half of d_k with no more than this chance (t test over the probe's tokens).
 _MISSING: Final = 0.5
+_CHANCE: Final = 1e-10
 _SMALLEST_ERROR: Final = 1e-7
 _FEWEST_TOKENS: Final = 6
 _TIED_HEAD: Final = "the LM head's copy of"
@@ -141,7 +142,7 @@ def suspects(model: PreTrainedModel, names: Sequence[str]) -> list[Suspect]:
 def _share_missing(effect: np.ndarray, short: np.ndarray) -> tuple[float, float, bool]:
     """How much of `effect` the sampler's movement lacks, the error left beside it, and whether that is little.
 
-    Least squares of -short on effect; an effect is seen from `_SEEN` standard errors on.
+    Least squares of -short on effect.
     """
     finite = np.isfinite(effect) & np.isfinite(short)
     if finite.sum() < _FEWEST_TOKENS:
@@ -153,7 +154,7 @@ def _share_missing(effect: np.ndarray, short: np.ndarray) -> tuple[float, float,
     share = -float(short @ effect) / size**2
     left = short + share * effect
     error = max(float(np.linalg.norm(left)) / math.sqrt(len(left) - 1), _SMALLEST_ERROR)
-    return share, error, size >= _SEEN * error
+    return share, error, size * _MISSING >= float(t.isf(_CHANCE, len(left) - 1)) * error
 
 
 @contextmanager
