@@ -81,7 +81,7 @@ def first_look(state: TrainerState) -> dict[str, float]:
         gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
     with clock("eval"):
         scores = held_out_scores(state)
-    return scores | gap.metrics() | clock.metrics()
+    return scores | gap.metrics() | state.sampler.facts() | clock.metrics()
 
 
 def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]:
@@ -119,7 +119,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         ]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
-        metrics = {"policy/lag": float(lag)} | _update_metrics(updates) | read_out(parts)
+        metrics = {"policy/lag": float(lag)} | read_out(parts)
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
