@@ -48,6 +48,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     Raises `RolloutError` (sampler cannot be trusted) and `NumericalError` (too much is non-finite).
     """
     run = set_up(config, folder)
+    logger.info("%s", start_line(run))
     try:
         done = resume(run)
         tracker.rewind(done)
@@ -72,6 +73,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             run.sampler.close()
         finally:
             run.records.close()
+
+
+def start_line(run: Run) -> str:
+    """The run in one line: model, precision, engine and what the engine says of itself."""
+    config, facts = run.config, run.sampler.facts()
+    told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
+    return (
+        f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
+        f"sampler {config.rollout.engine}{told}"
+    )
 
 
 def first_look(run: Run) -> dict[str, float]:
