@@ -48,6 +48,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     Raises `RolloutError` (sampler cannot be trusted) and `NumericalError` (too much is non-finite).
     """
     state = set_up(config, folder)
+    logger.info("%s", start_line(state))
     try:
         done = resume(state)
         tracker.rewind(done)
@@ -72,6 +73,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             state.sampler.close()
         finally:
             state.records.close()
+
+
+def start_line(state: TrainerState) -> str:
+    """The run in one line: model, precision, engine and what the engine says of itself."""
+    config, facts = state.config, state.sampler.facts()
+    told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
+    return (
+        f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
+        f"sampler {config.rollout.engine}{told}"
+    )
 
 
 def first_look(state: TrainerState) -> dict[str, float]:

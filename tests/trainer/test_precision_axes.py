@@ -14,7 +14,7 @@ from alpkit.rollout import Request
 from alpkit.rollout.hf import generate, score
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.tracking import CellTracker
-from alpkit.trainer import state, train_cell
+from alpkit.trainer import start_line, state, train_cell
 from alpkit.trainer.collect import held_out_scores
 from alpkit.trainer.loss_scale import LossScale
 from tests.trainer.test_train_cell import config, train, without_times
@@ -148,6 +148,7 @@ def test_evaluation_and_probe_run_as_the_updates_do(tmp_path, monkeypatch):
     run.policy.model.model.layers[0].mlp.register_forward_hook(
         lambda module, args, out: seen.append(out.dtype)
     )
+    assert "dtype float16, head float32, sampler hf, rollout/rounded_share 1.000" in start_line(run)
     held_out_scores(run)
     assert set(seen) == {torch.float16}
     seen.clear()
