@@ -223,13 +223,6 @@ def receipt_metrics(
     found = {"nonfinite/loss_logp": total.pop("nonfinite") / draws}
     if "reference_kl" in total:
         found["train/reference_kl"] = total.pop("reference_kl") / tokens
-    both, own, other = (
-        total.pop(f"agreement_{name}", 0.0) for name in ("both", "only_own", "only_other")
-    )
-    if either := both + own + other:
-        found["receipt/agreement"] = both / either
-        found["receipt/agreement_only_own"] = own / tokens
-        found["receipt/agreement_only_other"] = other / tokens
     size, sequences = total.pop("advantage"), max(total.pop("sequences"), 1.0)
     raw, cut = total.pop("weight_raw", 0.0), total.pop("weight_removed", 0.0)
     lost, gone = total.pop("advantage_removed", 0.0), total.pop("rejected_sequences", 0.0)

@@ -18,7 +18,6 @@ from alpkit.objective import (
     Normalizer,
     normalizer_sums,
     policy_loss,
-    removal_agreement,
     whole_batch,
 )
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
@@ -84,8 +83,6 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
             per_token["logp_perturbed"] = scored.logp
         per_token |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
         with clock("diagnostics"):
-            for scored, output in drawn:
-                _compare(place, micro, reference, scored, output)
             rows.append(token_rows(place.update, micro, per_token, micro.rollout.policy_version))
         outputs += [output for _, output in drawn]
         losses.append(torch.stack([output.loss.detach() for _, output in drawn]).mean())
@@ -126,29 +123,6 @@ def _slope(scored: TokenLogprobs) -> Tensor:
     """|d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
     return torch.zeros_like(scored.logp) if slope is None else slope.abs()
-
-
-def _compare(
-    place: Place,
-    micro: MicroBatch,
-    reference: Tensor | None,
-    scored: TokenLogprobs,
-    output: LossOutput,
-) -> None:
-    """Add to the receipt what the method that `diagnostics.agreement_with` names would remove."""
-    other = place.run.config.compared
-    if other is None or not place.diagnose:
-        return
-    agreement = removal_agreement(
-        output.keep,
-        logp=scored.logp,
-        logp_old=reference,
-        logp_rollout=micro.rollout.logp_rollout,
-        mask=micro.valid,
-        advantage=micro.advantage.to(place.run.device),
-        config=other,
-    )
-    output.receipt.update(agreement)
 
 
 def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None) -> TokenLogprobs:

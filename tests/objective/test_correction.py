@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from alpkit.config import ObjectiveConfig, RunConfig, WeightConfig
 from alpkit.objective import (
-    agreement,
     mismatch_correction,
     normalizer_sums,
     policy_loss,
@@ -396,15 +395,6 @@ def test_receipts_by_side_and_sign_and_removed_advantage():
     assert got["sequences"] == 1
 
 
-def test_agreement_counts_what_two_corrections_remove():
-    first, second = (correction({"statistic": "ratio", "upper": u}) for u in (1.0, 1.1))
-    got = {k: v.item() for k, v in agreement(first.keep, second.keep, MASK).items()}
-    removed = [(w > u).sum().item() for w in [W.exp()] for u in (1.0, 1.1)]
-    assert got == {"agreement_both": removed[1], "agreement_only_own": removed[0] - removed[1],
-                   "agreement_only_other": 0}  # fmt: skip
-    assert removed[1] > 0
-
-
 def test_valid_tokens_without_a_finite_log_prob_are_left_out_and_counted():
     spoiled = MU.clone()
     spoiled[0, 1] = -torch.inf
@@ -477,18 +467,6 @@ def test_spellings_without_effect_have_one_hash():
         )
     }
     assert len(ids) == 1
-
-
-def test_agreement_is_between_two_corrections():
-    axes = {"weight": {"action": "mask"}}
-    RunConfig(objective=axes, diagnostics={"agreement_with": "geo-rs"})
-    for objective, name, message in (
-        (axes, "grpo", "the preset grpo has no weight and no rejection"),
-        ({}, "geo-rs", "this run's objective has no weight"),
-        (axes, "geors", "did you mean 'geo-rs'"),
-    ):
-        with pytest.raises(ValidationError, match=message):
-            RunConfig(objective=objective, diagnostics={"agreement_with": name})
 
 
 @pytest.mark.parametrize("aggregate", ["seq_mean_token_mean", "token_mean_per_micro_batch"])

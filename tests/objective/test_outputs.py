@@ -6,13 +6,11 @@ from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
 from alpkit.objective import (
-    agreement,
     mismatch_correction,
     normalizer_sums,
     policy_loss,
     reduce_to_level,
     reference_kl,
-    removal_agreement,
     sketch_state,
 )
 
@@ -182,35 +180,6 @@ def test_the_weight_of_what_stays_is_its_own():
     assert_close(out.weight[mask], torch.where(raw >= 0.9, raw, 0.0))
     alone, _ = loss(data, reject=[{"statistic": "ratio", "lower": 0.9}])
     assert_close(alone.weight[mask], (raw >= 0.9).double())
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"weight": {**MASKED, "level": "token"}},
-        {"reject": [{"statistic": "ratio", "of": "bypass", "upper": 1.1}]},
-        {"reject": [{"statistic": "k2", "reduce": "max", "upper": 0.05, "when": "negative_advantage"}]},
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("per_token", [False, True])
-def test_agreement_with_another_method_is_of_what_that_would_keep(other, per_token):
-    data = batch(rows=30, per_token=per_token, seed=1)
-    own, _ = loss(data, reject=[{"statistic": "ratio", "upper": 1.05}])
-    theirs, _ = loss(data, **other)
-    arguments = {key: value for key, value in data.items() if key != "logp_reference"}
-    config = ObjectiveConfig.model_validate(other)
-    got = number(removal_agreement(own.keep, **arguments, config=config))
-    mask = data["mask"]
-    mine, others = mask & ~own.keep, mask & ~theirs.keep
-    expected = {
-        "agreement_both": (mine & others).sum().item(),
-        "agreement_only_own": (mine & ~others).sum().item(),
-        "agreement_only_other": (others & ~mine).sum().item(),
-    }
-    assert got == expected == number(agreement(own.keep, theirs.keep, mask))
-    # Of the two that a swap could confuse with another, neither is equal to it.
-    assert expected["agreement_only_own"] != expected["agreement_both"]
-    assert expected["agreement_only_own"] != expected["agreement_only_other"]
 
 
 def test_the_gradient_is_scaled_by_what_follows_the_loss():

@@ -430,7 +430,6 @@ def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batche
             tmp_path / str(budget),
             config(
                 objective=objective,
-                diagnostics={"agreement_with": "icepop"},
                 train={"steps": 1, "micro_batch_tokens": budget},
             ),
         )[1]
@@ -439,7 +438,6 @@ def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batche
     assert 0 < metrics[0]["receipt/rejected"] < 1
     assert metrics[0]["receipt/rejected_sequences"] > 0
     assert metrics[0]["receipt/advantage_removed"] > 0
-    assert 0 <= metrics[0]["receipt/agreement"] <= 1
     assert metrics[0]["train/reference_kl"] > 0
     for key in ("train/loss", "train/grad_norm", "kl/k3", "train/reference_kl"):
         assert metrics[1][key] == pytest.approx(metrics[0][key], rel=2e-3, abs=1e-6), key
@@ -542,15 +540,14 @@ def test_shares_do_not_depend_on_the_number_of_draws(tmp_path):
                 "seq-alp",
                 objective=rejecting,
                 perturbation={"sigma": {"init": 1e-30}, "draws": draws},
-                diagnostics={"agreement_with": "seq-mis"},
                 train={"steps": 1},
             ),
         )[1]
         for draws in (1, 3)
     ]
     keys = [key for key in found[0] if key.startswith(("receipt/", "nonfinite/"))]
-    assert {"receipt/agreement_only_own", "receipt/rejected"} <= set(keys)
-    assert found[0]["receipt/agreement_only_own"] > 0
+    assert "receipt/rejected" in keys
+    assert found[0]["receipt/rejected"] > 0
     for key in keys:
         assert found[1][key] == pytest.approx(found[0][key], rel=1e-6), key
 
