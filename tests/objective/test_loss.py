@@ -219,6 +219,21 @@ def test_group_advantage_of_the_spec():
     assert_close(pair, torch.tensor([0.5, -0.5]) / 0.5**0.5, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("axes", [{}, {"normalize_std": False}, {"kind": "dr_grpo"}, {"kind": "rloo"}])
+@pytest.mark.parametrize("reward", [0.7, 5.3, -0.1, 1e-3, 1e6, 0.0])
+@pytest.mark.parametrize("size", [2, 3, 7, 8, 16])
+def test_equal_rewards_are_no_signal_whatever_they_are(size, reward, axes):
+    """Exactly 0, and the other groups of the batch get what they get alone (float32, 1e-6)."""
+    config = ObjectiveConfig(advantage=axes).advantage
+    rewards = torch.tensor([reward] * size + [0.25, 1.0, 0.3])
+    group = torch.tensor([7] * size + [2] * 3)
+    advantage = group_advantage(rewards, group, config)
+    assert (advantage[:size] == 0).all()
+    alone = group_advantage(rewards[size:].double(), group[size:], config)
+    assert_close(advantage[size:].double(), alone, atol=1e-6, rtol=0)
+    assert (alone != 0).all()
+
+
 def test_rloo_is_dr_grpo_scaled_by_n_over_n_minus_1():
     rewards, group = torch.tensor([1.0, 0, 0, 1, 0, 0.25]), torch.tensor([0, 0, 0, 0, 1, 1])
     dr = group_advantage(rewards, group, ObjectiveConfig(advantage={"kind": "dr_grpo"}).advantage)
