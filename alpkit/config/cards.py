@@ -46,6 +46,7 @@ def card(name: str) -> str:
         )
     preset = PRESETS[name]
     rows = [("formula", preset.formula), *axes(preset), ("source", preset.source)]
+    rows += [("not taken", preset.not_taken)] if preset.not_taken else []
     width = max(len(key) for key, _ in rows)
     lines = [name, *(f"  {key:<{width}}  {value}" for key, value in rows)]
     return "\n".join([*lines, f"  {'avoid':<{width}}  {preset.avoid}"]) + "\n"
@@ -67,7 +68,9 @@ def axes(preset: Preset) -> list[tuple[str, str]]:
     ]
     if objective.reference_kl.coef:
         kl = objective.reference_kl
-        found.append(("reference_kl", f"{kl.coef:g}, {kl.estimator}"))
+        held = "" if kl.value_clamp is None else f", value into +-{kl.value_clamp:g}"
+        clamps = f"log ratio into +-{kl.log_ratio_clamp:g}{held}"
+        found.append(("reference_kl", f"{kl.coef:g}, {kl.estimator}, {clamps}"))
     if objective.log_ratio_clamp != (-20.0, 20.0):
         found.append(("log_ratio_clamp", str(list(objective.log_ratio_clamp))))
     if (noise := preset.settings.get("perturbation")) is not None:
@@ -122,7 +125,9 @@ def markdown() -> str:
     for name, preset in PRESETS.items():
         lines += ["", f"### {name}", "", f"`{preset.formula}`", ""]
         lines += [f"- **{key}**: {value}" for key, value in axes(preset)]
-        lines += [f"- **source**: {preset.source}", f"- **avoid** {preset.avoid}", "", "```yaml"]
+        lines += [f"- **source**: {preset.source}", f"- **avoid** {preset.avoid}"]
+        lines += [f"- **not taken**: {preset.not_taken}"] if preset.not_taken else []
+        lines += ["", "```yaml"]
         shown = yaml.safe_dump(preset.settings, sort_keys=False, default_flow_style=None)
         lines += [*shown.rstrip().splitlines(), "```"]
     return "\n".join(lines) + "\n"

@@ -88,6 +88,8 @@ def policy_loss(
         strength = config.reference_kl.coef * corrected.accepted
         loss, slope = loss + strength * kl.value, slope + strength * kl.slope
         receipt["reference_kl"] = kl.value.sum()
+        receipt["reference_log_ratio_clamped"] = kl.log_ratio_clamped.sum()
+        receipt["reference_value_clamped"] = kl.value_clamped.sum()
 
     if whole is None:
         whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])

@@ -83,6 +83,4 @@ def pull(
     if logp_reference is None:
         raise ValueError("reference_kl.coef is above 0: pass logp_reference")
     now = tokens.numerator("bypass")
-    return reference_kl(
-        tokens.log_ratio(logp_reference.detach().to(now.dtype), now), config.estimator
-    )
+    return reference_kl(tokens.log_ratio(logp_reference.detach().to(now.dtype), now), config)

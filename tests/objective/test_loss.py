@@ -219,7 +219,9 @@ def test_group_advantage_of_the_spec():
     assert_close(pair, torch.tensor([0.5, -0.5]) / 0.5**0.5, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("axes", [{}, {"normalize_std": False}, {"kind": "dr_grpo"}, {"kind": "rloo"}])
+@pytest.mark.parametrize(
+    "axes", [{}, {"normalize_std": False}, {"kind": "dr_grpo"}, {"kind": "rloo"}]
+)
 @pytest.mark.parametrize("reward", [0.7, 5.3, -0.1, 1e-3, 1e6, 0.0])
 @pytest.mark.parametrize("size", [2, 3, 7, 8, 16])
 def test_equal_rewards_are_no_signal_whatever_they_are(size, reward, axes):

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
+from alpkit.config.objective import ReferenceKLConfig
 from alpkit.objective import (
     mismatch_correction,
     normalizer_sums,
@@ -130,13 +131,62 @@ def test_bounds_belong_to_the_band():
     assert (gradient != 0).all()
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_straight_through"])
-def test_the_references_log_ratio_stops_at_20_nats(estimator):
-    far = reference_kl(torch.tensor([[-30.0, 30.0]], dtype=torch.float64), estimator)
-    edge = reference_kl(torch.tensor([[-20.0, 20.0]], dtype=torch.float64), estimator)
+ESTIMATORS = ("k1", "k2", "k3", "k3_straight_through")
+
+
+@pytest.mark.parametrize("bound", [20.0, 3.0])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_references_log_ratio_stops_at_its_clamp(estimator, bound):
+    config = ReferenceKLConfig(coef=1, estimator=estimator, log_ratio_clamp=bound)
+    edges = torch.tensor([[-bound, bound]], dtype=torch.float64)
+    far, edge = reference_kl(1.5 * edges, config), reference_kl(edges, config)
     assert_close(far.value, edge.value)
     assert (far.slope == 0).all()
     assert (edge.slope != 0).all()
+    assert far.log_ratio_clamped.tolist() == [[1, 1]]
+    assert edge.log_ratio_clamped.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_references_value_stops_at_its_clamp_and_its_gradient_with_it(estimator):
+    """A gap of 9 nats: k3 is 8,093 with a slope of -8,102; clamped at 10 it is 10 with a slope of 0."""
+    d = torch.tensor([[9.0, 0.1, -12.0]], dtype=torch.float64)
+    free = reference_kl(d, ReferenceKLConfig(coef=1, estimator=estimator))
+    assert not free.value_clamped.any()
+    got = reference_kl(d, ReferenceKLConfig(coef=1, estimator=estimator, value_clamp=10.0))
+    beyond = free.value.abs() > 10
+    assert beyond.any()
+    assert not beyond.all()
+    assert_close(got.value, free.value.clamp(-10, 10), rtol=0, atol=0)
+    assert torch.equal(got.value_clamped.bool(), beyond)
+    alive = torch.ones_like(beyond) if estimator == "k3_straight_through" else ~beyond
+    assert_close(got.slope, torch.where(alive, free.slope, 0.0), rtol=0, atol=0)
+    if estimator == "k3":
+        assert free.slope[0, 0].item() == pytest.approx(-8102.08, abs=0.01)
+
+
+def test_clamps_of_the_reference_are_counted_and_stop_the_gradient():
+    data = batch(rows=20)
+    mask = data["mask"]
+    kl = {"coef": 0.5, "estimator": "k3", "log_ratio_clamp": 0.6, "value_clamp": 0.1}
+    out, gradient = loss(data, reference_kl=kl)
+    plain, without = loss(data)
+    d = (data["logp_reference"] - data["logp"])[mask]
+    held = d.clamp(-0.6, 0.6)
+    value = held.exp() - 1 - held
+    expected = {
+        "reference_log_ratio_clamped": (d.abs() > 0.6).sum().item(),
+        "reference_value_clamped": (value > 0.1).sum().item(),
+    }
+    got = number(out.receipt)
+    assert {key: got[key] for key in expected} == expected
+    assert 0 < min(expected.values())
+    assert len(set(expected.values())) == 2
+    value = value.clamp(max=0.1)
+    assert (out.loss - plain.loss).item() == pytest.approx(0.5 * value.mean().item(), abs=1e-12)
+    assert got["reference_kl"] == pytest.approx(value.sum().item())
+    slope = torch.where((d.abs() <= 0.6) & (value < 0.1), 1 - d.exp(), 0.0)
+    assert_close((gradient - without)[mask], 0.5 * slope / mask.sum(), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("tok", [9, 2])
