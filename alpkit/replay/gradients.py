@@ -142,7 +142,7 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
         at = recorded.place(micro)
         seeds = [[slope[at].to(scorer.device) / len(draws) for slope in own] for own in slopes]
         if any(bool(seed.any()) for own in seeds for seed in own):
-            forwards = [scorer.logp(micro, draw) for draw in draws]
+            forwards = [scorer.live_logp(micro, draw) for draw in draws]
             for one, own in zip(members, seeds, strict=True):
                 one.add(_gradient(forwards, own, parameters))
         else:  # a group of equal rewards: no advantage, no gradient

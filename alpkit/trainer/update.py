@@ -21,6 +21,7 @@ from alpkit.objective import (
     whole_batch,
 )
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
+from alpkit.policy.perturbation.numerator import with_gradient_of
 from alpkit.trainer.batches import MicroBatch
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.measure import token_rows
@@ -65,7 +66,7 @@ def logp_old(run: Run, plan: Sequence[Sequence[MicroBatch]]) -> dict[int, Tensor
 def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Tensor]) -> Update:
     """Take one optimizer step; `old` is `logp_old`'s answer, empty where nothing needs it."""
     run, clock = place.run, place.clock
-    normalizer = _normalizer(place, micros, old)
+    normalizers = _normalizers(place, micros, old)
     outputs, rows, losses = [], [], []
     for micro in micros:
         reference = old.get(int(micro.sample[0]))
@@ -75,7 +76,7 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
                 clean = _logprobs(run, micro)
                 per_token |= {"logp_train": clean.logp, "entropy": clean.entropy}
         with clock("update"):
-            drawn = _backward(place, micro, reference, normalizer)
+            drawn = _backward(place, micro, reference, normalizers)
         scored, output = drawn[0]
         if run.perturbation is None:
             per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
@@ -93,16 +94,16 @@ def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Ten
 
 
 def _backward(
-    place: Place, micro: MicroBatch, reference: Tensor | None, normalizer: Normalizer
+    place: Place, micro: MicroBatch, reference: Tensor | None, normalizers: Sequence[Normalizer]
 ) -> list[tuple[TokenLogprobs, LossOutput]]:
     """Forward, loss and backward of one micro-batch, averaged over the noise's draws."""
     run = place.run
-    draws = run.config.draws
     start = _logp_reference(run, micro)
     drawn = []
-    for draw in range(draws):
-        with _noise(place, micro, draw):
-            scored = _logprobs(run, micro)
+    for draw, normalizer in enumerate(normalizers):
+        # Layers that are recomputed in the backward pass need their noise there too.
+        with _live_noise(place, micro, draw):
+            scored = _numerator(place, micro, draw)
             scored.logp.retain_grad()
             output = policy_loss(
                 logp=scored.logp,
@@ -114,9 +115,29 @@ def _backward(
                 normalizer=normalizer,
                 logp_reference=start,
             )
-            (output.loss / draws).backward()
+            (output.loss / len(normalizers)).backward()
         drawn.append((scored, output))
     return drawn
+
+
+def _live_noise(place: Place, micro: MicroBatch, draw: int) -> AbstractContextManager[None]:
+    """The noise that the gradient goes through: none where it goes through the clean policy."""
+    return nullcontext() if _gradient_is_clean(place.run) else _noise(place, micro, draw)
+
+
+def _numerator(place: Place, micro: MicroBatch, draw: int) -> TokenLogprobs:
+    """Log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
+    scored = _logprobs(place.run, micro)
+    if not _gradient_is_clean(place.run):
+        return scored
+    with torch.no_grad(), _noise(place, micro, draw):
+        perturbed = _logprobs(place.run, micro)
+    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+
+
+def _gradient_is_clean(run: Run) -> bool:
+    noise = run.config.perturbation
+    return noise is not None and noise.gradient == "clean"
 
 
 def _slope(scored: TokenLogprobs) -> Tensor:
@@ -157,30 +178,42 @@ def _logp_reference(run: Run, micro: MicroBatch) -> Tensor | None:
         return _logprobs(run, micro, run.reference).logp
 
 
-def _normalizer(place: Place, micros: Sequence[MicroBatch], old: dict[int, Tensor]) -> Normalizer:
-    """The mini-batch's denominators, so that cutting it into micro-batches changes nothing.
+def _normalizers(
+    place: Place, micros: Sequence[MicroBatch], old: dict[int, Tensor]
+) -> list[Normalizer]:
+    """Each draw's denominators of the mini-batch, so that cutting it into micro-batches changes nothing.
 
     Rejections that shrink them, and weights that are divided by their mean, must be known of all
-    micro-batches before the first loss; where they look at the current policy, that costs a forward.
+    micro-batches before the first loss. Where they look at the current policy, that costs a forward for
+    every draw of the noise, as each draw rejects its own tokens; else one answer serves all draws.
     """
     run, objective = place.run, place.run.config.objective
-    sums = []
-    for micro in micros:
-        now = None
-        if "bypass" in objective.of_whole_batch:
-            with place.clock("update"), torch.no_grad(), _noise(place, micro):
-                now = _logprobs(run, micro).logp
-        sums.append(
+
+    def denominators(now: Sequence[Tensor | None]) -> Normalizer:
+        sums = [
             normalizer_sums(
-                logp=now,
+                logp=logp,
                 logp_old=old.get(int(micro.sample[0])),
                 logp_rollout=micro.rollout.logp_rollout,
                 mask=micro.valid,
                 advantage=micro.advantage.to(run.device),
                 config=objective,
             )
-        )
-    return whole_batch(sums, objective, fixed_length=run.config.rollout.max_tokens)
+            for micro, logp in zip(micros, now, strict=True)
+        ]
+        return whole_batch(sums, objective, fixed_length=run.config.rollout.max_tokens)
+
+    if "bypass" not in objective.of_whole_batch:
+        return [denominators([None] * len(micros))] * run.config.draws
+    return [
+        denominators([_no_grad_numerator(place, micro, draw) for micro in micros])
+        for draw in range(run.config.draws)
+    ]
+
+
+def _no_grad_numerator(place: Place, micro: MicroBatch, draw: int) -> Tensor:
+    with place.clock("update"), torch.no_grad(), _noise(place, micro, draw):
+        return _logprobs(place.run, micro).logp
 
 
 def _apply(run: Run, *, skip: bool) -> float:
