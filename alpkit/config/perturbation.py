@@ -187,7 +187,7 @@ class PerturbationConfig(Section):
 def resolve_layers(spec: str | tuple[int, ...], count: int) -> list[int]:
     """Layer indices that `spec` selects in a model of `count` layers.
 
-    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth (`docs`, design §4).
+    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth.
     Raises `ConfigError` for an index or a window outside the model, and for an empty named window.
     """
     if isinstance(spec, tuple):

@@ -14,14 +14,14 @@ from alpkit.objective.weights import raw_weight, weight_sums
 
 
 class Normalizer(NamedTuple):
-    """The whole mini-batch's denominator of the loss, and the mean that batch normalisation divides by."""
+    """A whole mini-batch's denominator of the loss, and the mean that batch normalisation divides by."""
 
     loss: Float[Tensor, ""]
     mean_weight: Float[Tensor, ""] | None = None
 
 
 class Sums(NamedTuple):
-    """What denominators are made of; adds up over micro-batches."""
+    """Counts and weights of one micro-batch, from which denominators are made; they add up."""
 
     tokens: Float[Tensor, ""]
     sequences: Float[Tensor, ""]

@@ -1,4 +1,4 @@
-"""What a correction does to each token: its weight, whether it stays, whether it counts.
+"""Corrections token by token: the weight of each, whether it stays, whether it counts.
 
 `mismatch_correction` is the part that other trainers can use as it is: they multiply their per-token
 loss by `weight` and take the mean over `keep` (shrinking) or over their own mask (keeping).
@@ -32,7 +32,7 @@ class Correction(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """What the loss needs of a correction; marks are float 0/1, and 0 where masked.
+    """One micro-batch's correction, as the loss needs it; marks are float 0/1, and 0 where masked.
 
     `weight` is one per response where nothing in it differs within one; it says nothing where masked, and
     rejections are not in it. `accepted`: valid tokens that rejections left in; `kept`: those that the
@@ -55,7 +55,7 @@ def mismatch_correction(
     weight: WeightConfig,
     reject: Sequence[RejectConfig],
 ) -> Correction:
-    """Weights and rejections of pi_old/mu alone: what a trainer computes once per rollout.
+    """Weigh and reject tokens by pi_old/mu alone, once per rollout.
 
     Log-probs in nats, `mask` bool or 0/1. Batch normalisation divides by this batch's mean. Raises
     ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:

@@ -21,7 +21,7 @@ from alpkit.objective.tokens import TokenBatch, clean
 
 
 class LossOutput(NamedTuple):
-    """What one micro-batch gave.
+    """Loss of one micro-batch, with its per-token factors and its receipt.
 
     `ratio`: what the surrogate clips; `weight`: the detached factor, 0 where rejected; both say nothing
     where masked. `keep`: valid tokens that weight and rejections left in. All detached except `loss`.
@@ -94,13 +94,12 @@ def policy_loss(
     if whole is None:
         whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
     scale = row_scale(corrected.counted, config.aggregate, whole.loss.to(loss.dtype))
+    weight = corrected.weight * corrected.accepted if config.reject else corrected.weight
     shape = tokens.real.shape
     return LossOutput(
         loss=_WithSlope.apply(logp, loss, slope, scale),  # type: ignore[no-untyped-call]
         ratio=ratio.value.expand(shape),
-        weight=(
-            corrected.weight * corrected.accepted if config.reject else corrected.weight
-        ).expand(shape),
+        weight=weight.expand(shape),
         keep=corrected.kept.bool(),
         receipt=receipt,
     )
@@ -109,11 +108,11 @@ def policy_loss(
 class _WithSlope(torch.autograd.Function):
     """sum(loss * scale), whose derivative by each token's log-prob is given: slope * scale.
 
-    Left to autograd, a token that the clip has stopped would get 0 * d exp(d) / dd, which is 0 * inf = NaN
-    where the log ratio d is large, and one such token ruins the whole step. So the formula is written out:
-    with the ratio x straight-through (d x / d logp = x), d loss / d logp = -A x * weight where the clip
-    leaves x alone and exactly 0 elsewhere. That is a number the loss has computed anyway, so a backward
-    pass costs two products.
+    Left to autograd, a masked or clipped token gets 0 * d x / d logp, which is 0 * inf = NaN where its
+    log-prob is infinite or its ratio overflows, and one such token ruins the whole step. The formula is
+    therefore written out: with the ratio x straight-through (d x / d logp = x), d loss / d logp is
+    keep * weight * (-A x) where the clip leaves x alone, and exactly 0 elsewhere. The loss has computed that
+    number anyway, so that a backward pass costs two products.
     """
 
     @staticmethod
@@ -139,7 +138,7 @@ def _given(
     tokens: TokenBatch,
     config: ObjectiveConfig,
 ) -> Normalizer | None:
-    """What the caller knows of the whole mini-batch; None: this batch is all of it."""
+    """The whole mini-batch's denominators, where the caller knows them; None: this batch is all of it."""
     if normalizer is None or isinstance(normalizer, Normalizer):
         return normalizer
     if config.weight.normalize == "batch":

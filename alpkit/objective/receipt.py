@@ -1,4 +1,4 @@
-"""What the loss did to a micro-batch's tokens, as sums, so that micro-batches add up to a step.
+"""Count what the loss did to a micro-batch's tokens, as sums, so that micro-batches add up to a step.
 
 Shares are made from them in `alpkit.trainer.measure`; `alpkit.metrics` says how to read each.
 """
@@ -19,7 +19,7 @@ def loss_receipt(
     config: SurrogateConfig,
     removed: Float[Tensor, "batch tok"] | None,
 ) -> dict[str, Tensor]:
-    """Counts by side and advantage sign, and how much |advantage| went.
+    """Count tokens by side and advantage sign, and sum how much |advantage| went.
 
     `removed`: 1 for valid tokens that weight or rejection took out, None where nothing can.
     """
@@ -42,7 +42,7 @@ def _outside(
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
 ) -> dict[str, Tensor]:
-    """Ratios outside the band by side and sign of the advantage, and how many of them that clipped."""
+    """Count ratios outside the band by side and sign of the advantage, and those that were clipped."""
     low, high = band(config)
     # Masked tokens have ratio 1, which no band leaves out.
     below, above = marks(torch.lt, ratio, low), marks(torch.gt, ratio, high)
@@ -62,7 +62,7 @@ def _outside(
 def _by_sign(
     tokens: TokenBatch, marked: Float[Tensor, "batch #tok"], advantage: Float[Tensor, "batch #tok"]
 ) -> dict[str, Tensor]:
-    """Marked valid tokens with a negative and with a positive advantage."""
+    """Count marked valid tokens with a negative and with a positive advantage."""
     # Where a response has one advantage, its count of marked tokens is all that matters.
     count = tokens.rows(marked) if advantage.shape[1] == 1 else marked
     signs = {"negative": torch.lt, "positive": torch.gt}

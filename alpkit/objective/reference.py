@@ -11,7 +11,7 @@ from alpkit.objective.tokens import marks
 
 
 class ReferenceKL(NamedTuple):
-    """Estimate per token in nats, and what is used as its derivative by log pi.
+    """Estimated KL per token in nats, and the slope that is used as its derivative by log pi.
 
     `log_ratio_clamped`, `value_clamped`: 1 where that clamp acted.
     """

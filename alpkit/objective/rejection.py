@@ -1,4 +1,4 @@
-"""Which tokens and responses are left out: ratio bands, divergences, veto, sign-conditioned masks."""
+"""Leave out tokens and responses: ratio bands, divergences, veto, sign-conditioned masks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
@@ -16,7 +16,7 @@ _BEYOND = 1e30
 
 
 class Rejection(NamedTuple):
-    """Marks of what a rule rejected, and of what of it leaves the loss's denominator.
+    """Marks (float 0/1) of rejected tokens, and of those that leave the loss's denominator too.
 
     One per response where every rule decides by response; else one per token, 0 where masked.
     """

@@ -1,6 +1,6 @@
 """The log-probs of one micro-batch, from which every part of the objective takes its ratios.
 
-What has one value per response stays [batch, 1] ("batch #tok") and broadcasts. Marks are floats, 0 or 1,
+Values that are one per response stay [batch, 1] ("batch #tok") and broadcast. Marks are floats, 0 or 1,
 and are multiplied with: on a CPU, torch's `where` and `masked_fill` take twenty times as long as a product.
 Functions of this package leave the tensors that they are given as they are; an operation in place (`mul_`)
 is always on a tensor that the same expression has made, because each new one costs more than its arithmetic.

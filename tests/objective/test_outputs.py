@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from alpkit.config import PRESETS, ObjectiveConfig
 from alpkit.config.objective import ReferenceKLConfig
 from alpkit.objective import (
+    Inputs,
     mismatch_correction,
     normalizer_sums,
     policy_loss,
@@ -230,6 +231,17 @@ def test_the_weight_of_what_stays_is_its_own():
     assert_close(out.weight[mask], torch.where(raw >= 0.9, raw, 0.0))
     alone, _ = loss(data, reject=[{"statistic": "ratio", "lower": 0.9}])
     assert_close(alone.weight[mask], (raw >= 0.9).double())
+
+
+def test_inputs_are_the_loss_calls_own_arguments():
+    data = batch()
+    reference = data.pop("logp_reference")
+    inputs = Inputs(**data)
+    config = ObjectiveConfig.model_validate(ALL["token-mis"])
+    passed = policy_loss(**vars(inputs), config=config)
+    spelled = policy_loss(**data, config=config, logp_reference=reference)
+    assert passed.loss == spelled.loss
+    assert vars(Inputs(**{k: v for k, v in data.items() if k != "turn"}))["turn"] is None
 
 
 def test_the_gradient_is_scaled_by_what_follows_the_loss():
