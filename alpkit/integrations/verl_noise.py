@@ -18,6 +18,7 @@ beside every checkpoint. Not here: the loss (`alpkit.integrations.verl`).
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -78,8 +79,8 @@ def perturb(config: PerturbationConfig, seed: int = 0) -> None:
         EngineRegistry.register(
             model_type="language_model",
             backend=["fsdp", "fsdp2"],
-            device=get_device_name(),
-            vendor=get_vendor(),
+            device=os.getenv("VERL_ENGINE_DEVICE") or get_device_name(),
+            vendor=os.getenv("VERL_ENGINE_VENDOR") or get_vendor(),
         )(engine)
     except AssertionError as error:
         raise ConfigError(
