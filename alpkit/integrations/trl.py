@@ -7,8 +7,8 @@
 TRL samples, scores and makes the advantages (its `scale_rewards` and `loss_type` decide them and nothing
 else here); the objective makes the loss. mu is vLLM's log-prob where TRL has it, else pi_old. In one
 process or several (`accelerate launch`, DDP): log sigma is averaged over ranks, clipped with the weights,
-saved in every checkpoint and restored from it; its learning rate follows TRL's schedule. Not for TRL's
-own corrections at the same time: set vllm_importance_sampling_correction=False and beta=0.
+saved in every checkpoint and restored from it; its learning rate follows TRL's schedule. TRL's own
+corrections do not act at the same time: its weights of vLLM's log-probs are measured and not applied.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,6 +36,12 @@ from alpkit.policy.perturbation import LayerwisePerturbation
 
 SIGMA_FILE: Final = "log_sigma.safetensors"
 """Name of log sigma's file inside TRL's `checkpoint-N`."""
+
+_IGNORED: Final = {
+    "beta": 0.0, "delta": None, "off_policy_mask_threshold": None, "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0, "use_adaptive_entropy": False,
+}  # fmt: skip
+"""Parts of TRL's own loss, with the values at which they do nothing."""
 
 _RECEIPT = ("clipped_low", "clipped_high", "truncated", "masked", "rejected", "surviving")
 
@@ -67,6 +73,7 @@ class ObjectiveLoss:
         self._micro_batch = 0
         self._step_taken = False
         trainer: Any = self
+        _refuse_trls_loss(trainer.args)
         if perturbation is not None:
             _refuse_wrapping(trainer, perturbation)
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -256,6 +263,18 @@ def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None)
             why="TRL's fused head reads the LM head's weights and never calls the module",
             fix="use site: final_hidden, or alpkit's own trainer",
         )
+
+
+def _refuse_trls_loss(args: Any) -> None:
+    """Refuse parts of TRL's loss, which the objective replaces whole."""
+    for name, neutral in _IGNORED.items():
+        if (value := getattr(args, name, neutral)) != neutral:
+            raise ConfigError(
+                f"{name}: {value} would never act",
+                where="GRPOConfig",
+                why="it is part of TRL's loss, and the objective takes that loss's place",
+                fix=f"set {name}={neutral} and say it in the objective, or train with TRL alone",
+            )
 
 
 def _refuse_wrapping(trainer: Any, perturbation: PerturbationConfig) -> None:

@@ -47,6 +47,8 @@ OBJECTIVE = {
     "surrogate": {"epsilon_low": 0.9, "epsilon_high": 9.0},
 }
 NOISE = {"sigma": {"init": 0.05, "lr": 0.05, "weight_decay": 0.1}, "schedule": {"warmup": 2}}
+# Strategy, activation checkpointing, rows packed into one.
+SETTINGS = (("fsdp2", False, False), ("fsdp2", True, True), ("fsdp", True, False))
 LR, CLIP = 1e-3, 0.1
 PROMPTS, RESPONSES = (3, 3, 2, 5), (4, 3, 3, 2)
 WIDTH = max(p + r for p, r in zip(PROMPTS, RESPONSES, strict=True))
@@ -95,14 +97,14 @@ def rollout(rank, step):
     return left_right_2_no_padding(padded)
 
 
-def worker(folder, strategy, checkpointing):
+def worker(folder, strategy, checkpointing, packed):
     made = TrainingWorker(
         TrainingWorkerConfig(
             model_type="language_model",
             model_config=HFModelConfig(
                 path=str(folder / "model"),
                 load_tokenizer=False,
-                use_remove_padding=False,
+                use_remove_padding=packed,
                 enable_gradient_checkpointing=checkpointing,
                 external_lib="my_alp",
                 override_config={"attn_implementation": "sdpa"},
@@ -111,9 +113,13 @@ def worker(folder, strategy, checkpointing):
                 strategy=strategy,
                 use_torch_compile=False,
                 mixed_precision={"param_dtype": "fp32"},
-                use_dynamic_bsz=False,
+                use_dynamic_bsz=packed,
                 micro_batch_size_per_gpu=1,
                 infer_micro_batch_size_per_gpu=2,
+                max_token_len_per_gpu=WIDTH + 5,
+                infer_max_token_len_per_gpu=2 * WIDTH,
+                pad_to_length=packed,
+                pad_to_length_bucket=8,
             ),
             optimizer_config=FSDPOptimizerConfig(
                 lr=LR, weight_decay=0.0, clip_grad=CLIP, total_training_steps=10
@@ -197,9 +203,9 @@ def difference(ours, theirs):
     return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
 
 
-def case(folder, strategy, checkpointing):
+def case(folder, *setting):
     rank = dist.get_rank()
-    made = worker(folder, strategy, checkpointing)
+    made = worker(folder, *setting)
     clean = logps(made, rank)
     average, own = verl_noise.average_gradient, []
 
@@ -208,7 +214,7 @@ def case(folder, strategy, checkpointing):
         average(perturbation, group)
 
     verl_noise.average_gradient = recording
-    saved = folder / f"{strategy}-{checkpointing}"
+    saved = folder / "-".join(map(str, setting))
     metrics = []
     for step in (1, 2, 3):
         if step == 3:
@@ -217,10 +223,10 @@ def case(folder, strategy, checkpointing):
     verl_noise.average_gradient = average
     after, sigma = weights(made), made.engine.perturbation.log_sigma.detach().clone()
     expected, expected_sigma, norms = reference(folder, 3)
-    again = worker(folder, strategy, checkpointing)
+    again = worker(folder, *setting)
     again.load_checkpoint(str(saved))
     again.train_mini_batch(rollout(rank, 3))
-    fresh = worker(folder, strategy, checkpointing)
+    fresh = worker(folder, *setting)
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     with torch.no_grad():
         logp, _, mask, _ = plain(model, lambda _: torch.no_grad(), rows(rank, 1))
@@ -261,10 +267,7 @@ def main(folder):
         config = AutoConfig.for_model("qwen2", **shape)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     dist.barrier()
-    cases = {
-        f"{strategy}, checkpointing {checkpointing}": case(folder, strategy, checkpointing)
-        for strategy, checkpointing in (("fsdp2", False), ("fsdp2", True), ("fsdp", True))
-    }
+    cases = {" ".join(map(str, setting)): case(folder, *setting) for setting in SETTINGS}
     assert math.isfinite(sum(value["sigma_error"] for value in cases.values()))
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(cases))
     dist.destroy_process_group()
