@@ -77,7 +77,9 @@ class ObjectiveLoss:
         if perturbation is not None:
             _refuse_wrapping(trainer, perturbation)
             model = trainer.accelerator.unwrap_model(trainer.model)
-            self.perturbation = LayerwisePerturbation(model, perturbation)
+            self.perturbation = LayerwisePerturbation(
+                model, perturbation, device=trainer.accelerator.device
+            )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make TRL's optimizer, with log sigma in a group of its own."""

@@ -109,7 +109,7 @@ def test_what_trl_cannot_feed_is_refused():
 
 
 def test_parts_of_trls_loss_that_would_be_ignored_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="delta: 2.0 would never act"):
+    with pytest.raises(ConfigError, match=r"delta: 2\.0 would never act"):
         trained(tmp_path, ObjectiveConfig(), delta=2.0)
 
 
