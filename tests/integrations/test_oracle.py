@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpkit.runs import records
+
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 pytestmark = pytest.mark.oracle
 
@@ -28,9 +30,10 @@ def test_verls_registry_runs_our_losses():
     assert len(run(str(ROOT / "tests" / "support" / "verl_registered.py")).splitlines()) == 7
 
 
-def test_trls_trainer_runs_our_objective():
-    """tests/integrations/test_trl.py is skipped where trl cannot be imported; here it must not be."""
-    out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", str(HERE / "test_trl.py"))
+@pytest.mark.parametrize("file", ["test_trl.py", "test_trl_record.py"])
+def test_trls_trainer_runs_our_objective_and_is_recorded(file):
+    """The files are skipped where trl cannot be imported; here they must not be."""
+    out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", str(HERE / file))
     assert "skipped" not in out
     assert "passed" in out
 
@@ -73,6 +76,11 @@ def test_trl_keeps_one_sigma_over_two_processes_and_resumes_it(tmp_path):
     assert first["again"] == first["whole"]
     assert second["again"] == second["whole"]
     assert first["two"]["model"] != first["whole"]["model"]
+    # Rank 0 wrote both ranks' rows: 2 micro-batches of 2 rows on each.
+    tokens = records.read(tmp_path / "runs" / "ranks" / "plain")
+    assert tokens.groupby("step")["sample"].nunique().tolist() == [8] * 5
+    rewards = tokens.drop_duplicates(["step", "sample"])
+    assert rewards.groupby(["step", "prompt"])["advantage"].sum().abs().max() < 1e-4
 
 
 def test_verls_actor_trains_under_noise_on_two_ranks(tmp_path):

@@ -1,7 +1,8 @@
 """Train with the TRL plug-in on every rank of `accelerate launch`, resume, and write what each rank ended with.
 
 `accelerate launch --cpu --num_processes 2 tests/support/trl_ranks.py OUT`: five steps with a checkpoint
-after the third, then a new trainer from that checkpoint. One JSON file per rank.
+after the third, then a new trainer from that checkpoint; one with two draws; one without noise, recorded.
+One JSON file per rank.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from trl import GRPOConfig
 
 from alpkit.config import ObjectiveConfig, PerturbationConfig
 from alpkit.integrations import trl as plug_in
+from alpkit.integrations.record import record
 from alpkit.policy.loading import load_policy
 
 SIGMA = {"init": 0.05, "lr": 0.05, "weight_decay": 0.5}
@@ -25,7 +27,7 @@ def reward(completions, **_):
     return [float(sum(map(ord, text)) % 7) for text in completions]
 
 
-def make(out, *, draws=1):
+def make(out, noise=None):
     torch.manual_seed(0)
     policy = load_policy("builtin:tiny-addition")
     return plug_in.grpo_trainer()(
@@ -40,7 +42,9 @@ def make(out, *, draws=1):
         ),
         train_dataset=Dataset.from_dict({"prompt": [f"{i}+{i + 3}=" for i in range(64)]}),
         objective=ObjectiveConfig.model_validate(OBJECTIVE),
-        perturbation=PerturbationConfig(sigma=SIGMA, schedule={"warmup": 4}, draws=draws),
+        perturbation=PerturbationConfig(sigma=SIGMA, schedule={"warmup": 4}, **noise)
+        if noise is not None
+        else None,
     )  # fmt: skip
 
 
@@ -88,16 +92,19 @@ def main(out):
 
     reduced: list[list[float]] = []
     plug_in.average_gradient = recording
-    whole = make(out / "whole")
+    whole = make(out / "whole", {})
     whole.train()
     results = {"whole": finished(whole), "own": list(own), "reduced": list(reduced)}
     torch.manual_seed(99 + whole.accelerator.process_index)  # nothing may hang on what is left over
-    again = make(out / "again")
+    again = make(out / "again", {})
     again.train(resume_from_checkpoint=str(out / "whole" / "checkpoint-3"))
     results |= {"again": finished(again)}
-    two = make(out / "two", draws=2)
+    two = make(out / "two", {"draws": 2})
     two.train()
     results |= {"two": finished(two)}
+    plain = make(out / "plain")
+    record(plain, out / "runs" / "ranks" / "plain")
+    plain.train()
     rank = whole.accelerator.process_index
     (out / f"rank{rank}.json").write_text(json.dumps(results))
 
