@@ -23,7 +23,8 @@ from alpkit.errors import TrackingError
 from alpkit.runs import records
 from alpkit.runs.records import RecordWriter
 from alpkit.runs.states import CellRecord, now, read_grid, write_cell, write_grid, write_text
-from alpkit.tracking import CellTracker
+from alpkit.seeds import derive
+from alpkit.tracking import CellTracker, read_steps
 from alpkit.trainer.measure import TokenTable, engine_metrics, ratio_metrics
 
 _PER_TOKEN: Final = ("token", "weight", "logp_rollout", "logp_old", "logp_train", "entropy")
@@ -43,8 +44,6 @@ class ForeignRun:
 
     def __init__(self, folder: Path, *, arm: str, note: str = "") -> None:
         self.folder, self._arm, self._note = folder, arm, note
-        self._prompts: dict[tuple[int, ...], int] = {}
-        self._tokens = self._samples = 0
 
     def begin(self, config: Mapping[str, Any], *, done: int) -> None:
         """Start after step `done`; `TrackingError` at 0 where the folder holds another run's steps."""
@@ -62,6 +61,10 @@ class ForeignRun:
         write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         records.rewind(self.folder, done or None)
         self._tracker.rewind(done or None)
+        last = dict(read_steps(written)).get(done, {})
+        self._tokens, self._samples = (
+            int(last.get(f"progress/{name}") or 0) for name in ("tokens", "samples")
+        )
         self._cell = CellRecord(
             self.folder.name,
             self._arm,
@@ -76,7 +79,8 @@ class ForeignRun:
     def write(self, step: int, rows: Sequence[Row], *, loss: float, record: bool) -> None:
         """Log one step's metrics and, with `record`, its tokens; `rows` in the order of the updates."""
         for sample, row in enumerate(rows):
-            prompt = self._prompts.setdefault(tuple(row["prompt_ids"]), len(self._prompts))
+            # 31 bits of the prompt's own tokens: the same number in a resumed run and in another seed's.
+            prompt = derive("prompt", *row["prompt_ids"]) >> 32
             row |= {"prompt": prompt, "sample": sample}
         columns = _columns(rows)
         self._tokens, self._samples = (

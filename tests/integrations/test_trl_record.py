@@ -174,6 +174,21 @@ def test_several_updates_of_one_generation_are_one_step(tmp_path):
     assert set(found.methods["method"]) == {"own", "token-tis"}
 
 
+def test_a_resumed_run_takes_its_steps_back_and_writes_them_again(tmp_path):
+    folder = tmp_path / "runs" / "resumed" / "seed-0"
+    written = []
+    for checkpoint in (None, str(tmp_path / "trl" / "checkpoint-3")):
+        made = trainer(tmp_path, save_strategy="steps", save_steps=3)
+        record(made, folder)
+        made.train(resume_from_checkpoint=checkpoint)
+        written.append(((folder / "metrics.jsonl").read_text(), records.read(folder)))
+        torch.manual_seed(9)
+    (lines, tokens), (lines_again, tokens_again) = written
+    assert lines == lines_again
+    assert len(lines.splitlines()) == STEPS
+    assert tokens.equals(tokens_again)
+
+
 def test_a_second_run_does_not_write_into_the_first(run, tmp_path):
     made = trainer(tmp_path)
     record(made, run.folder)
