@@ -5,14 +5,32 @@ definitions can never share a name. Not here: the numbers (`alpkit.diagnostics`)
 (`alpkit.tracking`). `python -m alpkit.metrics` prints docs/metrics.md.
 """
 
-import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from alpkit.errors import TrackingError
+from alpkit.errors import TrackingError, did_you_mean
+
+WATCHED: Final[Mapping[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
+"""Metrics that are watched for spikes -> area of their `spike` and `spike_z` metrics."""
+WINDOW: Final = 10
+"""Steps at the end of a run that a score averages over."""
+EVALUATIONS: Final = 3
+"""Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
+
+
+def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
+    """Of the steps that logged a value, those whose mean is the run's score: never the last point alone.
+
+    These are the ones among the last `WINDOW` steps of a run of `last`; where fewer than `at_least` fall
+    there, the last `at_least` of all. Step 0 is the evaluation before training and no score of the run.
+    `steps` ascend.
+    """
+    trained = [step for step in steps if step > 0]
+    recent = [step for step in trained if step > last - WINDOW]
+    return recent if len(recent) >= at_least else trained[-at_least:]
 
 
 class Metric(NamedTuple):
@@ -164,16 +182,6 @@ _PLAIN = (
         "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
         "tokens.",
         "Above removed tokens' share: the correction takes the tokens that matter most."),
-    Metric("receipt/agreement", "share",
-        "Valid tokens removed by this run's correction and by diagnostics.agreement_with's / tokens removed "
-        "by either (Jaccard index).",
-        "1: the two remove the same. Absent when neither removes anything."),
-    Metric("receipt/agreement_only_own", "share",
-        "Valid tokens removed by this run's correction alone / valid tokens.",
-        "See agreement."),
-    Metric("receipt/agreement_only_other", "share",
-        "Valid tokens removed by diagnostics.agreement_with's correction alone / valid tokens.",
-        "See agreement."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -385,12 +393,11 @@ def describe(key: str) -> Metric:
         return metric
     if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
         return _BY_LAYER[match[1]]._replace(key=key)
-    near = difflib.get_close_matches(key, [*_table(), "sigma/layer_00"], n=1, cutoff=0.0)
+    near = did_you_mean(key, [*_table(), "sigma/layer_00"])
     raise TrackingError(
         f"{key!r} is not a metric",
         why="an unlisted key has no definition, so nobody could read or compare it",
-        fix=f"did you mean {near[0]!r}? docs/metrics.md lists every key; "
-        "a new one is added in alpkit/metrics.py first",
+        fix=f"{near} docs/metrics.md lists every key; a new one is added in alpkit/metrics.py first".lstrip(),
     )
 
 

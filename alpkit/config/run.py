@@ -1,12 +1,9 @@
 """What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is the canonical form that cells are hashed by; where a run writes to and how
-often it saves itself do not belong to its identity.
+`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
+of it.
 """
 
-import difflib
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -20,9 +17,9 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
-from alpkit.config.presets import PRESETS
 
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
@@ -131,15 +128,17 @@ class EvalConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    refused: ClassVar[dict[str, str]] = {
+        "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
+        "two corrections remove; take it out"
+    }
+
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
     """Largest mean |log-prob gap| after a weight sync, nats; default: the engine's own by precision."""
-    agreement_with: str | None = None
-    """A preset: on diagnostic steps, log how far its weight and rejections would remove the same tokens as
-    this run's."""
 
 
 class RecordsConfig(Section):
@@ -223,44 +222,15 @@ class RunConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _agreement_is_between_corrections(self) -> Self:
-        name = self.diagnostics.agreement_with
-        if name is None:
-            return self
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"diagnostics.agreement_with: {name!r} is not a preset; did you mean {near[0]!r}?"
-            )
-        other = self.compared
-        for whose, objective in (
-            (f"the preset {name}", other),
-            ("this run's objective", self.objective),
-        ):
-            if objective is not None and not objective.corrected:
-                raise ValueError(
-                    f"diagnostics.agreement_with does nothing: {whose} has no weight and no rejection; remove it"
-                )
-        return self
-
-    @property
-    def compared(self) -> ObjectiveConfig | None:
-        """The objective that this run's correction is compared with, or None."""
-        if (name := self.diagnostics.agreement_with) is None:
-            return None
-        return ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
-
     @property
     def draws(self) -> int:
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
     def identity(self) -> dict[str, Any]:
-        """Canonical JSON-ready form of what decides this run's numbers."""
-        return self.model_dump(mode="json", exclude={"checkpoint"})
+        """Return the canonical JSON-ready form of what decides this run's numbers."""
+        return identity(self)
 
     def cell_id(self) -> str:
-        """First 10 hex digits of SHA-256 over the canonical identity."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        """Return the id of the cell that this config makes: 10 hex digits."""
+        return cell_id(self.identity())

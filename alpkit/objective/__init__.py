@@ -6,6 +6,7 @@ Takes arrays and plain settings, so that a notebook can call it on anyone's log-
 from alpkit.objective.advantage import group_advantage
 from alpkit.objective.aggregate import Normalizer, normalizer_sums, whole_batch
 from alpkit.objective.correction import Correction, agreement, mismatch_correction
+from alpkit.objective.inputs import Inputs
 from alpkit.objective.levels import reduce_to_level
 from alpkit.objective.loss import LossOutput, policy_loss, removal_agreement
 from alpkit.objective.reference import reference_kl
@@ -15,6 +16,7 @@ from alpkit.objective.weights import importance_weight
 
 __all__ = [
     "Correction",
+    "Inputs",
     "LossOutput",
     "Normalizer",
     "agreement",

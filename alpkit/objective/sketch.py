@@ -9,15 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.diagnostics.sketch import (
-    BINS,
-    K3_CAP,
-    POWERS,
-    STEP,
-    SUMS,
-    TOP,
-    UNIT,
-)
+from alpkit.diagnostics.overflow import K3_CAP
+from alpkit.diagnostics.sketch import BINS, POWERS, STEP, SUMS, TOP, UNIT
 from alpkit.diagnostics.tails import SATURATION
 
 _SECTIONS = (2 * BINS, 2 * TOP, len(SUMS), len(POWERS))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,10 +73,10 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ReplayedPolicy:
-    """The run's policy with a recorded step's weights; `state` is what its checkpoint holds beside them."""
+    """The run's policy with a recorded step's weights, and its log sigma then (None: it had no noise)."""
 
     model: PreTrainedModel
-    state: dict[str, Any]
+    log_sigma: Tensor | None
     config: RunConfig
     step: int
 
@@ -89,9 +89,9 @@ class ReplayedPolicy:
         noise = LayerwisePerturbation(self.model, numerator.perturbation)
         try:
             noise.at_step(self.step)
-            if numerator.perturbation == self.config.perturbation:
+            if numerator.perturbation == self.config.perturbation and self.log_sigma is not None:
                 with torch.no_grad():
-                    noise.log_sigma.copy_(self.state["log_sigma"])
+                    noise.log_sigma.copy_(self.log_sigma)
             yield Scorer(self.model, self.config, self.step, numerator, noise)
         finally:
             noise.remove()
@@ -102,4 +102,4 @@ def load_replayed(checkpoint: Path, config: RunConfig, step: int) -> ReplayedPol
     model = load_policy(config.model, revision=config.revision).model
     state = load_checkpoint(checkpoint, model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return ReplayedPolicy(model, state, config, step)
+    return ReplayedPolicy(model, state["log_sigma"], config, step)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +18,7 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
@@ -30,7 +30,7 @@ _CALIBRATION_ITEMS = 64
 
 
 @dataclass
-class Run:
+class TrainerState:
     """Everything that a running cell holds."""
 
     config: RunConfig
@@ -56,7 +56,7 @@ class Run:
         return device
 
 
-def set_up(config: RunConfig, folder: Path) -> Run:
+def set_up(config: RunConfig, folder: Path) -> TrainerState:
     """Load policy, task, sampler and optimizer; nothing is written."""
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +73,7 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         temperature=config.rollout.temperature,
         tolerance=tolerance,
     )
-    return Run(
+    return TrainerState(
         config=config,
         folder=folder,
         policy=policy,
@@ -84,22 +84,22 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         perturbation=perturbation,
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
-        records=BackgroundWriter(folder / "records"),
+        records=BackgroundWriter(RunFolder(folder).records),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
     )
 
 
-def match_sigma(run: Run) -> None:
+def match_sigma(state: TrainerState) -> None:
     """Before step 1, find the sigma that `target_ratio_std` asks for; it is the same for every seed.
 
     The probe batch: one response of the untrained policy, in float32, to each of 64 held-out items.
     """
-    noise = run.perturbation
+    noise = state.perturbation
     if noise is None or noise.config.sigma.target_ratio_std is None:
         return
-    rollout, policy = run.config.rollout, run.policy
-    items = eval_items(run.task, _CALIBRATION_ITEMS)
+    rollout, policy = state.config.rollout, state.policy
+    items = eval_items(state.task, _CALIBRATION_ITEMS)
     requests = [
         Request(encode_prompt(policy.tokenizer, item.prompt), derive("calibration", index))
         for index, item in enumerate(items)
@@ -115,7 +115,7 @@ def match_sigma(run: Run) -> None:
     )
     rows = range(len(requests))
     probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
-    probe = probe.to(run.device)
+    probe = probe.to(state.device)
     calibrate_sigma(
         noise,
         policy.model,
@@ -127,43 +127,44 @@ def match_sigma(run: Run) -> None:
     )
 
 
-def save(run: Run, step: int) -> None:
+def save(state: TrainerState, step: int) -> None:
     """Write the checkpoint from which `resume` goes on bit for bit, after all records up to it."""
-    run.records.flush()
-    state = {
-        "optimizer": run.optimizer.state_dict(),
-        "log_sigma": None if run.perturbation is None else run.perturbation.log_sigma.detach(),
-        "history": run.history.state(),
-        "spikes": run.spikes.state,
-        "receipts": run.receipts.state,
-        "tokens": run.tokens,
+    state.records.flush()
+    rest = {
+        "optimizer": state.optimizer.state_dict(),
+        "log_sigma": None if state.perturbation is None else state.perturbation.log_sigma.detach(),
+        "history": state.history.state(),
+        "spikes": state.spikes.state,
+        "receipts": state.receipts.state,
+        "tokens": state.tokens,
     }
-    keep = run.config.checkpoint.keep
-    save_checkpoint(run.folder / "checkpoint", step, run.policy.model, state, keep=keep)
+    keep = state.config.checkpoint.keep
+    folder = RunFolder(state.folder).checkpoints
+    save_checkpoint(folder, step, state.policy.model, rest, keep=keep)
 
 
-def save_for_replay(run: Run, step: int) -> None:
+def save_for_replay(state: TrainerState, step: int) -> None:
     """Keep the weights and sigmas that `step`'s first update starts from: `alpkit replay` needs them."""
-    noise = run.perturbation
-    state = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
-    save_checkpoint(run.folder / "replay", step, run.policy.model, state, keep=None)
+    noise = state.perturbation
+    rest: dict[str, object] = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
+    save_checkpoint(RunFolder(state.folder).replay, step, state.policy.model, rest, keep=None)
 
 
-def resume(run: Run) -> int | None:
+def resume(state: TrainerState) -> int | None:
     """Take up the newest checkpoint; returns its step, or None when there is none."""
-    newest = latest_checkpoint(run.folder / "checkpoint")
+    newest = latest_checkpoint(RunFolder(state.folder).checkpoints)
     if newest is None:
         return None
-    state = load_checkpoint(newest, run.policy.model)
-    run.optimizer.load_state_dict(state["optimizer"])
-    if run.perturbation is not None:
+    rest = load_checkpoint(newest, state.policy.model)
+    state.optimizer.load_state_dict(rest["optimizer"])
+    if state.perturbation is not None:
         with torch.no_grad():
-            run.perturbation.log_sigma.copy_(state["log_sigma"])
-    run.history.restore(**state["history"])
-    run.spikes, run.tokens = SpikeWatch(state["spikes"]), state["tokens"]
-    run.receipts.restore(state["receipts"])
-    run.sampler.sync(run.history.weights())
-    return int(state["step"])
+            state.perturbation.log_sigma.copy_(rest["log_sigma"])
+    state.history.restore(**rest["history"])
+    state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
+    state.receipts.restore(rest["receipts"])
+    state.sampler.sync(state.history.weights())
+    return int(rest["step"])
 
 
 def decode(policy: Policy, response: Response) -> str:
@@ -187,7 +188,7 @@ def _optimizer(
     config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
 ) -> torch.optim.Optimizer:
     train = config.train
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, object]] = [
         {
             "params": list(policy.model.parameters()),
             "lr": train.lr,

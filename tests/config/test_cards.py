@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from alpkit.config import PRESETS, RunConfig
-from alpkit.config.cards import axes, card, markdown
+from alpkit.config.cards import card, markdown
 from alpkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,16 @@ def test_every_named_method_is_there_and_is_its_own_run():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_card_has_formula_axes_source_and_caveat(name):
-    preset, text = PRESETS[name], card(name)
-    for part in (preset.formula, preset.source, preset.avoid, *(v for _, v in axes(preset))):
-        assert part in text
+    preset, shown = PRESETS[name], card(name)
+    for part in (preset.formula, preset.source, preset.avoid, *shown.axes.values()):
+        assert part in shown.text
+        assert part in "\n".join(shown.section)
+    settings = yaml.safe_load(shown.settings)
+    assert RunConfig.model_validate(settings) == RunConfig.model_validate(preset.settings)
     assert (
         re.search(r"arXiv:\d{4}\.\d{5}", preset.source + preset.formula) or "verl" in preset.source
     )
-    assert {key for key, _ in axes(preset)} >= {
+    assert shown.axes.keys() >= {
         "ratio",
         "surrogate",
         "weight",
@@ -40,17 +44,19 @@ def test_a_card_has_formula_axes_source_and_caveat(name):
 
 
 def test_cards_show_bounds():
-    assert "mask, mismatch, token, in [0.5, 5]" in card("icepop")
-    assert "ratio geometric of mismatch < 0.999 or > 1.001, denominator shrink" in card("geo-rs")
-    assert "k1 mean of bypass > 0.5, only A < 0, denominator keep" in card("opsm")
-    assert "band [0.5, 4], dual clip 10" in card("seq-alp")
-    assert "mask, mismatch, product, <= 3" in card("paper/token-mis")
+    assert "mask, mismatch, token, in [0.5, 5]" in card("icepop").text
+    assert (
+        "ratio geometric of mismatch < 0.999 or > 1.001, denominator shrink" in card("geo-rs").text
+    )
+    assert "k1 mean of bypass > 0.5, only A < 0, denominator keep" in card("opsm").text
+    assert "band [0.5, 4], dual clip 10" in card("seq-alp").text
+    assert "mask, mismatch, product, <= 3" in card("paper/token-mis").text
 
 
 def test_an_unknown_method_is_named_with_its_neighbour():
-    with pytest.raises(ConfigError, match="there is no method 'icepops'") as caught:
+    with pytest.raises(ConfigError, match="'icepops' is not a preset") as caught:
         card("icepops")
-    assert caught.value.fix == "did you mean 'icepop'?"
+    assert caught.value.fix.startswith("did you mean 'icepop'?  presets: ")
 
 
 def test_the_committed_page_is_the_generated_one():

@@ -479,18 +479,6 @@ def test_spellings_without_effect_have_one_hash():
     assert len(ids) == 1
 
 
-def test_agreement_is_between_two_corrections():
-    axes = {"weight": {"action": "mask"}}
-    RunConfig(objective=axes, diagnostics={"agreement_with": "geo-rs"})
-    for objective, name, message in (
-        (axes, "grpo", "the preset grpo has no weight and no rejection"),
-        ({}, "geo-rs", "this run's objective has no weight"),
-        (axes, "geors", "did you mean 'geo-rs'"),
-    ):
-        with pytest.raises(ValidationError, match=message):
-            RunConfig(objective=objective, diagnostics={"agreement_with": name})
-
-
 @pytest.mark.parametrize("aggregate", ["seq_mean_token_mean", "token_mean_per_micro_batch"])
 def test_rejected_tokens_leave_the_denominator_of_their_own_response(aggregate):
     rule = {"statistic": "ratio", "lower": 0.9, "upper": 1.1, "normalizer": "shrink"}

@@ -1,7 +1,7 @@
 """The ablation file: its schema, and every check that needs no cell.
 
 Usage: `load_ablation("experiments/quickstart.yaml", ["train.steps=5"])`, then `grid.expand`.
-What a cell's merged config may be is checked in `grid.py`, after merging.
+What a cell's merged config may be is checked in `points.py`, after merging.
 """
 
 import re
@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from alpkit.config.base import Section
-from alpkit.config.files.faults import check_path, did_you_mean, faults_of
+from alpkit.config.files.faults import check_path, faults_of
 from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
-from alpkit.config.presets import PRESETS
+from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
-from alpkit.errors import ConfigError
+from alpkit.errors import ConfigError, did_you_mean
 
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
@@ -154,11 +154,11 @@ def _arms(document: Document) -> Iterator[Fault]:
         elif not isinstance(arm, str):
             continue
         # An arm with a name and no preset starts from the defaults.
-        preset = arm if isinstance(arm, str) else arm.get("preset", "grpo")
-        if not isinstance(preset, str) or preset not in PRESETS:
+        try:
+            preset(arm if isinstance(arm, str) else arm.get("preset", "grpo"))
+        except ConfigError as error:
             where = here if isinstance(arm, str) else document.position(("arms", i, "preset"))
-            hint = did_you_mean(preset, PRESETS, "presets")
-            yield Fault(where, f"{preset!r} is not a preset", hint)
+            yield Fault(where, error.what, error.fix)
         if isinstance(arm, str) or _named(arm):
             name = arm_name(arm)
             if name in first:
