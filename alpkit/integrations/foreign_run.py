@@ -21,11 +21,22 @@ import yaml
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.errors import TrackingError
 from alpkit.runs import records
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import RecordWriter
-from alpkit.runs.states import CellRecord, now, read_grid, write_cell, write_grid, write_text
+from alpkit.runs.states import (
+    CellRecord,
+    Manifest,
+    ManifestCell,
+    now,
+    read_grid,
+    write_cell,
+    write_grid,
+)
+from alpkit.runs.steps import CellTracker, read_steps
+from alpkit.runs.swap import write_text
 from alpkit.seeds import derive
-from alpkit.tracking import CellTracker, read_steps
-from alpkit.trainer.measure import TokenTable, engine_metrics, ratio_metrics
+from alpkit.trainer.batches import TokenTable
+from alpkit.trainer.measure import engine_part, ratio_part, read_out
 
 _PER_TOKEN: Final = ("token", "weight", "logp_rollout", "logp_old", "logp_train", "entropy")
 _PER_RESPONSE: Final = ("update", "sample", "prompt", "advantage", "reward", "policy_version")
@@ -50,18 +61,17 @@ class ForeignRun:
         self._config = config
         self._objective = ObjectiveConfig.model_validate(config["objective"])
         self._tracker = CellTracker(self.folder)
-        written = self.folder / "metrics.jsonl"
-        if not done and written.is_file() and written.stat().st_size:
+        if not done and read_steps(self.folder):
             raise TrackingError(
                 "the folder holds another run",
                 where=str(self.folder),
                 why="two runs' steps in one file would be read as one",
                 fix="record into a new folder runs/<grid>/<cell>, or resume the run from its checkpoint",
             )
-        write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_text(RunFolder(self.folder).config, yaml.safe_dump(dict(config), sort_keys=False))
         records.rewind(self.folder, done or None)
         self._tracker.rewind(done or None)
-        last = dict(read_steps(written)).get(done, {})
+        last = dict(read_steps(self.folder)).get(done, {})
         self._tokens, self._samples = (
             int(last.get(f"progress/{name}") or 0) for name in ("tokens", "samples")
         )
@@ -89,7 +99,7 @@ class ForeignRun:
         )
         self._tracker.log(step, {"train/loss": loss, **self._metrics(columns, rows)})
         if record:
-            RecordWriter(self.folder / "records").write(step, columns, self._sequences(rows))
+            RecordWriter(RunFolder(self.folder).records).write(step, columns, self._sequences(rows))
         self._cell = replace(self._cell, steps_done=step)
         write_cell(self.folder, self._cell)
 
@@ -109,8 +119,7 @@ class ForeignRun:
             "response/length_max": float(length.max()),
             "progress/tokens": float(self._tokens),
             "progress/samples": float(self._samples),
-            **ratio_metrics(table, self._objective),
-            **engine_metrics(table),
+            **read_out([ratio_part(table, self._objective), engine_part(table)]),
         }
 
     def _sequences(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -126,26 +135,18 @@ class ForeignRun:
     def _write_states(self) -> None:
         """Write the cell's state and the grid's manifest, beside the cells that it has already."""
         write_cell(self.folder, self._cell)
-        grid = self.folder.parent
-        known = read_grid(grid) if (grid / "grid.json").is_file() else None
-        old: dict[str, Any] = {} if known is None else known.manifest
-        notes = list(old.get("notes", []))
-        if self._note and self._note not in notes:
-            notes.append(self._note)
+        grid, own = RunFolder(self.folder).grid, self._cell
+        if grid.manifest.is_file():
+            known = read_grid(grid.path)
+            manifest, others = known.manifest, [c for c in known.cells if c.cell_id != own.cell_id]
+        else:
+            manifest, others = Manifest(grid=own.grid, cells=(), created=now()), []
+        if self._note and self._note not in manifest.notes:
+            manifest = replace(manifest, notes=(*manifest.notes, self._note))
             _log.warning("%s", self._note)
-        own, others = self._cell, [] if known is None else list(known.cells)
-        others = [cell for cell in others if cell.cell_id != own.cell_id]
-        manifest = {
-            **{"question": "", "created": now(), "controls": {}, **old},
-            "grid": grid.name,
-            "launched": now(),
-            "notes": notes,
-            "cells": [
-                *(cell for cell in old.get("cells", []) if cell["cell_id"] != own.cell_id),
-                {"cell_id": own.cell_id, "arm": own.arm, "seed": own.seed, "axes": {}},
-            ],
-        }
-        write_grid(grid, manifest, [*others, own])
+        kept = [cell for cell in manifest.cells if cell.cell_id != own.cell_id]
+        listed = (*kept, ManifestCell(own.cell_id, own.arm, own.seed))
+        write_grid(grid.path, replace(manifest, cells=listed, launched=now()), [*others, own])
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
