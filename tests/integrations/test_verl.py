@@ -96,7 +96,9 @@ def test_what_verl_cannot_feed_is_refused(objective, message):
 
 def test_importing_the_plug_ins_imports_neither_peer():
     code = (
-        "import sys, alpkit.integrations.verl, alpkit.integrations.verl_noise; "
-        "sys.exit(str({'verl', 'ray', 'transformers', 'trl'} & set(sys.modules) or '') or 0)"
+        "import sys, alpkit.integrations.verl; peers = {'verl', 'ray', 'trl'}; "
+        "found = {'transformers', *peers} & set(sys.modules); "
+        "import alpkit.integrations.trl, alpkit.integrations.verl_noise; "
+        "sys.exit(str(found | peers & set(sys.modules) or '') or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
