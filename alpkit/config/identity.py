@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-DEFAULTS_VERSION: Final = 1
+DEFAULTS_VERSION: Final = 2
 """One more whenever a default changes: cells that took the old one are other cells then."""
 
 APART: Final = frozenset({"checkpoint"})

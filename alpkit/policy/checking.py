@@ -5,7 +5,6 @@ asks before it creates the first run, so that a mistake costs no half-made grid.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.loading import BUILTINS, local_folder
+from alpkit.policy.loading import BUILTINS, converted_folder
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.sites import decoder_layers
 
@@ -38,7 +37,7 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
 @cache
 def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
     """Build the architecture on the meta device; None for a built-in that is not converted yet."""
-    folder = _folder(name)
+    folder = converted_folder(name)
     if folder is None and name in BUILTINS:
         return None  # its config is still inside the package
     try:
@@ -55,11 +54,3 @@ def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | 
         ) from error
     decoder_layers(model)
     return cast(PreTrainedModel, model)
-
-
-def _folder(name: str) -> Path | None:
-    if name == "builtin:smollm2-135m":
-        from alpkit.policy.smollm2 import converted
-
-        return converted()
-    return local_folder(name)

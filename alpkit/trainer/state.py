@@ -13,7 +13,7 @@ from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, st
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
-from alpkit.rollout import Request, Response, Sampler, collate
+from alpkit.rollout import Request, Response, Rollout, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
@@ -25,10 +25,12 @@ from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
+from alpkit.trainer.noise_watch import NoiseWatch
+from alpkit.trainer.reward_watch import RewardWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
-_CALIBRATION_ITEMS = 64
+PROBE_ITEMS = 64
 
 
 @dataclass
@@ -50,6 +52,8 @@ class TrainerState:
     probe: SyncProbe
     receipts: ReceiptWatch
     loss_scale: LossScale
+    noise: NoiseWatch
+    rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
 
@@ -102,6 +106,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         probe=probe,
         receipts=ReceiptWatch(config.objective),
         loss_scale=loss_scale,
+        noise=NoiseWatch(config.objective.ratio.denominator),
     )
 
 
@@ -114,23 +119,16 @@ def match_sigma(state: TrainerState) -> None:
     if noise is None or noise.config.sigma.target_ratio_std is None:
         return
     rollout, policy = state.config.rollout, state.policy
-    items = eval_items(state.task, _CALIBRATION_ITEMS)
-    requests = [
-        Request(encode_prompt(policy.tokenizer, item.prompt), derive("calibration", index))
-        for index, item in enumerate(items)
-    ]
-    pad = pad_id(policy.tokenizer)
+    requests = probe_requests(state)
     responses = generate(
         policy.model,
         requests,
         max_tokens=rollout.max_tokens,
         temperature=rollout.temperature,
         stop_ids=stop_ids(policy.model, policy.tokenizer),
-        pad_id=pad,
+        pad_id=pad_id(policy.tokenizer),
     )
-    rows = range(len(requests))
-    probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
-    probe = probe.to(state.device)
+    probe = probe_batch(state, requests, responses)
     calibrate_sigma(
         noise,
         policy.model,
@@ -140,6 +138,27 @@ def match_sigma(state: TrainerState) -> None:
         target=noise.config.sigma.target_ratio_std,
         temperature=rollout.temperature,
     )
+
+
+def probe_requests(state: TrainerState) -> list[Request]:
+    """One request for each of 64 held-out items, the same for every seed: what sizes of noise are measured on."""
+    return [
+        Request(encode_prompt(state.policy.tokenizer, item.prompt), derive("calibration", index))
+        for index, item in enumerate(eval_items(state.task, PROBE_ITEMS))
+    ]
+
+
+def probe_batch(
+    state: TrainerState, requests: Sequence[Request], responses: Sequence[Response]
+) -> Rollout:
+    """Put the responses to `probe_requests` on the trainer's device, a row each."""
+    return collate(
+        requests,
+        responses,
+        prompt=list(range(len(requests))),
+        pad_id=pad_id(state.policy.tokenizer),
+        policy_version=0,
+    ).to(state.device)
 
 
 def save(state: TrainerState, step: int) -> None:
@@ -152,6 +171,8 @@ def save(state: TrainerState, step: int) -> None:
         "spikes": state.spikes.state,
         "receipts": state.receipts.state,
         "loss_scale": state.loss_scale.state(),
+        "noise": state.noise.state,
+        "unsolved": state.rewards.unsolved,
         "tokens": state.tokens,
     }
     keep = state.config.checkpoint.keep
@@ -180,6 +201,8 @@ def resume(state: TrainerState) -> int | None:
     state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
     state.receipts.restore(rest["receipts"])
     state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none
+    state.noise.restore(rest.get("noise", {}))  # older checkpoints have neither
+    state.rewards.unsolved = rest.get("unsolved", 0)
     if state.perturbation is not None:
         state.perturbation.loss_scale = state.loss_scale.value
     state.sampler.sync(state.history.weights())
