@@ -23,6 +23,13 @@ from alpkit.config.base import Section
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
 from alpkit.config.presets import PRESETS
+from alpkit.config.tasks import (
+    AdditionConfig,
+    EvalConfig,
+    EvalSetConfig,
+    PromptConfig,
+    TaskConfig,
+)
 
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
@@ -39,25 +46,6 @@ _REFUSED_SAMPLING = {
     "logit_bias": f"samples from other logits than the trainer's, {_FABRICATES}",
     "min_tokens": f"forbids the end token, which the trainer's distribution allows, {_FABRICATES}",
 }
-
-
-class AdditionConfig(Section):
-    name: Literal["addition"] = "addition"
-    digits: Annotated[int, Field(ge=1, le=9)] = 3
-    """Digits of each operand."""
-
-
-class ReasoningGymConfig(Section):
-    name: Literal["reasoning_gym"]
-    dataset: str
-    """Any data set of the reasoning-gym package, for example chain_sum."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of that data set's config."""
-    seed: NonNegativeInt = 0
-    """Seed of the data set itself; train and eval items are disjoint whatever it is."""
-
-
-TaskConfig = Annotated[AdditionConfig | ReasoningGymConfig, Field(discriminator="name")]
 
 
 class _Rollout(Section):
@@ -119,17 +107,6 @@ class TrainConfig(Section):
     """Response tokens per pass through the LM head."""
 
 
-class EvalConfig(Section):
-    every: PositiveInt = 10
-    """Evaluate after every n-th step; step 0, before training, always."""
-    items: PositiveInt = 512
-    """Held-out items."""
-    k: Annotated[int, Field(ge=1)] = 4
-    """Samples per item for avg@k and pass@k."""
-    engine: Literal["trainer", "sampler"] = "trainer"
-    """trainer: the trained weights themselves; sampler: what the rollout engine makes of them (faster with vllm)."""
-
-
 class DiagnosticsConfig(Section):
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
@@ -169,9 +146,12 @@ class RunConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: float32 master weights with autocast."""
     task: TaskConfig = AdditionConfig()
+    prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    evals: tuple[EvalSetConfig, ...] = ()
+    """Evaluation sets instead of the one that eval describes; eval/* is then the unweighted mean over them."""
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     records: RecordsConfig = RecordsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -196,6 +176,16 @@ class RunConfig(Section):
         cls, value: PerturbationConfig | None
     ) -> PerturbationConfig | None:
         return None if value is not None and value.attaches_nothing else value
+
+    @field_validator("evals")
+    @classmethod
+    def _sets_have_names_of_their_own(
+        cls, value: tuple[EvalSetConfig, ...]
+    ) -> tuple[EvalSetConfig, ...]:
+        for index, entry in enumerate(value):
+            if entry.name in [earlier.name for earlier in value[:index]]:
+                raise ValueError(f"two sets are named {entry.name!r}; give one of them another name")
+        return value
 
     @model_validator(mode="after")
     def _mini_batches_divide_the_rollout(self) -> Self:
@@ -258,7 +248,10 @@ class RunConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """Canonical JSON-ready form of what decides this run's numbers."""
-        return self.model_dump(mode="json", exclude={"checkpoint"})
+        data = self.model_dump(mode="json", exclude={"checkpoint"})
+        # Sections that came later and that a run does not use: its id stays what it was before them.
+        unused = {"prompt": PromptConfig().model_dump(mode="json"), "evals": []}
+        return {key: value for key, value in data.items() if value != unused.get(key, ...)}
 
     def cell_id(self) -> str:
         """First 10 hex digits of SHA-256 over the canonical identity."""

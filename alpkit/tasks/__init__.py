@@ -15,7 +15,7 @@ from alpkit.errors import AlpkitError, ConfigError
 from alpkit.seeds import derive
 
 if TYPE_CHECKING:
-    from alpkit.config.run import AdditionConfig, ReasoningGymConfig
+    from alpkit.config.tasks import AdditionConfig, ReasoningGymConfig
 
 Split = Literal["train", "eval"]
 

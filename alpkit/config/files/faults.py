@@ -77,11 +77,11 @@ def faults_of(
                     faults[*path, text] = Fault(document.position(at), f"{name}{text}")
             case "missing" | "union_tag_not_found":
                 if kind == "union_tag_not_found":
-                    path = (*path, context["discriminator"].strip("'"))
+                    path = (*path, _key_of(context["discriminator"]))
                 faults[path] = Fault(document.position(at), f"{dotted(path)} is missing")
             case _:
                 if kind == "union_tag_invalid":
-                    key = context["discriminator"].strip("'")
+                    key = _key_of(context["discriminator"])
                     path, at, seen = (*path, key), (*at, key), context["tag"]
                     node = [field for branch in node for field in _children(branch, key)]
                 options = choices(node)
@@ -229,6 +229,11 @@ def _want(kind: str, context: dict[str, Any], options: list[str], message: str) 
         if name in _WANTED:
             return _WANTED[name].format(**context)
     return message[0].lower() + message[1:]
+
+
+def _key_of(discriminator: str) -> str:
+    """Give the key that tells a union's branches apart: a field, or a function named like it."""
+    return discriminator.strip("'").removesuffix("()")
 
 
 def _show(kind: str, seen: object) -> str:
