@@ -184,7 +184,9 @@ class RunConfig(Section):
     ) -> tuple[EvalSetConfig, ...]:
         for index, entry in enumerate(value):
             if entry.name in [earlier.name for earlier in value[:index]]:
-                raise ValueError(f"two sets are named {entry.name!r}; give one of them another name")
+                raise ValueError(
+                    f"two sets are named {entry.name!r}; give one of them another name"
+                )
         return value
 
     @model_validator(mode="after")

@@ -94,7 +94,9 @@ class MathConfig(_Grading):
     @model_validator(mode="after")
     def _levels_are_of_the_builtin_set(self) -> Self:
         if not self.levels:
-            raise ValueError("levels: an empty list leaves no problem; name at least one of 1, 2, 3, 4")
+            raise ValueError(
+                "levels: an empty list leaves no problem; name at least one of 1, 2, 3, 4"
+            )
         if self.set != "builtin" and "levels" in self.model_fields_set:
             raise ValueError(f"levels: {self.set} has none; remove levels, or set: builtin")
         return self
@@ -123,7 +125,9 @@ def plugin_names() -> tuple[str, ...]:
 # pydantic shows a discriminator by its function's name, and the key it reads is `name`.
 def name(value: object) -> object:
     """Give the tag of a task section: its name, or `plugin` for one that a package offers."""
-    told = value.get("name", "addition") if isinstance(value, dict) else getattr(value, "name", None)
+    told = (
+        value.get("name", "addition") if isinstance(value, dict) else getattr(value, "name", None)
+    )
     return "plugin" if told not in _BUILTIN and told in plugin_names() else told
 
 
@@ -204,5 +208,7 @@ class EvalSetConfig(Section):
     @classmethod
     def _name_is_part_of_a_key(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", value):
-            raise ValueError(f"{value!r} cannot be part of a metric's key; use a-z, 0-9, '_', '.', '-'")
+            raise ValueError(
+                f"{value!r} cannot be part of a metric's key; use a-z, 0-9, '_', '.', '-'"
+            )
         return value
