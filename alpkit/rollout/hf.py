@@ -7,6 +7,7 @@ turned into a token by inverting the CDF: a draw does not depend on the batch it
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from alpkit.errors import RolloutError
 from alpkit.policy.logprobs import positions_of, response_logprobs
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.precision import round_linear_weights
+from alpkit.rollout.stopping import StopText
 
 
 def sample_token(
@@ -84,16 +86,44 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     batch: int = 512,
+    stop_text: StopText | None = None,
+    top_p: float = 1.0,
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
-    The end token belongs to the response; its log-prob is the model's like any other's.
+    The end token belongs to the response; its log-prob is the model's like any other's. `top_p` below 1
+    samples from the nucleus (evaluation only: the log-probs stay those of the whole distribution).
     """
     responses: list[Response] = []
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
-        responses += _generate(model, part, max_tokens, temperature, tuple(stop_ids), pad_id)
+        ends = _Ends(tuple(stop_ids), stop_text)
+        responses += _generate(model, part, max_tokens, temperature, ends, pad_id, top_p)
     return responses
+
+
+class _Ends(NamedTuple):
+    """What ends a response: an end token, or a stop string that its last token completes."""
+
+    ids: tuple[int, ...]
+    text: StopText | None
+
+    def reached(self, tokens: Int[Tensor, "rows len"]) -> Bool[Tensor, " rows"]:
+        last = tokens[:, -1]
+        found = torch.isin(last, torch.tensor(self.ids, device=last.device))
+        if self.text is not None:
+            hits = [self.text.hit(row) for row in tokens[:, -self.text.window :].tolist()]
+            found |= torch.tensor(hits, dtype=torch.bool, device=last.device)
+        return found
+
+
+def _nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
+    """Exclude all but the likeliest tokens whose probabilities first reach `top_p`."""
+    if top_p >= 1:
+        return logits
+    ordered, index = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+    beyond = ordered.cumsum(dim=-1) - ordered >= top_p
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, index, beyond), -torch.inf)
 
 
 def _generate(
@@ -101,11 +131,11 @@ def _generate(
     requests: Sequence[Request],
     max_tokens: int,
     temperature: float,
-    stop_ids: tuple[int, ...],
+    ends: "_Ends",
     pad_id: int,
+    top_p: float,
 ) -> list[Response]:
     state = _Batch(model, requests, pad_id, max_tokens)
-    stops = torch.tensor(stop_ids, device=state.ids.device)
     shape = (len(requests), max_tokens)
     tokens = torch.full(shape, pad_id, device=state.ids.device)
     logps = torch.zeros(shape, device=state.ids.device)
@@ -116,13 +146,13 @@ def _generate(
         if temperature == 0:
             token = logits.argmax(dim=-1)
         else:
-            token = sample_token(logits, state.uniform[:, t])
+            token = sample_token(_nucleus(logits, top_p), state.uniform[:, t])
         open_rows = ~stopped[state.rows]
         rows = state.rows[open_rows]
         tokens[rows, t] = token[open_rows]
         picked = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
         logps[rows, t] = picked[open_rows]
-        ended = rows[torch.isin(token[open_rows], stops)]
+        ended = rows[ends.reached(tokens[rows, : t + 1])]
         stopped[ended] = True
         length[ended] = t + 1
         alive = ~stopped[state.rows]
@@ -146,13 +176,20 @@ class HfSampler:
         *,
         stop_ids: Sequence[int],
         pad_id: int,
+        stop_text: StopText | None = None,
     ) -> None:
+        self.stop_text = stop_text
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
         round_linear_weights(self.model, config.weights)
 
     def generate(
-        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> list[Response]:
         return generate(
             self.model,
@@ -162,6 +199,8 @@ class HfSampler:
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
             batch=self.config.batch,
+            stop_text=self.stop_text,
+            top_p=top_p,
         )
 
     @torch.no_grad()
