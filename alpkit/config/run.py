@@ -24,6 +24,7 @@ from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
 from alpkit.config.presets import PRESETS
 from alpkit.config.tasks import (
+    PLAIN_PROMPT,
     AdditionConfig,
     EvalConfig,
     EvalSetConfig,
@@ -146,7 +147,7 @@ class RunConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: float32 master weights with autocast."""
     task: TaskConfig = AdditionConfig()
-    prompt: PromptConfig = PromptConfig()
+    prompt: PromptConfig = PLAIN_PROMPT
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -252,7 +253,7 @@ class RunConfig(Section):
         """Canonical JSON-ready form of what decides this run's numbers."""
         data = self.model_dump(mode="json", exclude={"checkpoint"})
         # Sections that came later and that a run does not use: its id stays what it was before them.
-        unused = {"prompt": PromptConfig().model_dump(mode="json"), "evals": []}
+        unused = {"prompt": PLAIN_PROMPT.model_dump(mode="json"), "evals": []}
         return {key: value for key, value in data.items() if value != unused.get(key, ...)}
 
     def cell_id(self) -> str:

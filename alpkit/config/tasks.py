@@ -169,6 +169,10 @@ class PromptConfig(Section):
         return self
 
 
+PLAIN_PROMPT = PromptConfig()
+"""A question as it stands, in the model's chat template where it has one."""
+
+
 class EvalConfig(Section):
     """Evaluation on the held-out items of the training task; and the defaults of every set in `evals`."""
 

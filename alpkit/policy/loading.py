@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from alpkit.config.tasks import PromptConfig
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.perturbation.sites import decoder_layers
 
@@ -74,7 +74,7 @@ def load_policy(name: str, *, revision: str | None = None) -> Policy:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, prompt: PromptConfig = PromptConfig()
+    tokenizer: PreTrainedTokenizerBase, question: str, prompt: PromptConfig = PLAIN_PROMPT
 ) -> tuple[int, ...]:
     """Encode a question as the user's turn of the chat template; without a template, as it stands.
 

@@ -3,14 +3,14 @@
 from typing import assert_never
 
 from alpkit.config.run import RolloutConfig
-from alpkit.config.tasks import PromptConfig
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.policy.loading import Policy, pad_id, stop_ids, stop_texts
 from alpkit.rollout import Sampler
 from alpkit.rollout.stopping import StopText
 
 
 def build_sampler(
-    policy: Policy, config: RolloutConfig, *, seed: int, prompt: PromptConfig = PromptConfig()
+    policy: Policy, config: RolloutConfig, *, seed: int, prompt: PromptConfig = PLAIN_PROMPT
 ) -> Sampler:
     """Start the configured engine on `policy`'s weights; `prompt` says what ends a response."""
     stops = stop_ids(policy.model, policy.tokenizer, prompt.stop)

@@ -1,9 +1,9 @@
-"""Stop strings: a response ends with the first token that completes one of them.
+r"""Stop strings: a response ends with the first token that completes one of them.
 
 The tokens that spell the string are sampled tokens like any other: they stay in the response, with their
 log-probs, and are trained on. Both engines end a response at the same token, because both ask `StopText`.
 
-Usage: `stop = StopText.build(tokenizer, ["\\n\\n"])`, then `stop.end(ids)`.
+Usage: `stop = StopText.build(tokenizer, ["\n\n"])`, then `stop.end(ids)`.
 """
 
 from collections.abc import Callable, Sequence

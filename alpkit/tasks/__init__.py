@@ -8,8 +8,16 @@ Usage: `task = load_task(config.task)`, then `train_items(task, seed=0, step=3, 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import assert_never
 
+from alpkit.config.tasks import (
+    AdditionConfig,
+    FileConfig,
+    MathConfig,
+    PluginTaskConfig,
+    ReasoningGymConfig,
+    TaskConfig,
+)
 from alpkit.errors import ConfigError
 from alpkit.seeds import derive
 from alpkit.tasks.grading import Scores
@@ -24,9 +32,6 @@ from alpkit.tasks.items import (
     split_of,
 )
 from alpkit.tasks.listed import ListedTask
-
-if TYPE_CHECKING:
-    from alpkit.config.tasks import TaskConfig
 
 __all__ = [
     "Item",
@@ -104,21 +109,31 @@ def _distinct(task: Task, count: int) -> list[Item]:
     return list(items.values())
 
 
-def load_task(config: "TaskConfig", *, check: bool = False) -> Task:
+def load_task(config: TaskConfig, *, check: bool = False) -> Task:
     """Build the task that a configuration section names.
 
     `check`: also read every right answer as the grader would, which takes seconds for thousands of them.
     """
-    # Not matched by class: `alpkit.config` would have to be imported for any use of a task.
-    match config.name:
-        case "addition":
-            from alpkit.tasks.addition import load
-        case "reasoning_gym":
-            from alpkit.tasks.reasoning_gym import load
-        case "file":
-            from alpkit.tasks.file import load
-        case "math":
-            from alpkit.tasks.math import load
-        case _:
-            from alpkit.tasks.plugins import load
-    return load(config, check=check)
+    match config:
+        case AdditionConfig():
+            from alpkit.tasks import addition
+
+            return addition.load(config)
+        case ReasoningGymConfig():
+            from alpkit.tasks import reasoning_gym
+
+            return reasoning_gym.load(config)
+        case FileConfig():
+            from alpkit.tasks import file
+
+            return file.load(config, check=check)
+        case MathConfig():
+            from alpkit.tasks import math
+
+            return math.load(config, check=check)
+        case PluginTaskConfig():
+            from alpkit.tasks import plugins
+
+            return plugins.build(config.name, config.params)
+        case unknown:
+            assert_never(unknown)

@@ -32,6 +32,6 @@ class Addition:
         return question, Item(question, str(left + right))
 
 
-def load(config: AdditionConfig, *, check: bool = False) -> Addition:
+def load(config: AdditionConfig) -> Addition:
     """Build the task of a configuration section."""
     return Addition(digits=config.digits)

@@ -8,14 +8,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
 
-from alpkit.config.tasks import PLUGIN_GROUP, PluginTaskConfig, plugin_names
+from alpkit.config.tasks import PLUGIN_GROUP, plugin_names
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.tasks.items import Task
-
-
-def load(config: PluginTaskConfig, *, check: bool = False) -> Task:
-    """Build the task of an installed package."""
-    return build(config.name, config.params)
 
 
 def build(name: str, params: Mapping[str, Any]) -> Task:

@@ -64,7 +64,7 @@ class ReasoningGym:
         return question, Item(f"{question}\n{INSTRUCTION}\n", entry["answer"], index)
 
 
-def load(config: ReasoningGymConfig, *, check: bool = False) -> ReasoningGym:
+def load(config: ReasoningGymConfig) -> ReasoningGym:
     """Build the task of a configuration section."""
     return ReasoningGym(config.dataset, config.params, seed=config.seed)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
+from alpkit.runs.evaluations import rewind as rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.tracking import Tracker
 from alpkit.trainer import spike_watch as spikes
@@ -53,15 +54,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
         tracker.rewind(done)
         spikes.rewind(folder, done)
         rewind_records(folder, done)
+        rewind_evaluations(folder, done)
         if done is None:
             match_sigma(run)
             tracker.log(0, first_look(run))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock, memory = Clock(), PeakMemory()
             metrics = train_step(run, step, clock) | memory.metrics()
-            if step % config.eval.every == 0 or step == config.train.steps:
+            if run.evaluates_at(step):
                 with clock("eval"):
-                    metrics |= held_out_scores(run)
+                    metrics |= held_out_scores(run, step)
             tracker.log(step, metrics | clock.metrics())
             # After the log: a kill in between repeats the step instead of leaving a hole.
             if step % config.checkpoint.every == 0 or step == config.train.steps:
@@ -80,7 +82,7 @@ def first_look(run: Run) -> dict[str, float]:
     with clock("sync"):
         gap = run.probe.prove_sync(run.sampler, run.policy.model, run.config.seed)
     with clock("eval"):
-        scores = held_out_scores(run)
+        scores = held_out_scores(run, 0)
     return scores | gap.metrics() | clock.metrics()
 
 

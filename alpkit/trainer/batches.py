@@ -1,7 +1,7 @@
 """From a step's items to micro-batches: sampling, scoring, and cutting one rollout for its updates."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,8 @@ class Batch:
     valid: Bool[Tensor, "batch len"]
     reward: Float[Tensor, " batch"]
     advantage: Float[Tensor, " batch"]
+    grading: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the grading itself: checks that were cut off or broke down."""
 
 
 @dataclass(frozen=True)

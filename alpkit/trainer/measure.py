@@ -101,6 +101,7 @@ def batch_metrics(batch: Batch, group: int) -> dict[str, float]:
         "response/length_max": length.max().item(),
         "response/finished": float(np.mean(finished)),
         "nonfinite/rollout_logp": float((batch.rollout.response & ~batch.valid).sum()),
+        **batch.grading,
     }
 
 

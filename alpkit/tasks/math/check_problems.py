@@ -1,4 +1,6 @@
-"""Compute every builtin problem's answer again, by counting, trying out or sympy: `python -m alpkit.tasks.math.check_problems`.
+"""Compute every builtin problem's answer again: by counting, by trying out, or with sympy.
+
+    python -m alpkit.tasks.math.check_problems
 
 Each problem carries its computation as a Python expression (`check`) that never mentions the answer. The
 result is written as LaTeX and has to be graded as right.

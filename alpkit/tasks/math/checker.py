@@ -33,9 +33,11 @@ def main() -> None:
         except (Exception, RecursionError, MemoryError) as error:
             return {"error": f"{type(error).__name__}: {error}"[:200]}
 
-    print("ready", file=out, flush=True)  # noqa: T201 - this is the protocol
+    out.write("ready\n")
+    out.flush()
     for line in sys.stdin:
-        print(json.dumps(check(json.loads(line))), file=out, flush=True)  # noqa: T201
+        out.write(json.dumps(check(json.loads(line))) + "\n")
+        out.flush()
 
 
 if __name__ == "__main__":

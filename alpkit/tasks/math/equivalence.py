@@ -160,7 +160,7 @@ def _same_equation(gold: str, answer: str) -> bool:
 
 
 def _is_rounding(gold: Any, answer: Literal) -> bool:
-    """Whether a decimal is the rounded value of an expression such as \\pi or \\sqrt{2}."""
+    r"""Whether a decimal is the rounded value of an expression such as \pi or \sqrt{2}."""
     if gold is None or not getattr(gold, "is_number", False) or not gold.is_real:
         return False
     exact = Fraction(str(gold.evalf(50)))

@@ -90,8 +90,8 @@ def literal(text: str) -> Literal | None:
         if text[:1] in ("+", "-"):
             return None
     if mixed := _MIXED.match(text):
-        whole, top, bottom = map(int, mixed.groups())
-        return Literal(sign * (whole + Fraction(top, bottom))) if bottom else None
+        whole, over, under = map(int, mixed.groups())
+        return Literal(sign * (whole + Fraction(over, under))) if under else None
     text = text.replace(" ", "")
     if _PLAIN.match(text):
         return _decimal(text, sign)
@@ -153,7 +153,8 @@ def _money_clash(value: str, unit: str) -> bool:
 def canonical_unit(text: str, power: str | None) -> str:
     """Write a unit one way: "square centimetres" and "cm" with power 2 are both cm^2."""
     words = re.sub(r"\s*/\s*", " per ", text.lower().replace(".", "")).split()
-    parts, exponent = [], int(power or 1)
+    parts: list[str] = []
+    exponent = int(power or 1)
     raised = 1
     for word in words:
         if word in _POWERS:
@@ -179,6 +180,6 @@ def _decimal(text: str, sign: int) -> Literal:
 
 
 def _repeating(whole: str, fixed: str, cycle: str) -> Fraction:
-    scale = 10 ** len(fixed)
-    period = Fraction(int(cycle), 10 ** len(cycle) - 1)
-    return int(whole or 0) + (int(fixed or 0) + period) / scale
+    scale = int("1" + "0" * len(fixed))
+    period = Fraction(int(cycle), int("9" * len(cycle)))
+    return int(whole or 0) + (int(fixed or 0) + period) / Fraction(scale)

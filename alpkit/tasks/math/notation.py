@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|textstyle|bigl|bigr|Bigl|Bigr|big|Big|quad|qquad|limits|[,;:!>])(?![A-Za-z])|(?<!\\)\\ |~"
+    r"\\(?:left|right|displaystyle|textstyle|[bB]ig[lr]?|q?quad|limits|[,;:!>])(?![A-Za-z])"
+    r"|(?<!\\)\\ |~"
 )
 _SPELLED = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
