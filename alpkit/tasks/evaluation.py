@@ -52,7 +52,7 @@ def ask(config: RunConfig, *, check: bool = False) -> Asked:
     sets = []
     for index, entry in enumerate(configured):
         try:
-            sets.append(_set(config, entry, task, check=check))
+            sets.append(resolve_set(config, entry, task, check=check))
         except AlpkitError as error:
             if config.evals:
                 error.where = f"evals[{index}].{error.where}"
@@ -69,9 +69,14 @@ def ask(config: RunConfig, *, check: bool = False) -> Asked:
     return Asked(task, tuple(sets))
 
 
-def _set(config: RunConfig, entry: EvalSetConfig, task: Task, *, check: bool) -> EvalSet:
-    # `None` is told from 0 by the configuration, which allows no 0.
-    own = task if entry.task is None else load_task(entry.task, check=check)
+def resolve_set(
+    config: RunConfig, entry: EvalSetConfig, task: Task | None = None, *, check: bool = False
+) -> EvalSet:
+    """Choose a set's items and fill in its defaults; `task` is what an entry without one is about."""
+    if entry.task is not None:
+        own = load_task(entry.task, check=check)
+    else:
+        own = task or load_task(config.task, check=check)
     count = entry.items
     if count is None and not isinstance(own, ListedTask):
         count = config.eval.items
@@ -82,6 +87,7 @@ def _set(config: RunConfig, entry: EvalSetConfig, task: Task, *, check: bool) ->
         name=entry.name,
         task=own,
         items=tuple(eval_items(own, count, where="items" if config.evals else "eval.items")),
+        # The configuration allows no 0, so that nothing given is all that `or` passes over.
         k=entry.k or config.eval.k,
         temperature=entry.temperature or config.rollout.temperature,
         top_p=entry.top_p,

@@ -178,7 +178,7 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool
             path.append(key)
         elif not labelled and sum(1 for n in nodes for _ in _branches(n)) > 1:
             labelled = True
-            if tagged := [b for n in nodes for b in _branches(n) if _has_tag(b, key)]:
+            if tagged := _tagged([b for n in nodes for b in _branches(n)], key):
                 nodes, tag = tagged, f" ({key})"
         else:
             path.append(key)
@@ -216,10 +216,16 @@ def _is_model(branch: Any) -> bool:
     return isinstance(branch, type) and issubclass(branch, BaseModel)
 
 
-def _has_tag(branch: Any, tag: str | int) -> bool:
-    return _is_model(branch) and any(
-        tag in choices([info.annotation]) for info in branch.model_fields.values()
-    )
+def _tagged(branches: list[Any], tag: str | int) -> list[Any]:
+    """Keep the branches that carry a tag: as a field's only choice, else among its choices."""
+    options = [
+        (branch, choices([info.annotation]))
+        for branch in branches
+        if _is_model(branch)
+        for info in branch.model_fields.values()
+    ]
+    only = [branch for branch, listed in options if listed == [tag]]
+    return only or [branch for branch, listed in options if tag in listed]
 
 
 def _want(kind: str, context: dict[str, Any], options: list[str], message: str) -> str:

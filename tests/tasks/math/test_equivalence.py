@@ -129,7 +129,9 @@ def test_the_verdict_on_an_answer_that_looks_right_or_wrong(gold, answer, verdic
     assert equivalent(gold, answer) is (verdict == "right")
 
 
-@pytest.mark.parametrize("answer", ["", "{", "}", "$", ",", "1,,2", r"\frac", r"\boxed{", "(", "1)", r"\{1"])
+@pytest.mark.parametrize(
+    "answer", ["", "{", "}", "$", ",", "1,,2", r"\frac", r"\boxed{", "(", "1)", r"\{1"]
+)
 def test_what_is_no_answer_is_wrong_and_no_error(answer):
     assert equivalent("1", answer) is False
 
