@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
 from scipy.stats import t as student
 
 
@@ -41,13 +40,10 @@ def pass_at_k(solved: Sequence[int] | np.ndarray, samples: int) -> np.ndarray:
     Chen et al. 2021, Evaluating Large Language Models Trained on Code, eq. (1), arXiv:2107.03374
     """
     wrong = samples - np.asarray(solved, dtype=float)[:, None]
-    k = np.arange(1, samples + 1, dtype=float)
-    possible = wrong >= k
-    left = np.where(possible, wrong, k)
-    log_miss = (
-        gammaln(left + 1) - gammaln(left - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1)
-    )
-    return np.asarray(np.where(possible, -np.expm1(np.minimum(log_miss, 0.0)), 1.0))
+    drawn = np.arange(samples, dtype=float)
+    # Drawing one after the other: each draw misses with (wrong left) / (samples left).
+    misses = np.maximum(wrong - drawn, 0.0) / (samples - drawn)
+    return np.asarray(1.0 - misses.cumprod(axis=1))
 
 
 def mean_over_problems(values: Sequence[float] | np.ndarray) -> Mean:
