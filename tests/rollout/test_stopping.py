@@ -31,7 +31,7 @@ def letters():
     return tokenizer
 
 
-def sampled(temperature, stop, *, copies=40, max_tokens=12):
+def sampled(temperature, stop, *, copies=120, max_tokens=12):
     model, tokenizer = tiny_qwen2(vocab=VOCAB), letters()
     asked = [Request(p, derive(i, c)) for i, p in enumerate(PROMPTS) for c in range(copies)]
     responses = generate(
