@@ -160,9 +160,9 @@ def pass_frame(frame: GridFrame) -> pd.DataFrame:
 
 def _every_k(curves: pd.DataFrame, frame: GridFrame) -> pd.DataFrame:
     by_step = summarise(curves, ["arm", "k", "step"], "value").assign(when="step")
-    planned = frame.steps.groupby("cell_id")["step"].max()
+    last_step = {str(cell): int(own.max()) for cell, own in frame.steps.groupby("cell_id")["step"]}
     ends = [
-        (arm, k, last_evaluations(own.set_index("step")["value"], int(planned[cell])))
+        (arm, k, last_evaluations(own.set_index("step")["value"], last_step[str(cell)]))
         for (cell, arm, k), own in curves.groupby(["cell_id", "arm", "k"], sort=False)
     ]
     ending = pd.DataFrame(ends, columns=["arm", "k", "value"]).dropna()
