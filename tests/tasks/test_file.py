@@ -83,7 +83,7 @@ def test_evaluation_is_disjoint_and_does_not_follow_the_file(folder):
 def test_a_file_may_be_all_training_or_all_evaluation(folder, held_out, train, held):
     task = task_of(folder / "p.jsonl", held_out=held_out)
     assert (len(task.train), len(task.held_out)) == (train, held)
-    with pytest.raises(ConfigError, match="no (train|eval) question|none is held out"):
+    with pytest.raises(ConfigError, match=r"no (train|eval) question|none is held out"):
         train_items(task, 0, 1, 1) if not train else eval_items(task, None)
 
 
@@ -156,7 +156,7 @@ def test_a_hub_id_offline_is_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(
-        PrerequisiteError, match="some/set .split train. cannot be loaded"
+        PrerequisiteError, match=r"some/set .split train. cannot be loaded"
     ) as caught:
         task_of("some/set")
     assert "OfflineMode" in caught.value.why
