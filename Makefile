@@ -36,8 +36,10 @@ quickstart: install  ## run the six-arm ablation on the built-in tiny model and 
 test: install models  ## the default test suite (CPU, under 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-test-slow: install models  ## the long checks; commit docs/test-slow.log before resolving an issue
-	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA 2>&1 | sed "s|$(CURDIR)/||g" | tee docs/test-slow.log'
+test-slow: install models  ## the long checks: full log in .logs/, ten lines in docs/test-slow.md to commit
+	mkdir -p .logs
+	bash -o pipefail -c '$(BIN)/python -m pytest -m slow -q -rA --durations=6 2>&1 | tee .logs/test-slow.log'; \
+	status=$$?; $(BIN)/python -m tests.support.slow_summary .logs/test-slow.log docs/test-slow.md; exit $$status
 
 # verl 0.9 wants transformers < 5.11 and neither peer is needed by anything else: they live apart, and tests run
 # them in processes of their own, verl with ray stubbed.
@@ -54,10 +56,11 @@ oracle: install .oracle/.installed  ## compare the objective with verl 0.9 and T
 mutate: install  ## break every operator, bound and mask of alpkit/objective once; a test must notice
 	$(BIN)/python benchmarks/mutate.py
 
-check: install  ## what CI checks before the tests: ruff, ruff format, mypy
+check: install  ## what CI checks before the tests: ruff, ruff format, mypy, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,13 @@
 Anything raised that is not an `AlpkitError` is a bug and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+_CUTOFF: Final = 0.6
+"""How alike two words must be (difflib's ratio) for one to be offered for the other."""
+
 
 class AlpkitError(Exception):
     """A failure that the user can act on; every part is at most a sentence."""
@@ -57,3 +64,15 @@ class NumericalError(AlpkitError):
 
 class TrackingError(AlpkitError):
     """A tracking store or run folder that cannot be written, read or resolved."""
+
+
+def did_you_mean(word: object, options: Iterable[str], label: str = "") -> str:
+    """Offer the option that is nearest to `word`, then list all of them under `label`, if it is given.
+
+    Empty when nothing is near and there is no label: `fix=did_you_mean(name, arms) or "use one of them"`.
+    """
+    listed = sorted(set(options))
+    near = difflib.get_close_matches(str(word), listed, n=1, cutoff=_CUTOFF)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    everything = f"{label}: {', '.join(listed)}" if label and listed else ""
+    return "  ".join(part for part in (hint, everything) if part)

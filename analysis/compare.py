@@ -6,7 +6,6 @@ the report of one grid (`alpkit.analysis.report`).
     compare(["quickstart:seq-alp", "layers:seq-bypass"]).table.markdown()
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.frames import FINISHED, GridFrame, load
-from alpkit.analysis.pairs import Config, differing, flat, ingredients, read_config
-from alpkit.analysis.seeds.scores import SCORES
-from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
-from alpkit.analysis.table import DASH, Table, interval_text
-from alpkit.errors import AlpkitError, GridError
-from alpkit.runs.states import Target, resolve
+from alpkit.analysis.frames import Config, GridFrame, load
+from alpkit.analysis.pairs import differing, flat, ingredients
+from alpkit.analysis.seeds.scores import FINISHED
+from alpkit.analysis.seeds.verdicts import Verdict, verdicts
+from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
+from alpkit.analysis.text import DASH
+from alpkit.errors import AlpkitError, GridError, did_you_mean
+from alpkit.runs.find import Target, resolve
 
 SHOWN: Final = (
     "final_reward",
@@ -77,9 +78,9 @@ def compare(
             frames[folder] = load(str(folder), strict=False)
         return frames[folder]
 
-    chosen = [one for name in names for one in _chosen(name, Path(root), frame_of)]
+    chosen = [choice for name in names for choice in _chosen(name, Path(root), frame_of)]
     prefixes = _prefixes(frames)
-    items = tuple({i.label: i for i in (_item(one, prefixes) for one in chosen)}.values())
+    items = tuple({i.label: i for i in (_item(choice, prefixes) for choice in chosen)}.values())
     if len(items) < 2:
         raise GridError(
             "there is nothing to compare",
@@ -111,13 +112,13 @@ def _prefixes(frames: Mapping[Path, GridFrame]) -> dict[Path, str]:
     return {path: f"{f.grid.name if unique else path}:" for path, f in frames.items()}
 
 
-def _item(one: _Choice, prefixes: Mapping[Path, str]) -> Item:
-    folder = one.frame.grid.folder
-    cells = one.frame.cells[one.frame.cells["arm"] == one.arm]
-    if one.cell:
-        cells = cells[cells["cell_id"] == one.cell]
-    configs = (read_config(folder / str(cell)) for cell in cells["cell_id"])
-    label = f"{prefixes[folder]}{one.arm}" + (f" ({one.cell})" if one.cell else "")
+def _item(choice: _Choice, prefixes: Mapping[Path, str]) -> Item:
+    folder = choice.frame.grid.folder
+    cells = choice.frame.cells[choice.frame.cells["arm"] == choice.arm]
+    if choice.cell:
+        cells = cells[cells["cell_id"] == choice.cell]
+    configs = (choice.frame.config(str(cell)) for cell in cells["cell_id"])
+    label = f"{prefixes[folder]}{choice.arm}" + (f" ({choice.cell})" if choice.cell else "")
     return Item(label, cells, next((c for c in configs if c), {}))
 
 
@@ -134,12 +135,11 @@ def _chosen(name: str, root: Path, frame_of: Callable[[Path], GridFrame]) -> lis
     if arm is None:
         return [_Choice(frame, each, None) for each in frame.arms]
     if arm not in frame.arms:
-        close = difflib.get_close_matches(arm, frame.arms, n=1)
         raise GridError(
             f"no arm {arm!r} in grid {frame.grid.name}",
             where=name,
             why=f"its arms are: {', '.join(frame.arms)}",
-            fix=f"did you mean {close[0]!r}?" if close else "use one of them",
+            fix=did_you_mean(arm, frame.arms) or "use one of them",
         )
     return [_Choice(frame, arm, None)]
 
@@ -169,7 +169,7 @@ def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: 
         f"{what}: " + ", ".join(f"{i.label} {v}" for i, v in zip(items, values))
         for what, fields in QUESTIONS.items()
         for field, values in differences.items()
-        if any(field == one or field.startswith(f"{one}.") for one in fields)
+        if any(field == asked or field.startswith(f"{asked}.") for asked in fields)
     ]
     unknown = [item.label for item in items if not item.config]
     if unknown:
@@ -207,14 +207,12 @@ def _table(items: Sequence[Item]) -> Table:
     data, shown = [], []
     for item in items:
         done = item.cells[item.cells["state"] == FINISHED]
-        spans = {column: over_seeds(done[column]) for column in SHOWN}
+        intervals = score_intervals(done, SHOWN)
         raw: dict[str, object] = {"arm": item.label, "n": len(done)}
-        for column, span in spans.items():
-            raw |= {f"{column}_{part}": getattr(span, part) for part in ("mean", "low", "high")}
+        for column, interval in intervals.items():
+            raw |= interval_columns(column, interval)
         data.append(raw)
-        row = {"arm": item.label, "n": str(len(done))}
-        texts = {SCORES[c].label: interval_text(s, SCORES[c].digits) for c, s in spans.items()}
-        shown.append(row | texts)
+        shown.append({"arm": item.label, "n": str(len(done)), **interval_texts(intervals)})
     text = pd.DataFrame(shown)
     # A score that nobody logged is no column.
     text = text.loc[:, [not (text[name] == DASH).all() for name in text.columns]]

@@ -2,35 +2,38 @@
 
 Reads the run folder alone, and the MLflow store only where that is gone; tolerates what a killed run
 leaves behind, and says what it could not read. Not here: the files (`alpkit.analysis.reading.folders`), scores
-(`alpkit.analysis.seeds.scores`), tails (`alpkit.analysis.tails`).
+(`alpkit.analysis.seeds.scores`), tails (`alpkit.analysis.tables.tails`).
 
     frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from alpkit.analysis.reading.evaluations import PassCurves, read_pass_curves
 from alpkit.analysis.reading.folders import (
     CELL_COLUMNS,
     GridInfo,
     Missing,
+    cell_rows,
+    grid_info,
     headline,
-    read_cell,
-    read_manifest,
 )
 from alpkit.analysis.reading.pooled import ArmPool, pool_arm
 from alpkit.analysis.reading.records import RecordedCell, Records
-from alpkit.analysis.seeds.scores import add_scores
+from alpkit.analysis.seeds.scores import FINISHED, add_scores
+from alpkit.analysis.spike_frame import SpikeLog, read_spikes
 from alpkit.errors import GridError, TrackingError
-from alpkit.runs.states import is_live, resolve
+from alpkit.runs.find import resolve
+from alpkit.runs.lock import is_live
 
-__all__ = ["FINISHED", "GridFrame", "GridInfo", "Missing", "load"]
-
-FINISHED = "finished"
+Config = dict[str, Any]
+"""A resolved configuration as plain sections and values."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,36 @@ class GridFrame:
     grid: GridInfo
     missing: tuple[Missing, ...] = ()
     only_cell: str = ""
+    configs: Mapping[str, Config] = field(default_factory=dict)
+    """Each cell's configuration; empty where it could not be read."""
 
     @property
     def arms(self) -> list[str]:
         """Arms in the grid file's order."""
         return list(dict.fromkeys(self.cells["arm"]))
+
+    @cached_property
+    def arm_configs(self) -> dict[str, Config]:
+        """Every arm's configuration without its seed, from its first cell that has a readable one."""
+        first: dict[str, Config] = {}
+        for arm, cell in zip(self.cells["arm"], self.cells["cell_id"]):
+            if str(arm) not in first and (config := self.config(str(cell))):
+                first[str(arm)] = config
+        return first
+
+    def config(self, cell_id: str) -> Config:
+        """A cell's configuration without its seed; empty where it could not be read."""
+        return {k: v for k, v in self.configs.get(cell_id, {}).items() if k != "seed"}
+
+    @cached_property
+    def spike_log(self) -> SpikeLog:
+        """Every spike of the grid with its surroundings, and how often each arm's runs spike."""
+        return read_spikes(self.grid.folder, self.cells, self.steps)
+
+    @cached_property
+    def pass_curves(self) -> PassCurves:
+        """pass@k of the finished cells for every k, where all of them kept how often each item was solved."""
+        return read_pass_curves(self.grid.folder, self.finished)
 
     @cached_property
     def pooled(self) -> dict[str, ArmPool]:
@@ -64,9 +92,11 @@ class GridFrame:
         """Record files whose rows turned out unreadable when `pooled` read them: not in the tails."""
         known = {item.where for item in self.missing}
         self.pooled  # noqa: B018 - reading is what finds them
+        faults = self.records.unread.values()
+        unread = [(fault.place_in(self.grid.folder), fault.reason) for fault in faults]
         return tuple(
-            Missing(place, f"its rows cannot be read ({why}); tails leave this step out")
-            for place, why in self.records.unread.items()
+            Missing(place, f"its rows cannot be read ({reason}); tails leave this step out")
+            for place, reason in unread
             if place not in known
         )
 
@@ -89,26 +119,23 @@ def load(
     there is and lists the rest in `.missing`. An unfinished cell is no error: see its state.
     """
     folder, only = _resolve(run_id, Path(root), tracking_uri)
-    info, listed = read_manifest(folder, only)
+    info, listed = grid_info(folder, only)
     live = is_live(folder)
-    missing: list[Missing] = []
-    rows, parts = [], []
-    for entry in listed:
-        row, steps = read_cell(folder, entry, live, missing)
-        rows.append(row)
-        parts.append(steps)
+    read = [cell_rows(folder, cell, live=live) for cell in listed]
+    rows = [cell.row for cell in read]
+    missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])
     records = Records(
         [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
     )
     missing += [
-        Missing(f"{row['cell_id']}/records", "no token records; tails leave this cell out")
+        Missing(records.place(row["cell_id"]), "no token records; tails leave this cell out")
         for row in rows
         if row["state"] == FINISHED and not records.steps(row["cell_id"])
     ]
     missing += [
-        Missing(place, f"not readable as Parquet ({why})")
-        for place, why in records.unreadable().items()
+        Missing(fault.place_in(folder), f"not readable as Parquet ({fault.reason})")
+        for fault in records.unreadable()
     ]
     if strict and missing:
         raise TrackingError(
@@ -117,8 +144,10 @@ def load(
             why=f"{len(missing)} thing(s) of this grid cannot be read as written",
             fix="pass strict=False to read what there is and look at .missing",
         )
-    steps = _join(parts)
-    return GridFrame(add_scores(cells, steps), steps, records, info, tuple(missing), only or "")
+    steps = _join([cell.steps for cell in read])
+    scored = add_scores(cells, steps)
+    configs = {cell.row["cell_id"]: cell.config for cell in read}
+    return GridFrame(scored, steps, records, info, tuple(missing), only or "", configs)
 
 
 def _resolve(run_id: str, root: Path, tracking_uri: str | None) -> tuple[Path, str | None]:

@@ -5,15 +5,11 @@ a layer subset has the arm with all layers, a site the layer input. All of them 
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-import yaml
-
-from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.frames import Config, GridFrame
 from alpkit.config import ObjectiveConfig
 
-Config = dict[str, Any]
 Kind = Literal["noise", "method", "layers", "site"]
 
 # Ingredients of a method by the config fields that make them up; anything else goes by its own name.
@@ -35,10 +31,6 @@ REFERENCES: Final[dict[Kind, str]] = {"layers": "all", "site": "layer_input"}
 _WITHOUT_LAYERS: Final = ("embedding", "final_hidden", "logits")
 
 
-# The same safe subset, ten times as fast where PyYAML was built with libyaml.
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 class Pair(NamedTuple):
     """An arm and what it is compared with; `differs` names the ingredients that are not the same."""
 
@@ -53,29 +45,9 @@ class Pair(NamedTuple):
         return len(self.differs) > 1
 
 
-def arm_configs(frame: GridFrame) -> dict[str, Config]:
-    """Every arm's configuration without its seed, from its first cell that has a readable one."""
-    found: dict[str, Config] = {}
-    for arm, cell in zip(frame.cells["arm"], frame.cells["cell_id"]):
-        if str(arm) not in found:
-            config = read_config(frame.grid.folder / str(cell))
-            if config:
-                found[str(arm)] = config
-    return found
-
-
-def read_config(cell: Path) -> Config:
-    """A cell's `config.yaml` without its seed; empty where it cannot be read."""
-    try:
-        config = yaml.load((cell / "config.yaml").read_text(encoding="utf-8"), _LOADER)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return {k: v for k, v in config.items() if k != "seed"} if isinstance(config, dict) else {}
-
-
 def pairs(frame: GridFrame) -> list[Pair]:
     """Every comparison of the grid, in the arms' order; at most one per arm and kind."""
-    configs, controls = arm_configs(frame), frame.grid.controls
+    configs, controls = frame.arm_configs, frame.grid.controls
     found = []
     for arm in frame.arms:
         if arm in controls:
@@ -91,6 +63,11 @@ def pairs(frame: GridFrame) -> list[Pair]:
                 if reference is not None and arm != reference
             ]
     return [pair for pair in found if pair.control in frame.arms]
+
+
+def control_of_arms(compared: Iterable[Pair]) -> dict[str, str]:
+    """Arm -> the arm that its method is measured against: without its noise, else GRPO."""
+    return {pair.arm: pair.control for pair in compared if pair.kind in ("noise", "method")}
 
 
 def baseline(arm: str, configs: Mapping[str, Config]) -> str | None:

@@ -152,7 +152,7 @@ def rows(rng: np.random.Generator, n: int, *, noisy: bool):
 
 def measure(root: Path, name: str) -> Cost:
     """Analyse in a fresh process: its clock and its largest resident set."""
-    code = f"import analysis; analysis.analyze({name!r}, root={str(root)!r})"
+    code = f"from alpkit import analysis; analysis.analyze({name!r}, root={str(root)!r})"
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", code])
     _, status, usage = os.wait4(process.pid, 0)

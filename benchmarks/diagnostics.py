@@ -148,7 +148,7 @@ def measure_records(options: argparse.Namespace) -> dict[str, float]:
 def measure_step(options: argparse.Namespace) -> dict[str, float]:
     """Whole steps of the trainer on SmolLM2-135M, a perturbed arm with every factor of the ratio."""
     from alpkit.config import PRESETS, RunConfig
-    from alpkit.tracking import CellTracker, read_steps
+    from alpkit.runs.steps import CellTracker, read_steps
     from alpkit.trainer import train_cell
 
     config = {
@@ -167,7 +167,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
     }
     with tempfile.TemporaryDirectory() as folder:
         train_cell(RunConfig.model_validate(config), Path(folder), CellTracker(Path(folder)))
-        steps = [values for step, values in read_steps(Path(folder) / "metrics.jsonl") if step > 0]
+        steps = [values for step, values in read_steps(Path(folder)) if step > 0]
     parts = (
         "rollout",
         "logp_old",

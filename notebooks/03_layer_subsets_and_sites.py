@@ -97,16 +97,9 @@ layers.finished.groupby(["arm", "site", "layers"], sort=False, dropna=False)[sco
 # Bars that overlap the shade, or each other, are not told apart by these seeds.
 
 # %%
-from alpkit.analysis import figures_cells, plotted, plotted_cells, style
+from alpkit.analysis.figures import draw
 
-
-def draw(sheet, data, frame):
-    """A figure of the report, in the report's style."""
-    with style.context():
-        return sheet(data, analysis.looks(frame.cells))
-
-
-draw(figures_cells.ablation_sheet, plotted_cells.layers_frame(layers), layers)
+draw("layers_intervals", layers)
 
 # %% [markdown]
 # ## What the training made of σ
@@ -116,7 +109,7 @@ draw(figures_cells.ablation_sheet, plotted_cells.layers_frame(layers), layers)
 # anything into it: a σ that moved by one per cent has not moved.
 
 # %%
-draw(figures_cells.sigma_sheet, plotted.sigma_frame(layers), layers)
+draw("sigma", layers)
 
 # %% [markdown]
 # ## Sites
@@ -126,7 +119,7 @@ draw(figures_cells.sigma_sheet, plotted.sigma_frame(layers), layers)
 
 # %%
 sites = analysis.load("sites", root=root, strict=False)
-draw(figures_cells.ablation_sheet, plotted_cells.sites_frame(sites), sites)
+draw("sites_intervals", sites)
 
 # %% [markdown]
 # Is any of these gaps more than chance? One paired test per arm and endpoint, all corrected together, and

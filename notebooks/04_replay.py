@@ -27,7 +27,7 @@ import tempfile
 from pathlib import Path
 
 from alpkit.config import RunConfig, dump_yaml
-from alpkit.tracking import CellTracker, read_steps
+from alpkit.runs.steps import CellTracker, read_steps
 from alpkit.trainer import train_cell
 
 config = RunConfig.model_validate(
@@ -42,7 +42,7 @@ run = Path(tempfile.mkdtemp()) / "grpo"
 run.mkdir()
 (run / "config.yaml").write_text(dump_yaml(config))
 train_cell(config, run, CellTracker(run))
-for step, metrics in read_steps(run / "metrics.jsonl")[1:]:
+for step, metrics in read_steps(run)[1:]:
     print(f"step {step}: reward {metrics['reward/mean']:.3f}, K3 {metrics['kl/k3']:.4f}")
 
 # %% [markdown]

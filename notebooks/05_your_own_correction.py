@@ -151,13 +151,13 @@ receipt = steps.groupby("arm", sort=False)[[f"receipt/{key}" for key in keys]].m
 # %%
 import matplotlib.pyplot as plt
 
-from alpkit.analysis import figures, plotted_tails
+from alpkit.analysis.figures import ccdf
 
-data = plotted_tails.ccdf_frame(frame)
+data = ccdf.numbers(frame)
 fig, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
 for panel, side, name in zip(panels, ("right", "left"), ("ratio", "1 / ratio")):
     part = data[(data["level"] == "token") & (data["side"] == side)]
-    figures.ccdf(part, panel, analysis.looks(frame.cells))
+    ccdf.draw_panel(part, panel, analysis.looks(frame.cells))
     panel.set(title=f"{name}, tokens", xlabel="z")
 panels[0].set_ylabel("share of ratios above z")
 panels[0].legend(fontsize=8)

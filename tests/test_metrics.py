@@ -101,3 +101,15 @@ def test_the_list_imports_nothing_heavy_and_prints_itself():
         [sys.executable, "-m", "alpkit.metrics"], check=True, capture_output=True, text=True
     )
     assert printed.stdout == metrics.markdown()
+
+
+def test_a_score_is_the_mean_of_the_last_steps_and_of_evaluations_enough():
+    assert metrics.scored(range(41), 40) == list(range(31, 41))
+    # Evaluations every ten steps: one falls into the last ten, so the last three count.
+    assert metrics.scored([0, 10, 20, 30, 40], 40, at_least=3) == [20, 30, 40]
+    assert metrics.scored(range(0, 41, 2), 40, at_least=3) == [32, 34, 36, 38, 40]
+    # A run that is over in four steps has them all; the evaluation before training is none of them.
+    assert metrics.scored(range(5), 4, at_least=3) == [1, 2, 3, 4]
+    assert metrics.scored([0], 40, at_least=3) == []
+    # Steps that logged nothing of late leave no score.
+    assert metrics.scored([1, 2, 3], 40) == []

@@ -238,7 +238,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained cell or any model on a task: greedy, avg@k and pass@k with intervals over problems.
 
-    Writes nothing. Samples with the transformers engine in float32.
+    Writes nothing. Samples with the transformers engine, a cell in its run's precision, a model in float32.
     """
     from alpkit.cli import evaluating
 

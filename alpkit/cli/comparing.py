@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.cli.tables import plain_table
-from alpkit.runs.states import resolve
+from alpkit.runs.find import resolve
 
 if TYPE_CHECKING:
     from alpkit.analysis.compare import Comparison
@@ -38,15 +38,15 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
 
 
 def _json(found: "Comparison") -> dict[str, Any]:
-    from alpkit.analysis.plain import plain
+    from alpkit.analysis.text import json_ready
 
     return {
         "items": [
             {"label": item.label, "cells": item.cells["cell_id"].tolist()} for item in found.items
         ],
-        "scores": plain(found.table.data.to_dict("records")),
-        "differences": plain(found.differences),
-        "verdicts": plain(
+        "scores": json_ready(found.table.data.to_dict("records")),
+        "differences": json_ready(found.differences),
+        "verdicts": json_ready(
             [
                 {**v._asdict(), "beyond_noise": v.beyond_noise, "sentence": v.sentence}
                 for v in found.verdicts

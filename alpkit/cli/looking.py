@@ -7,16 +7,18 @@ from pathlib import Path
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
-from alpkit.errors import ConfigError, TrackingError
-from alpkit.runs.states import honest, is_live, list_grids, read_grid, resolve
+from alpkit.errors import TrackingError
+from alpkit.runs.find import list_grids, resolve
+from alpkit.runs.lock import is_live
+from alpkit.runs.states import killed_if_not_live, read_grid
 from alpkit.tracking import resolve_uri
 
 
 def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
-    from alpkit.launch import states
+    from alpkit.launch import adopt, states
 
-    grid = expand(load_ablation(file, sets))
+    grid = adopt(expand(load_ablation(file, sets)), Path("."))
     rows = tables.cell_rows(grid, states(grid))
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
@@ -42,9 +44,9 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
 def show(run_id: str, *, as_json: bool) -> None:
     target = resolve(run_id)
     grid = read_grid(target.folder)
-    records = honest(grid.cells, live=is_live(target.folder))
+    records = killed_if_not_live(grid.cells, live=is_live(target.folder))
     if target.cell_id is not None:
-        records = honest((*grid.cells, *grid.retired), live=is_live(target.folder))
+        records = killed_if_not_live((*grid.cells, *grid.retired), live=is_live(target.folder))
         records = tuple(r for r in records if r.cell_id == target.cell_id)
     if as_json:
         print_json(
@@ -64,34 +66,19 @@ def show(run_id: str, *, as_json: bool) -> None:
 
 
 def methods(name: str | None, *, as_json: bool) -> None:
-    from difflib import get_close_matches
+    from alpkit.config.cards import card, cards
 
-    from alpkit.config import PRESETS
-
-    if name is None:
-        rows = tables.method_rows()
+    if name is not None:
+        shown = card(name)
         if as_json:
-            print_json(rows)
+            print_json(shown.data)
         else:
-            print_table(tables.method_table(rows))
-            note("alpkit methods NAME shows one in full")
-        return
-    if name not in PRESETS:
-        close = get_close_matches(name, PRESETS, n=1)
-        raise ConfigError(
-            f"{name!r} is not a method",
-            why=f"methods: {', '.join(PRESETS)}",
-            fix=f"did you mean {close[0]!r}?" if close else "use one of them",
-        )
-    card = tables.method_card(name)
-    if as_json:
-        print_json({"name": name, **card})
-        return
-    import yaml
-
-    axes = {key: card[key] for key in ("objective", "perturbation") if card[key] is not None}
-    print(f"{name}\n\n  {card['formula']}\n\nsource: {card['source']}\navoid: {card['avoid']}\n")
-    print(yaml.safe_dump(axes, sort_keys=False, default_flow_style=None), end="")
+            print(shown.text, end="")
+    elif as_json:
+        print_json([each.data for each in cards()])
+    else:
+        print_table(tables.method_table(cards()))
+        note("alpkit methods NAME shows one in full")
 
 
 def ui(tracking_uri: str | None, port: int) -> None:
@@ -115,7 +102,7 @@ def ui(tracking_uri: str | None, port: int) -> None:
     base = f"http://127.0.0.1:{port}"
     grids = list_grids(Path("."))
     for grid in grids[:1]:
-        note(f"charts of {grid.name}: {charts_link(str(grid.manifest['experiment_id']), base)}")
+        note(f"charts of {grid.name}: {charts_link(grid.manifest.experiment_id, base)}")
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -10,8 +10,9 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
-from alpkit.launch import Options, Outcome, check, run_grid, states
-from alpkit.runs.states import read_grid
+from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
+from alpkit.runs.folder import RunFolder
+from alpkit.runs.states import read_manifest
 from alpkit.tracking import resolve_uri
 
 
@@ -36,7 +37,7 @@ def options(
 
 def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = expand(load_ablation(file, sets))
+    grid = adopt(expand(load_ablation(file, sets)), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")
@@ -92,7 +93,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         print_table(tables.result_table(results))
         note(tables.RESULT_NOTE)
     for record in outcome.failed:
-        log = outcome.folder / record.cell_id / "log.txt"
+        log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]
         note(f"{record.state}: {record.cell_id} {record.arm} seed={record.seed}: {first}")
         note(f"  log: {log}")
@@ -100,5 +101,5 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         note("run the same command again to resume what has not finished")
     note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    link = charts_link(str(read_grid(outcome.folder).manifest["experiment_id"]))
+    link = charts_link(read_manifest(outcome.folder).experiment_id)
     note(f"      then open {link}")

@@ -7,24 +7,24 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from alpkit.config import PRESETS, Grid, ObjectiveConfig, PerturbationConfig
+from alpkit.config import Grid
+from alpkit.config.cards import Card
+from alpkit.metrics import EVALUATIONS, WINDOW, scored
 from alpkit.runs.states import CellRecord
-from alpkit.tracking import read_steps
+from alpkit.runs.steps import read_steps
 
-LAST = 10
-EVALUATIONS = 3
 RESULT_NOTE = (
-    f"mean ± standard deviation over seeds of means over the last {LAST} steps, evaluations over at "
+    f"mean ± standard deviation over seeds of means over the last {WINDOW} steps, evaluations over at "
     f"least the last {EVALUATIONS}; no verdict: that is `alpkit analyze`"
 )
 
 
 class Column(NamedTuple):
-    """A score of a result table: a metric's mean over the last steps, and over no fewer values than."""
+    """A score of a result table: a metric's mean over the last steps, over `at_least` so many values."""
 
     title: str
     key: str
-    at_least: int = 1
+    at_least: int = 0
 
 
 RESULTS = (
@@ -93,7 +93,7 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     rows = []
     for arm, cells in arms.items():
         finished = [cell for cell in cells if cell.state == "finished"]
-        histories = [read_steps(folder / cell.cell_id / "metrics.jsonl") for cell in finished]
+        histories = [read_steps(folder / cell.cell_id) for cell in finished]
         row: dict[str, Any] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
         for column in RESULTS:
             scores = [s for history in histories if (s := _score(history, column)) is not None]
@@ -114,40 +114,12 @@ def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def method_rows() -> list[dict[str, Any]]:
-    """One row per preset: its point on the axes, resolved."""
-    return [{"name": name, **method_card(name)} for name in PRESETS]
-
-
-def method_card(name: str) -> dict[str, Any]:
-    """A preset with all of its axes, bounds included, as a run would have them."""
-    preset = PRESETS[name]
-    objective = ObjectiveConfig.model_validate(preset.settings.get("objective", {}))
-    noise = preset.settings.get("perturbation")
-    return {
-        "formula": preset.formula,
-        "objective": objective.model_dump(mode="json"),
-        "perturbation": PerturbationConfig.model_validate(noise).model_dump(mode="json")
-        if noise
-        else None,
-        "source": preset.source,
-        "avoid": preset.avoid,
-    }
-
-
-def method_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("method", "denominator, level", "band", "weight", "reject", "noise", "formula")
-    for row in rows:
-        ratio, clip = row["objective"]["ratio"], row["objective"]["surrogate"]
-        table.add_row(
-            row["name"],
-            f"{ratio['denominator']}, {ratio['level']}",
-            _band(clip),
-            _weight(row["objective"]["weight"]),
-            ", ".join(rule["statistic"] for rule in row["objective"]["reject"]) or "none",
-            row["perturbation"]["site"] if row["perturbation"] else "none",
-            row["formula"],
-        )
+def method_table(cards: Iterable[Card]) -> Table:
+    columns = ("ratio", "surrogate", "weight", "reject", "perturbation")
+    table = _table("method", *columns, "formula")
+    for card in cards:
+        cells = (card.axes.get(column, "none") for column in columns)
+        table.add_row(card.name, *cells, card.preset.formula)
     return table
 
 
@@ -168,16 +140,10 @@ def _table(*columns: str) -> Table:
 
 
 def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column) -> float | None:
-    # Step 0 is the evaluation before training: no score of the run.
-    values = [
-        (step, value)
-        for step, metrics in history
-        if step and (value := metrics.get(c.key)) is not None
-    ]
-    recent = [value for step, value in values if step > history[-1][0] - LAST]
-    if len(recent) < c.at_least:
-        recent = [value for _, value in values[-c.at_least :]]
-    return statistics.fmean(recent) if recent else None
+    values = {step: v for step, metrics in history if (v := metrics.get(c.key)) is not None}
+    last = history[-1][0] if history else 0
+    steps = scored(list(values), last, at_least=c.at_least)
+    return statistics.fmean(values[step] for step in steps) if steps else None
 
 
 def _with_spread(score: Mapping[str, float | None]) -> str:
@@ -185,16 +151,3 @@ def _with_spread(score: Mapping[str, float | None]) -> str:
     if mean is None:
         return "–"
     return f"{mean:.3g}" if std is None else f"{mean:.3g} ± {std:.2g}"
-
-
-def _band(clip: Mapping[str, Any]) -> str:
-    low, high = 1 - clip["epsilon_low"], 1 + clip["epsilon_high"]
-    dual = f", dual {clip['dual_clip']:g}" if clip["dual_clip"] else ""
-    return f"[{low:.6g}, {high:.6g}]{dual}"
-
-
-def _weight(weight: Mapping[str, Any]) -> str:
-    if weight["action"] == "none":
-        return "none"
-    low = "" if weight["action"] == "truncate" else f"{weight['lower']:g} <= "
-    return f"{low}{weight['of']} {weight['level']} <= {weight['upper']:g}, {weight['action']}"

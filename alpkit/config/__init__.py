@@ -10,7 +10,7 @@ from alpkit.config.grid.ablation import Ablation, AblationConfig, LaunchConfig, 
 from alpkit.config.grid.expand import Cell, Grid, expand
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig, resolve_layers
-from alpkit.config.presets import PRESETS, Preset
+from alpkit.config.presets import PRESETS, Preset, preset
 from alpkit.config.run import RunConfig
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "explain",
     "load_ablation",
     "load_yaml",
+    "preset",
     "resolve_layers",
 ]

@@ -1,10 +1,12 @@
 """One card per method, made from the presets and the validated config: `alpkit methods`, docs/methods.md.
 
 `python -m alpkit.config.cards` prints docs/methods.md.
+
+    print(card("icepop").text)
 """
 
-import difflib
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -13,8 +15,7 @@ from pydantic import BaseModel
 from alpkit.config.correction import RejectDivergence, RejectRatio
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
-from alpkit.config.presets import PRESETS, Preset
-from alpkit.errors import ConfigError
+from alpkit.config.presets import PRESETS, Preset, preset
 
 _HEAD = """\
 # Methods
@@ -35,48 +36,104 @@ and PPO's band elsewhere (here: `surrogate`). verl's `*_k1` bounds are mirrored 
 "0.5_5.0" keeps w in [0.2, 2]."""
 
 
-def card(name: str) -> str:
-    """Formula, axes with bounds, source and caveat of one preset, as text; raises `ConfigError`."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"there is no method {name!r}",
-            why=f"presets: {', '.join(PRESETS)}",
-            fix=f"did you mean {near[0]!r}?",
-        )
-    preset = PRESETS[name]
-    rows = [("formula", preset.formula), *axes(preset), ("source", preset.source)]
-    width = max(len(key) for key, _ in rows)
-    lines = [name, *(f"  {key:<{width}}  {value}" for key, value in rows)]
-    return "\n".join([*lines, f"  {'avoid':<{width}}  {preset.avoid}"]) + "\n"
+@dataclass(frozen=True)
+class Card:
+    """A preset as people read it: formula, axes with bounds, source, caveat, and what to write."""
+
+    name: str
+    preset: Preset
+    objective: ObjectiveConfig
+    """Resolved, so that defaults are seen."""
+    perturbation: PerturbationConfig | None
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Every axis in one line."""
+        return _axes(self.objective, self.perturbation)
+
+    @property
+    def settings(self) -> str:
+        """YAML of the settings, as an arm would have them."""
+        return yaml.safe_dump(self.preset.settings, sort_keys=False, default_flow_style=None)
+
+    @property
+    def text(self) -> str:
+        """The card for a terminal."""
+        rows = {"formula": self.preset.formula, **self.axes, "source": self.preset.source}
+        rows |= {"not taken": self.preset.not_taken} if self.preset.not_taken else {}
+        rows["avoid"] = self.preset.avoid
+        width = max(map(len, rows))
+        lines = [self.name, *(f"  {key:<{width}}  {value}" for key, value in rows.items())]
+        return "\n".join([*lines, "", self.settings])
+
+    @property
+    def section(self) -> list[str]:
+        """The card in docs/methods.md."""
+        lines = ["", f"### {self.name}", "", f"`{self.preset.formula}`", ""]
+        lines += [f"- **{key}**: {value}" for key, value in self.axes.items()]
+        lines += [f"- **source**: {self.preset.source}", f"- **avoid** {self.preset.avoid}"]
+        lines += [f"- **not taken**: {self.preset.not_taken}"] if self.preset.not_taken else []
+        return [*lines, "", "```yaml", *self.settings.rstrip().splitlines(), "```"]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The card for a program: every axis in full, as a run would have it."""
+        noise = self.perturbation
+        return {
+            "name": self.name,
+            "formula": self.preset.formula,
+            "objective": self.objective.model_dump(mode="json"),
+            "perturbation": None if noise is None else noise.model_dump(mode="json"),
+            "source": self.preset.source,
+            "avoid": self.preset.avoid,
+            "not_taken": self.preset.not_taken,
+        }
 
 
-def axes(preset: Preset) -> list[tuple[str, str]]:
-    """Every axis of the preset in one line each, resolved by the config, so that defaults are seen."""
-    objective = ObjectiveConfig.model_validate(preset.settings["objective"])
+def card(name: str) -> Card:
+    """Make the card of one preset; raises `ConfigError` for a name that is none."""
+    method = preset(name)
+    objective = ObjectiveConfig.model_validate(method.settings["objective"])
+    noise = method.settings.get("perturbation")
+    perturbation = None if noise is None else PerturbationConfig.model_validate(noise)
+    return Card(name, method, objective, perturbation)
+
+
+def cards() -> list[Card]:
+    """Make the card of every preset, in their order."""
+    return [card(name) for name in PRESETS]
+
+
+def _axes(objective: ObjectiveConfig, noise: PerturbationConfig | None) -> dict[str, str]:
     ratio, clip = objective.ratio, objective.surrogate
     band = f"band [{1 - clip.epsilon_low:.6g}, {1 + clip.epsilon_high:.6g}]"
     dual = f", dual clip {clip.dual_clip:g}" if clip.dual_clip else ""
-    found = [
-        ("advantage", _advantage(objective)),
-        ("ratio", f"over {ratio.denominator}, {ratio.level}"),
-        ("surrogate", clip.kind + ("" if clip.kind == "reinforce" else f", {band}{dual}")),
-        ("weight", _weight(objective)),
-        ("reject", "; ".join(_rule(rule.model_dump()) for rule in objective.reject) or "none"),
-        ("aggregate", objective.aggregate),
-    ]
+    axes = {
+        "advantage": _advantage(objective),
+        "ratio": f"over {ratio.denominator}, {ratio.level}",
+        "surrogate": clip.kind + ("" if clip.kind == "reinforce" else f", {band}{dual}"),
+        "weight": _weight(objective),
+        "reject": "; ".join(_rule(rule.model_dump()) for rule in objective.reject) or "none",
+        "aggregate": objective.aggregate,
+    }
     if objective.reference_kl.coef:
         kl = objective.reference_kl
-        found.append(("reference_kl", f"{kl.coef:g}, {kl.estimator}"))
+        held = "" if kl.value_clamp is None else f", value into +-{kl.value_clamp:g}"
+        clamps = f"log ratio into +-{kl.log_ratio_clamp:g}{held}"
+        axes["reference_kl"] = f"{kl.coef:g}, {kl.estimator}, {clamps}"
     if objective.log_ratio_clamp != (-20.0, 20.0):
-        found.append(("log_ratio_clamp", str(list(objective.log_ratio_clamp))))
-    if (noise := preset.settings.get("perturbation")) is not None:
-        sigma = PerturbationConfig.model_validate(noise).sigma
-        learned = f"learned at lr {sigma.lr:g}" if sigma.learnable else "fixed"
-        found.append(
-            ("perturbation", f"{noise['site']}, {noise['layers']}, sigma {sigma.init:g}, {learned}")
-        )
-    return found
+        axes["log_ratio_clamp"] = str(list(objective.log_ratio_clamp))
+    if noise is not None:
+        axes["perturbation"] = f"{noise.site}, {noise.layers}, {_sigma(noise)}"
+    return axes
+
+
+def _sigma(noise: PerturbationConfig) -> str:
+    sigma = noise.sigma
+    if sigma.init is None:
+        return f"sigma sought for a ratio std of {sigma.target_ratio_std:g}"
+    learned = f"learned at lr {sigma.lr:g}" if sigma.learnable else "fixed"
+    return f"sigma {sigma.init:g}, {learned}"
 
 
 def _advantage(objective: ObjectiveConfig) -> str:
@@ -113,18 +170,14 @@ def markdown() -> str:
     lines = [*_HEAD.splitlines(), "", "## Axes", ""]
     lines += _table(("axis", "values and meaning"), _fields())
     lines += ["", "## Presets", ""]
-    columns = ("preset", "ratio", "surrogate", "weight", "reject", "aggregate")
+    columns = ("ratio", "surrogate", "weight", "reject", "aggregate")
+    every = cards()
     rows = [
-        (f"[`{name}`](#{_anchor(name)})", *(dict(axes(preset))[key] for key in columns[1:]))
-        for name, preset in PRESETS.items()
+        (f"[`{each.name}`](#{_anchor(each.name)})", *(each.axes[key] for key in columns))
+        for each in every
     ]
-    lines += _table(columns, rows)
-    for name, preset in PRESETS.items():
-        lines += ["", f"### {name}", "", f"`{preset.formula}`", ""]
-        lines += [f"- **{key}**: {value}" for key, value in axes(preset)]
-        lines += [f"- **source**: {preset.source}", f"- **avoid** {preset.avoid}", "", "```yaml"]
-        shown = yaml.safe_dump(preset.settings, sort_keys=False, default_flow_style=None)
-        lines += [*shown.rstrip().splitlines(), "```"]
+    lines += _table(("preset", *columns), rows)
+    lines += [line for each in every for line in each.section]
     return "\n".join(lines) + "\n"
 
 

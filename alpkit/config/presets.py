@@ -8,6 +8,7 @@ settings of released scripts, quirks included, are in `paper.py`.
 from typing import Any, NamedTuple
 
 from alpkit.config.paper import PAPER
+from alpkit.errors import ConfigError, did_you_mean
 
 _ALP_PAPER = "Ye et al. 2026, Adaptive Layerwise Perturbation, arXiv:2603.19470"
 _MIS = "Liu et al. 2025, 'When speed kills stability', baseline of arXiv:2603.19470"
@@ -22,12 +23,16 @@ _NOISE = {"site": "layer_input", "layers": "all"}
 
 
 class Preset(NamedTuple):
-    """A method: its settings, formula, source, and when to leave it alone."""
+    """A method: its settings, formula, source, and when to leave it alone.
+
+    `not_taken`: what the source does besides and alpkit leaves out (`paper/*` alone).
+    """
 
     settings: dict[str, Any]
     formula: str
     source: str
     avoid: str
+    not_taken: str = ""
 
 
 def _bypass(level: str) -> dict[str, Any]:
@@ -206,3 +211,12 @@ _METHODS: dict[str, Preset] = {
 }
 
 PRESETS: dict[str, Preset] = _METHODS | {name: Preset(*fields) for name, fields in PAPER.items()}
+
+
+def preset(name: object, *, where: str = "") -> Preset:
+    """Look a preset up by its name; raises `ConfigError` that offers the nearest one and lists all."""
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    raise ConfigError(
+        f"{name!r} is not a preset", where=where, fix=did_you_mean(name, PRESETS, "presets")
+    )

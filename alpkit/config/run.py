@@ -1,12 +1,9 @@
 """What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is the canonical form that cells are hashed by; where a run writes to and how
-often it saves itself do not belong to its identity.
+`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
+of it.
 """
 
-import difflib
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -15,14 +12,15 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from alpkit.config.base import Section
+from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
-from alpkit.config.presets import PRESETS
 from alpkit.config.tasks import (
     PLAIN_PROMPT,
     AdditionConfig,
@@ -67,7 +65,8 @@ class _Rollout(Section):
 class HfRolloutConfig(_Rollout):
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
-    """Precision that the sampler's linear weights are rounded to: a dial for the train/inference mismatch."""
+    """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
+    mismatch."""
     batch: PositiveInt = 512
     """Sequences generated at once."""
 
@@ -76,6 +75,8 @@ class VllmRolloutConfig(_Rollout):
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute dtype of vLLM's copy."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """float32: vLLM forms its logits in float32 whatever its dtype; auto: in its dtype."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Storage of keys and values; fp8 is the largest mismatch one key can make."""
     kv_cache_gib: PositiveFloat = 1.0
@@ -84,6 +85,11 @@ class VllmRolloutConfig(_Rollout):
     """Share of a GPU's memory for vLLM beside the trainer."""
     max_model_len: PositiveInt = 1024
     """Longest prompt plus response, tokens."""
+
+    @field_validator("head_dtype")
+    @classmethod
+    def _drop_a_float32_head_of_a_float32_engine(cls, value: str, info: ValidationInfo) -> str:
+        return "auto" if info.data.get("dtype") == "float32" else value
 
 
 RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminator="engine")]
@@ -94,8 +100,8 @@ class TrainConfig(Section):
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
-    lr: PositiveFloat = 2e-4
-    """AdamW learning rate of the policy."""
+    lr: NonNegativeFloat = 2e-4
+    """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -109,15 +115,17 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    refused: ClassVar[dict[str, str]] = {
+        "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
+        "two corrections remove; take it out"
+    }
+
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
     """Largest mean |log-prob gap| after a weight sync, nats; default: the engine's own by precision."""
-    agreement_with: str | None = None
-    """A preset: on diagnostic steps, log how far its weight and rejections would remove the same tokens as
-    this run's."""
 
 
 class RecordsConfig(Section):
@@ -144,8 +152,10 @@ class RunConfig(Section):
     """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: float32 master weights with autocast."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """bfloat16, float16: float32 master weights with autocast; float16 with a loss scale that is found on the way."""
+    head: Literal["autocast", "float32"] = "autocast"
+    """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     prompt: PromptConfig = PLAIN_PROMPT
     rollout: RolloutConfig = HfRolloutConfig()
@@ -170,6 +180,11 @@ class RunConfig(Section):
             if isinstance(data.get(section), dict):
                 data[section] = {key: default, **data[section]}
         return data
+
+    @field_validator("head")
+    @classmethod
+    def _drop_a_float32_head_without_autocast(cls, value: str, info: ValidationInfo) -> str:
+        return "autocast" if info.data.get("dtype") == "float32" else value
 
     @field_validator("perturbation")
     @classmethod
@@ -202,6 +217,20 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _turns_need_a_task_that_has_them(self) -> Self:
+        objective = self.objective
+        for section, level in (
+            ("ratio", objective.ratio.level),
+            ("weight", objective.weight.level),
+        ):
+            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+                raise ValueError(
+                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
+                    "another one's copy under its own name; set level: product, or choose a multi-turn task"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _no_double_count_of_the_drift(self) -> Self:
         objective = self.objective
         if self.perturbation is not None and objective.weight.action != "none":
@@ -216,47 +245,15 @@ class RunConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _agreement_is_between_corrections(self) -> Self:
-        name = self.diagnostics.agreement_with
-        if name is None:
-            return self
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"diagnostics.agreement_with: {name!r} is not a preset; did you mean {near[0]!r}?"
-            )
-        other = self.compared
-        for whose, objective in (
-            (f"the preset {name}", other),
-            ("this run's objective", self.objective),
-        ):
-            if objective is not None and not objective.corrected:
-                raise ValueError(
-                    f"diagnostics.agreement_with does nothing: {whose} has no weight and no rejection; remove it"
-                )
-        return self
-
-    @property
-    def compared(self) -> ObjectiveConfig | None:
-        """The objective that this run's correction is compared with, or None."""
-        if (name := self.diagnostics.agreement_with) is None:
-            return None
-        return ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
-
     @property
     def draws(self) -> int:
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
     def identity(self) -> dict[str, Any]:
-        """Canonical JSON-ready form of what decides this run's numbers."""
-        data = self.model_dump(mode="json", exclude={"checkpoint"})
-        # Sections that came later and that a run does not use: its id stays what it was before them.
-        unused = {"prompt": PLAIN_PROMPT.model_dump(mode="json"), "evals": []}
-        return {key: value for key, value in data.items() if value != unused.get(key, ...)}
+        """Return the canonical JSON-ready form of what decides this run's numbers."""
+        return identity(self)
 
     def cell_id(self) -> str:
-        """First 10 hex digits of SHA-256 over the canonical identity."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        """Return the id of the cell that this config makes: 10 hex digits."""
+        return cell_id(self.identity())

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from alpkit.diagnostics.levels import reduce_to_level
+
 AttributionStatus = Literal["ok", "flat", "short", "nonfinite"]
 
 
@@ -63,12 +65,10 @@ def attribute(
     """
     values, ids = np.asarray(contribution, np.float64), np.asarray(sequence)
     status = _status(values)
-    names, owner, lengths = np.unique(ids, return_inverse=True, return_counts=True)
+    names, lengths = np.unique(ids, return_counts=True)
     # In units of the largest, as terms may be capped at the largest float64.
     unit = float(np.abs(values).max()) if status == "ok" else 1.0
-    sums = np.zeros(names.size)
-    with np.errstate(invalid="ignore"):
-        np.add.at(sums, owner, values / unit)
+    sums = reduce_to_level(values / unit, ids, "product")
     tokens, sequences = _ranked(values, max(top)), _ranked(sums, max(top))
     share_tokens, share_sequences = _shares(values / unit, status), _shares(sums, status)
     with np.errstate(over="ignore"):

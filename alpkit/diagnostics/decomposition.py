@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from alpkit.diagnostics.divergences import Level, reduce_to_level
 from alpkit.diagnostics.gaps import correlation
+from alpkit.diagnostics.levels import Level, reduce_to_level
 from alpkit.errors import AlpkitError
 
 _TAIL: Final = 0.01

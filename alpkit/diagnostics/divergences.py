@@ -8,13 +8,16 @@ Not here: tails (`tails`), what needs both log-probs (`gaps`), the per-step bund
 """
 
 import math
-from typing import Final, Literal, NamedTuple, assert_never
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-Level = Literal["token", "geometric", "product"]
+from alpkit.diagnostics.ess import ess
+from alpkit.diagnostics.levels import Level, reduce_to_level
+from alpkit.diagnostics.overflow import K3_CAP, exp_capped, expm1_capped, log_mean_exp, mean_k3
+
 SATURATION: Final = 20.0
 """Log ratio (nats) at which engines clamp: values there are censored."""
 _QUANTILES: Final = {"p01": 0.01, "p02": 0.02, "p50": 0.5, "p98": 0.98, "p99": 0.99, "p999": 0.999}
@@ -24,85 +27,6 @@ KEYS: Final = (
     *("zero_share", "log_ppl_diff", "log_ppl_diff_abs", "log_ppl_diff_max", "log_ppl_diff_min"),
     "ppl_ratio",
 )
-_LARGEST: Final = float(np.finfo(np.float64).max)
-_LOG_LARGEST: Final = math.log(_LARGEST)
-
-
-class _PerSequence(NamedTuple):
-    total: np.ndarray
-    length: np.ndarray
-
-
-def _per_sequence(log_ratio: np.ndarray, sequence: np.ndarray) -> _PerSequence:
-    """Sum and length of each sequence, ascending by id."""
-    if not log_ratio.size:
-        return _PerSequence(log_ratio, log_ratio)
-    # Ids are arbitrary: a stable sort also serves ids that are interleaved or huge.
-    order = np.argsort(sequence, kind="stable")
-    ids = sequence[order]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    with np.errstate(invalid="ignore"):
-        total = np.add.reduceat(log_ratio[order], starts)
-    return _PerSequence(total, np.diff(np.r_[starts, ids.size]).astype(np.float64))
-
-
-def reduce_to_level(
-    log_ratio: Float[np.ndarray, " tok"], sequence: Int[np.ndarray, " tok"], level: Level
-) -> Float[np.ndarray, " item"]:
-    """Log ratios of the level's items: tokens as they are, or one mean or sum per sequence.
-
-    Parameters
-    ----------
-    log_ratio : log numerator - log denominator of valid tokens, nats.
-    sequence : id of each token's sequence; any integers, in any order.
-    level : token (as is), geometric (mean over the sequence), product (sum over the sequence).
-
-    Returns
-    -------
-    Float64, one per token or one per sequence in ascending order of id.
-    """
-    values = np.asarray(log_ratio, dtype=np.float64)
-    match level:
-        case "token":
-            return values
-        case "geometric":
-            total, length = _per_sequence(values, np.asarray(sequence))
-            return np.asarray(total / length)
-        case "product":
-            return _per_sequence(values, np.asarray(sequence)).total
-        case _:
-            assert_never(level)
-
-
-def exp_capped(log_value: float) -> float:
-    """`exp`, at most the largest float64 instead of an overflow; NaN stays NaN."""
-    return _LARGEST if log_value >= _LOG_LARGEST else math.exp(log_value)
-
-
-def log_mean_exp(values: Float[np.ndarray, " item"]) -> float:
-    """Log of the mean of exp(values)."""
-    return float(logsumexp(values)) - math.log(values.size)
-
-
-def mean_k3(log_ratio: Float[np.ndarray, " item"]) -> float:
-    """Mean of exp(d) - 1 - d, accurate for tiny d and capped for huge ones."""
-    if log_ratio.max() < 500:  # far below overflow even summed over 1e80 items
-        return float(np.mean(np.expm1(log_ratio) - log_ratio))
-    return exp_capped(log_mean_exp(log_ratio))
-
-
-def _mean_reverse(log_ratio: np.ndarray) -> float:
-    if log_ratio.max() < 500:
-        return float(np.mean(np.exp(log_ratio) * log_ratio - np.expm1(log_ratio)))
-    large = log_ratio[log_ratio > 1]
-    return exp_capped(float(logsumexp(large, b=large - 1)) - math.log(log_ratio.size))
-
-
-def chi2_and_ess(log_ratio: Float[np.ndarray, " item"]) -> tuple[float, float]:
-    """mean(x^2) - 1 (capped) and (sum x)^2 / (N sum x^2) of x = exp(log_ratio)."""
-    first, second = log_mean_exp(log_ratio), log_mean_exp(2 * log_ratio)
-    chi2 = math.expm1(second) if second < _LOG_LARGEST else _LARGEST
-    return chi2, math.exp(min(2 * first - second, 0.0))
 
 
 def divergences(
@@ -147,7 +71,7 @@ def divergences(
     values |= {"n": float(d.size), "nonfinite": float(np.count_nonzero(~np.isfinite(d)))}
     if not d.size or not np.isfinite(d).all():
         return values
-    chi2, ess = chi2_and_ess(d)
+    effective = ess(d)
     gap = -reduce_to_level(log_ratio, sequence, "geometric")
     lower, upper = (math.log(edge) if edge > 0 else -math.inf for edge in band)
     return values | {
@@ -159,9 +83,9 @@ def divergences(
         "k2": float(np.mean(d**2) / 2),
         "k3": mean_k3(d),
         "reverse_kl": _mean_reverse(d),
-        "chi2": chi2,
-        "chi2_self": 1 / ess - 1,
-        "ess": ess,
+        "chi2": expm1_capped(log_mean_exp(2 * d)),
+        "chi2_self": 1 / effective - 1,
+        "ess": effective,
         "mult_prob_error": exp_capped(log_mean_exp(np.abs(d))),
         "zero_share": float(np.mean(d == 0)),
         "log_ppl_diff": float(gap.mean()),
@@ -170,3 +94,11 @@ def divergences(
         "log_ppl_diff_min": float(gap.min()),
         "ppl_ratio": exp_capped(log_mean_exp(gap)),
     }
+
+
+def _mean_reverse(log_ratio: np.ndarray) -> float:
+    """Mean of x d - x + 1, from the log sum where a ratio is beyond `K3_CAP`."""
+    if log_ratio.max() < K3_CAP:
+        return float(np.mean(np.exp(log_ratio) * log_ratio - np.expm1(log_ratio)))
+    large = log_ratio[log_ratio > 1]
+    return exp_capped(float(logsumexp(large, b=large - 1)) - math.log(log_ratio.size))

@@ -8,12 +8,10 @@ stay in one bin, so the result depends on the data and never on its order.
     envelope(entropy, log_ratio, edges=np.linspace(0, 5, 26))
 """
 
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-
-from alpkit.diagnostics.divergences import reduce_to_level
 
 
 class Envelope(NamedTuple):
@@ -103,31 +101,3 @@ def _equal_counts(ascending: np.ndarray, bins: int) -> np.ndarray:
 def _between(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Bin of each value between fixed edges, all of them inside."""
     return np.minimum(np.searchsorted(edges, ascending, side="right") - 1, edges.size - 2)
-
-
-def envelope_sequences(
-    logp_rollout: Float[np.ndarray, " tok"],
-    log_ratio: Float[np.ndarray, " tok"],
-    sequence: Int[np.ndarray, " tok"],
-    *,
-    against: Literal["mean", "sum", "length"] = "mean",
-    bins: int = 50,
-    edges: Float[np.ndarray, " edge"] | None = None,
-) -> Envelope:
-    """Envelope of the summed log ratio of whole responses against their log mu or length.
-
-    `against`: mean puts a response at its mean log mu, so that length does not order the axis; sum
-    at its total log mu; length at its number of tokens. A response with one non-finite token is
-    dropped whole. `bins`, `edges` as for `envelope`.
-    """
-    total = reduce_to_level(log_ratio, sequence, "product")
-    match against:
-        case "mean":
-            place = reduce_to_level(logp_rollout, sequence, "geometric")
-        case "sum":
-            place = reduce_to_level(logp_rollout, sequence, "product")
-        case "length":
-            place = np.unique(np.asarray(sequence), return_counts=True)[1].astype(np.float64)
-        case _:
-            assert_never(against)
-    return envelope(place, total, bins=bins, edges=edges)

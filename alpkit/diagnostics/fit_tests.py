@@ -91,27 +91,31 @@ def goodness_of_fit(
         return GoodnessOfFit(nan, nan, nan, nan, nan, n, n_tail, start, "saturated")
     ks, ad = (float(distance[0]) for distance in _distances(excess, fit))
     null = _simulated(shape, n_tail, n_boot, seed)
-    ks_p, ad_p = (_p_value(found, draws) for found, draws in zip((ks, ad), null))
+    ks_p, ad_p = (_p_value(distance, draws) for distance, draws in zip((ks, ad), null))
     return GoodnessOfFit(ks, ks_p, ad, ad_p, shape, n, n_tail, start, status)
 
 
-def _p_value(found: float, draws: np.ndarray) -> float:
+def _p_value(distance: float, draws: np.ndarray) -> float:
     """Share of draws at least as far off, the data counted among them; NaN without draws."""
     return (
-        (1 + int(np.count_nonzero(draws >= found))) / (1 + draws.size) if draws.size else math.nan
+        (1 + int(np.count_nonzero(draws >= distance))) / (1 + draws.size)
+        if draws.size
+        else math.nan
     )
 
 
 def _simulated(shape: float, n_tail: int, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """KS and AD of refitted samples of the unit-scale GPD."""
     rng = np.random.default_rng(seed)
-    found = []
+    distances = []
     rows = max(1, _CELLS // n_tail)
     for first in range(0, n_boot, rows):
         draws = rng.standard_exponential((min(rows, n_boot - first), n_tail))
         excess = _log_quantile(-np.sort(-draws, axis=1), shape)
-        found.append(_distances(excess, zhang_stephens(excess)))
-    ks, ad = (np.concatenate(parts) for parts in zip(*found)) if found else (np.array([]),) * 2
+        distances.append(_distances(excess, zhang_stephens(excess)))
+    ks, ad = (
+        (np.concatenate(parts) for parts in zip(*distances)) if distances else (np.array([]),) * 2
+    )
     return ks, ad
 
 

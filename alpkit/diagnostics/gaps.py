@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from alpkit.diagnostics.divergences import Level, exp_capped, log_mean_exp, reduce_to_level
+from alpkit.diagnostics.levels import Level, reduce_to_level
+from alpkit.diagnostics.overflow import exp_capped, log_mean_exp
 
 KEYS: Final = (
     *("n", "nonfinite", "prob_gap", "prob_gap_max", "prob_gap_std", "prob_gap_signed"),
@@ -72,11 +73,11 @@ def probability_gap(
     }
 
 
-def correlation(one: Float[np.ndarray, " item"], other: Float[np.ndarray, " item"]) -> float:
+def correlation(x: Float[np.ndarray, " item"], y: Float[np.ndarray, " item"]) -> float:
     """Pearson's, in [-1, 1]; NaN where one of the two is constant."""
-    if not one.size or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if not x.size or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    a, b = one - one.mean(), other - other.mean()
+    a, b = x - x.mean(), y - y.mean()
     # Scaled first: squares of differences below 1e-154 would vanish.
     a, b = a / np.abs(a).max(), b / np.abs(b).max()
     return float(np.clip((a @ b) / math.sqrt((a @ a) * (b @ b)), -1.0, 1.0))

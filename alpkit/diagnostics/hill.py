@@ -97,10 +97,10 @@ def hill_of_top(
     margin = Z90 * estimate / math.sqrt(k)
     low, high = estimate - margin, estimate + margin
     if owner is not None:
-        found = tail_interval(
+        interval = tail_interval(
             top, owner, k, _hill_rows, clusters=clusters, n_boot=n_boot, seed=seed
         )
-        low, high = _widened(np.array(found), top, owner, k)
+        low, high = _widened(np.array(interval), top, owner, k)
     status = judged(status, estimate, n)
     return TailFit(estimate, low, high, n, k, start, math.nan, status)
 
@@ -160,7 +160,7 @@ def hill_curve(
         curves = curves[np.isfinite(curves).all(axis=1)]
         if curves.size:
             bands = np.quantile(curves, [0.05, 0.95], axis=0).T
-            wide = [_widened(band, values, owner, int(one)) for band, one in zip(bands, k[legal])]
+            wide = [_widened(band, values, owner, int(size)) for band, size in zip(bands, k[legal])]
             low[legal], high[legal] = np.array(wide).T
     status: Status = "ok" if (estimate[legal] > 0).any() else "flat"
     if values[1] == values[0] >= SATURATION:

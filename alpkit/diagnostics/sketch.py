@@ -9,14 +9,14 @@ ESS and the KL family follow. `alpkit.objective.sketch_state` makes the same vec
 """
 
 import math
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from alpkit.diagnostics.divergences import exp_capped
+from alpkit.diagnostics.ess import ess_of_sums
+from alpkit.diagnostics.overflow import K3_CAP, exp_capped, expm1_capped, k3_terms
 from alpkit.diagnostics.tails import SATURATION, Side, TailFit, hill_of_top, khat_of_top, tail_size
 
 BINS: Final = 2048
@@ -31,8 +31,6 @@ STEP: Final = math.asinh(REACH / UNIT) / BINS
 SUMS: Final = ("n", "zero", "saturated", "nonfinite", "d", "d2", "d3", "d4", "k3")
 POWERS: Final = (1.0, 2.0, -1.0, -2.0)
 """Powers of the ratio whose sums are kept, as logs."""
-K3_CAP: Final = 500.0
-"""Above this log ratio (nats) k3 is taken from the log sum: its own sum would overflow."""
 SIZE: Final = 2 * BINS + 2 * TOP + len(SUMS) + len(POWERS)
 _BAND: Final = np.array([math.log(2.0)])
 _CHUNK: Final = 1 << 16  # fits a core's cache
@@ -152,15 +150,14 @@ class RatioSketch:
     def ess(self) -> float:
         """(sum x)^2 / (n sum x^2), a share."""
         first, second = self._parts.log_sums[:2]
-        return math.exp(min(2 * first - second - math.log(self.n), 0.0)) if self.n else math.nan
+        return ess_of_sums(first, second, self.n)
 
     def chi2(self) -> float:
         """mean(x^2) - 1, at most the largest float64."""
-        log_mean = self._parts.log_sums[1] - math.log(self.n) if self.n else math.nan
-        return math.expm1(log_mean) if log_mean < 700 else exp_capped(log_mean)
+        return expm1_capped(self._parts.log_sums[1] - math.log(self.n)) if self.n else math.nan
 
     def k3(self) -> float:
-        """mean(x - 1 - d), nats."""
+        """mean(x - 1 - d), nats; from the log sum where a ratio is beyond `K3_CAP`."""
         if not self.n:
             return math.nan
         if self.top("right")[0] >= K3_CAP:
@@ -232,8 +229,7 @@ class RatioSketch:
         parts.counts[:] += counted
         saturated = np.count_nonzero(size >= SATURATION)
         square = d * d
-        growth = np.expm1(np.minimum(d, K3_CAP))
-        moments = (d.sum(), square.sum(), square @ d, square @ square, (growth - d).sum())
+        moments = (d.sum(), square.sum(), square @ d, square @ square, k3_terms(d).sum())
         parts.sums[:] += (d.size, zero, saturated, 0, *moments)
         parts.log_sums[:] = np.logaddexp(parts.log_sums, _log_power_sums(d))
         self._keep_top(0, -d)
@@ -272,11 +268,6 @@ class RatioSketch:
         used = taken > 0
         centre = (edges[:-1] + edges[1:]) / 2
         return np.asarray(centre[used] + np.log(taken[used]))
-
-
-def merge_all(sketches: Iterable[RatioSketch]) -> RatioSketch:
-    """One sketch of the items of all; of none it is empty."""
-    return RatioSketch().merge(*sketches)
 
 
 def _log_power_sums(d: np.ndarray) -> list[float]:

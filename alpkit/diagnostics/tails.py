@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alpkit.diagnostics.bootstrap import tail_interval
-from alpkit.diagnostics.divergences import exp_capped
 from alpkit.diagnostics.gpd import log_excess, zhang_stephens
 from alpkit.diagnostics.hill import HillCurve, hill, hill_curve, hill_of_top
+from alpkit.diagnostics.overflow import exp_capped
 from alpkit.diagnostics.tailfit import (
     NO_FIT,
     SATURATION,

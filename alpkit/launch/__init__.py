@@ -1,5 +1,6 @@
 """Running a grid's cells: in worker processes (the default) or in this one."""
 
+from alpkit.launch.adopt import adopt
 from alpkit.launch.base import CellTask, Ended, Event, Launcher, OnEvent, Started, Stepped
 from alpkit.launch.grid import LauncherName, Options, Outcome, check, run_grid, selected, states
 from alpkit.launch.inline import Inline
@@ -18,6 +19,7 @@ __all__ = [
     "Processes",
     "Started",
     "Stepped",
+    "adopt",
     "check",
     "run_grid",
     "selected",

@@ -18,10 +18,9 @@ from types import FrameType
 from typing import Final, Literal, Protocol, cast
 
 from alpkit.config import RunConfig
-from alpkit.tracking import Tracker
+from alpkit.runs.steps import Tracker
 
 TRAINER: Final = "alpkit.trainer:train_cell"
-LOG_FILE: Final = "log.txt"
 
 TrainCell = Callable[[RunConfig, Path, Tracker], None]
 

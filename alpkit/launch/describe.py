@@ -2,24 +2,25 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
-from typing import Any
 
 from alpkit.config import Cell, Grid
+from alpkit.runs.states import Manifest
 
 
 def parent_tags(grid: Grid, git: str) -> dict[str, str]:
+    """Tags of the grid's parent run."""
     tags = {"alpkit.grid_id": grid.grid_id, "alpkit.git": git, "alpkit.host": platform.node()}
     return tags | ({"mlflow.note.content": grid.question} if grid.question else {})
 
 
-def child_tags(cell: Cell, manifest: Mapping[str, Any]) -> dict[str, str]:
+def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:
+    """Tags of one cell's run."""
     return {
-        "alpkit.grid_id": str(manifest["grid_id"]),
+        "alpkit.grid_id": manifest.grid_id,
         "alpkit.cell_id": cell.cell_id,
         "alpkit.arm": cell.arm,
         "alpkit.seed": str(cell.seed),
-        "alpkit.git": str(manifest["git"]),
+        "alpkit.git": manifest.git,
     }
 
 
@@ -32,6 +33,7 @@ def params(cell: Cell) -> dict[str, object]:
         "seed": cell.seed,
         "model": config.model,
         "dtype": config.dtype,
+        "head": config.head,
         "task": config.task.name,
         "rollout.engine": rollout.engine,
         "rollout.lag": rollout.lag,
@@ -56,6 +58,7 @@ def params(cell: Cell) -> dict[str, object]:
             params["rollout.weights"] = rollout.weights
         case "vllm":
             params["rollout.dtype"] = rollout.dtype
+            params["rollout.head_dtype"] = rollout.head_dtype
             params["rollout.kv_cache_dtype"] = rollout.kv_cache_dtype
     return params | cell.axes
 

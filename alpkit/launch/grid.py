@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
 from alpkit import __version__
 from alpkit.config import Cell, Grid, dump_yaml
 from alpkit.errors import GridError
+from alpkit.launch.adopt import adopt
 from alpkit.launch.base import (
     TRAINER,
     CellTask,
@@ -28,23 +29,22 @@ from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
 from alpkit.launch.preflight import check_cells, check_store
 from alpkit.launch.processes import Processes
+from alpkit.runs.configs import write_config
+from alpkit.runs.folder import CONFIG_FILE, GridFolder, RunFolder, grid_folder
+from alpkit.runs.lock import is_live, lock
 from alpkit.runs.states import (
     CellRecord,
     GridRecord,
-    grid_folder,
-    honest,
-    is_live,
-    lock,
+    Manifest,
+    killed_if_not_live,
     now,
     read_cell,
     read_grid,
     write_cell,
-    write_text,
 )
 from alpkit.tracking import MlflowSink, Store, backfill, prepare_store, resolve_uri
 
 LauncherName = Literal["inline", "processes"]
-CONFIG_FILE: Final = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ class Outcome:
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
     """Where every cell of the grid stands on disk; `pending` if it never ran."""
+    grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
     records = [
         read_cell(folder / cell.cell_id) or CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name)
         for cell in grid.cells
     ]
-    return honest(records, live=is_live(folder))
+    return killed_if_not_live(records, live=is_live(folder))
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
@@ -108,6 +109,7 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     """Check what needs no file to be created; give the cells that a launch would run."""
+    grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
     finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
     todo = tuple(cell for cell in cells if cell.cell_id not in finished)
@@ -120,6 +122,7 @@ def run_grid(
     grid: Grid, options: Options = Options(), on_event: OnEvent = lambda _event: None
 ) -> Outcome:
     """Run what is left of the grid; `KeyboardInterrupt` when interrupted, with every state written."""
+    grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
     with lock(folder), on_signals(raise_interrupt):
@@ -151,7 +154,7 @@ def run_grid(
     skipped = {c.cell_id for c in selected(grid, options.only)} - set(launched)
     return Outcome(
         folder=folder,
-        parent_run_id=str(ledger.manifest["parent_run_id"]),
+        parent_run_id=ledger.manifest.parent_run_id,
         tracking_uri=resolve_uri(options.tracking_uri),
         records=records,
         launched=launched,
@@ -170,24 +173,24 @@ def _launcher(grid: Grid, options: Options) -> Launcher:
 
 def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options: Options) -> Ledger:
     """Create or reopen everything that a launch writes to, before any worker starts."""
-    old = read_grid(folder) if (folder / "grid.json").exists() else None
+    old = read_grid(folder) if GridFolder(folder).manifest.exists() else None
     experiment = store.experiment(grid.name, note=grid.question)
     git = git_commit()
     parent = store.open_parent(experiment, grid.name, parent_tags(grid, git))
-    manifest = {
-        **grid.manifest(),
-        "created": (old and old.manifest.get("created")) or now(),
-        "launched": now(),
-        "version": __version__,
-        "git": git,
-        "tracking_uri": resolve_uri(options.tracking_uri),
-        "experiment_id": experiment,
-        "parent_run_id": parent,
-    }
+    manifest = replace(
+        Manifest.from_json(grid.manifest()),
+        created=(old and old.manifest.created) or now(),
+        launched=now(),
+        version=__version__,
+        git=git,
+        tracking_uri=resolve_uri(options.tracking_uri),
+        experiment_id=experiment,
+        parent_run_id=parent,
+    )
     records: dict[str, CellRecord] = {}
     waiting = {cell.cell_id for cell in todo}
     # The lock is ours, so a cell that claims to run belongs to a launch that was killed.
-    before = honest(states(grid, options.root), live=False)
+    before = killed_if_not_live(states(grid, options.root), live=False)
     for cell, record in zip(grid.cells, before, strict=True):
         # A cell may have run under another arm's name before the file was amended.
         record = replace(record, arm=cell.arm, seed=cell.seed, grid=grid.name)
@@ -197,39 +200,38 @@ def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options:
     retired = _retired(old, grid)
     _mark_retired(old, retired, records, store)
     ledger = Ledger(folder, manifest, records, retired, store)
-    ledger.save()
+    ledger.write_manifest()
     if options.source:
         store.log_text(parent, options.source, "grid.yaml")
     return ledger
 
 
 def _open_cell(
-    cell: Cell, record: CellRecord, folder: Path, store: Store, manifest: Mapping[str, Any]
+    cell: Cell, record: CellRecord, folder: Path, store: Store, manifest: Manifest
 ) -> CellRecord:
     """Give the cell its run, the one it had or a new one, with all that its folder knows in it."""
     sent = store.last_step(record.run_id)
-    goes_on = record.state == "finished" or any((folder / "checkpoint").glob("*"))
+    goes_on = record.state == "finished" or RunFolder(folder).has_checkpoint
     if sent is not None and sent >= 0 and not goes_on:
         # It starts over, and one run must not hold two attempts' numbers under the same steps.
         store.discard(record.run_id)
         sent = None
-    text = dump_yaml(cell.config)
     if sent is None:
         run_id = store.create_child(
-            str(manifest["experiment_id"]),
-            str(manifest["parent_run_id"]),
+            manifest.experiment_id,
+            manifest.parent_run_id,
             f"{cell.arm} seed={cell.seed}",
             tags=child_tags(cell, manifest),
             params=params(cell),
         )
         record = replace(record, run_id=run_id)
-        store.log_text(run_id, text, CONFIG_FILE)
+        store.log_text(run_id, dump_yaml(cell.config), CONFIG_FILE)
     if goes_on and (sent is None or sent < record.steps_done):
         # A killed parent took its buffer with it, or the folder has outlived its store.
         backfill(folder, MlflowSink(store.client, store.uri, record.run_id))
         if record.state == "finished":
             store.set_status(record.run_id, "FINISHED")
-    write_text(folder / CONFIG_FILE, text)
+    write_config(folder, cell.config)
     write_cell(folder, record)
     return record
 

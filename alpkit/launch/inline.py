@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from alpkit.launch.base import LOG_FILE, CellTask, Ended, OnEvent, Started, Stepped
-from alpkit.launch.cell import run_cell, tell
+from alpkit.launch.base import CellTask, Ended, OnEvent, Started, Stepped
+from alpkit.launch.cell import failure_text, run_cell
+from alpkit.runs.folder import RunFolder
 
 
 class Inline:
@@ -28,8 +29,8 @@ class Inline:
         try:
             run_cell(task, on_step)
         except Exception as error:
-            text = tell(error)
-            with (task.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            text = failure_text(error)
+            with RunFolder(task.folder).log.open("a", encoding="utf-8") as log:
                 log.write(text + "\n")
             return text
         except BaseException:

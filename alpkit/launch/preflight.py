@@ -79,9 +79,13 @@ def _ask(config: str) -> None:
 
 def _check_model(config: RunConfig) -> None:
     # Imports torch: a few seconds, against a grid of runs that all fail.
-    from alpkit.policy.checking import check_model
+    from alpkit.policy.checking import check_model, model_without_weights
+    from alpkit.rollout.precision import check_rounding
 
     check_model(config.model, config.revision, config.perturbation)
+    model = model_without_weights(config.model, config.revision)
+    if config.rollout.engine == "hf" and model is not None:
+        check_rounding(model, config.rollout.weights)
     if config.prompt != PLAIN_PROMPT:
         _check_prompt(config.model, config.revision, config.prompt.model_dump_json())
 

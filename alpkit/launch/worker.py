@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from alpkit.launch.base import LOG_FILE, CellTask
-from alpkit.launch.cell import run_cell, tell
+from alpkit.launch.base import CellTask
+from alpkit.launch.cell import failure_text, run_cell
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.states import now
 
 
@@ -38,7 +39,7 @@ def main(conn: Connection, threads: int) -> None:
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     with conn:
         while (task := _receive(conn)) is not None:
-            _log_to(task.folder / LOG_FILE)
+            _log_to(RunFolder(task.folder).log)
             conn.send(Done(_attempt(task, conn, threads)))
 
 
@@ -58,9 +59,8 @@ def _attempt(task: CellTask, conn: Connection, threads: int) -> str | None:
         _limit_threads(threads)
         run_cell(task, on_step)
     except Exception as error:
-        text = tell(error)
-        print_error = sys.stderr.write
-        print_error(text + "\n")
+        text = failure_text(error)
+        sys.stderr.write(text + "\n")
         return text
     finally:
         sys.stdout.flush()

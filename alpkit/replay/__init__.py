@@ -10,14 +10,14 @@ settings a replay equals what was logged, and says so. Importing this imports no
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpkit.config import RunConfig
-from alpkit.replay.book import Book, Replay
+from alpkit.replay.book import Book, Replay, Row
 from alpkit.replay.inputs import find_cell, kept_policies, recorded_steps_of
 from alpkit.replay.methods import methods_of
 from alpkit.replay.report import Written, as_json, pooled, write
-from alpkit.tracking import read_steps
+from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.replay.losses import Outcome
@@ -50,18 +50,18 @@ def replay(
     policies = kept_policies(cell.folder, chosen, gradients, every=steps is not None)
     # torch and transformers, only once the input is known to make sense.
     from alpkit.replay.batches import read_step
-    from alpkit.replay.losses import outcome, overlaps, row_of, token_rows
+    from alpkit.replay.losses import overlaps, replay_method, row_of, token_rows
 
     book = Book(cell, compared)
-    metrics = dict(read_steps(cell.folder / "metrics.jsonl"))
+    metrics = dict(read_steps(cell.folder))
     for step in chosen:
         recorded = read_step(cell.folder, step, cell.config)
-        found = [outcome(m, recorded) for m in book.replayable(step, recorded.logps)]
-        book.rows["methods"] += [row_of(one, recorded) for one in found]
-        book.rows["overlap"] += overlaps(found, step)
-        book.rows["logged"] += _compared(found, metrics.get(step, {}), step, cell.config)
+        outcomes = [replay_method(m, recorded) for m in book.replayable(step, recorded.logps)]
+        book.rows["methods"] += [row_of(outcome, recorded) for outcome in outcomes]
+        book.rows["overlap"] += overlaps(outcomes, step)
+        book.rows["logged"] += _compared(outcomes, metrics.get(step, {}), step, cell.config)
         if tokens:
-            book.tokens.append(token_rows(found, recorded))
+            book.tokens.append(token_rows(outcomes, recorded))
         if step in policies:
             from alpkit.replay.gradients import gradients as gradients_of
             from alpkit.replay.policy import load_replayed
@@ -70,33 +70,33 @@ def replay(
             rows = gradients_of(recorded, book.differentiable(recorded.logps), policy)
             book.rows["gradients"] += rows.gradients
             book.rows["cosines"] += rows.cosines
-            book.mind(rows.gaps)
+            book.note_gaps(rows.gaps)
     if not policies and gradients is None:
         book.note("no gradients: the run kept no policy of these steps (records.replay: true does)")
-    return book.close(tokens=tokens)
+    return book.to_replay(tokens=tokens)
 
 
 def _compared(
-    found: Sequence["Outcome"],
+    outcomes: Sequence["Outcome"],
     logged: dict[str, float | None],
     step: int,
     config: RunConfig,
-) -> list[dict[str, Any]]:
-    """The own method's receipt and loss beside what the trainer logged."""
-    own = next((one for one in found if one.method.own), None)
-    if own is None:
+) -> list[Row]:
+    """Receipt and loss of the run's own method beside what the trainer logged."""
+    of_run = next((outcome for outcome in outcomes if outcome.method.own), None)
+    if of_run is None:
         return []
-    replayed = {"train/loss": own.loss, **own.receipt}
+    replayed = {"train/loss": of_run.loss, **of_run.receipt}
     if config.objective.reference_kl.coef > 0:
         del replayed["train/loss"]  # the logged one holds the pull to the reference policy
     return [
         {
             "step": step,
             "metric": metric,
-            "logged": before,
+            "logged": number,
             "replayed": value,
-            "equal": abs(value - before) <= _ABSOLUTE + _RELATIVE * abs(before),
+            "equal": abs(value - number) <= _ABSOLUTE + _RELATIVE * abs(number),
         }
         for metric, value in replayed.items()
-        if (before := logged.get(metric)) is not None
+        if (number := logged.get(metric)) is not None
     ]

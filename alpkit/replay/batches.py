@@ -1,13 +1,13 @@
 """A recorded step as the trainer had it: padded, and cut into the very mini- and micro-batches.
 
 Uses the trainer's own `cut`, so that what depends on the cut is what it was. Not here: what is done
-with the batches (`replay_losses`, `replay_gradients`).
+with the batches (`losses`, `gradients`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,26 +17,16 @@ from torch import Tensor
 from alpkit.config import RunConfig
 from alpkit.config.objective import AdvantageConfig
 from alpkit.errors import TrackingError
-from alpkit.objective import group_advantage
+from alpkit.objective import Inputs, group_advantage
 from alpkit.rollout import Request, Response, collate
 from alpkit.runs import records
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import read_sequences
 from alpkit.trainer.batches import Batch, MicroBatch, cut
 
 LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")
 IDENTITY: Final = ("step", "update", "sample", "prompt", "position", "token")
 _COLUMNS: Final = (*IDENTITY, "turn", "logp_rollout", *LOGPS, "reward", "advantage")
-
-
-class Inputs(NamedTuple):
-    """What `policy_loss` takes of one micro-batch: [rows, len], log-probs in nats."""
-
-    logp: Tensor
-    logp_old: Tensor | None
-    logp_rollout: Tensor
-    mask: Tensor
-    advantage: Tensor
-    turn: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,10 +80,10 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     tokens = records.read(folder, steps=[step], columns=_COLUMNS)
     tokens = tokens.sort_values(["sample", "position"], kind="stable", ignore_index=True)
     sequences = read_sequences(folder, steps=[step]).sort_values("sample", ignore_index=True)
-    where = f"{folder / 'records'}, step {step}"
+    where = f"{RunFolder(folder).records}, step {step}"
     if not np.array_equal(sequences["sample"], np.arange(_samples(config))):
         raise _misfit(where, f"{len(sequences)} responses, the config has {_samples(config)}")
-    batch, at = _padded(tokens, sequences)
+    batch, at = _padded(step, tokens, sequences)
     logps = {
         name: _spread(tokens[name], at, batch.valid, np.nan)
         for name in LOGPS
@@ -108,7 +98,9 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     return recorded
 
 
-def _padded(tokens: pd.DataFrame, sequences: pd.DataFrame) -> tuple[Batch, tuple[Tensor, Tensor]]:
+def _padded(
+    step: int, tokens: pd.DataFrame, sequences: pd.DataFrame
+) -> tuple[Batch, tuple[Tensor, Tensor]]:
     """The step's batch, and row and column of every recorded token in it."""
     responses = [
         Response(tuple(ids), (0.0,) * len(ids), "stop") for ids in sequences["response_ids"]
@@ -129,6 +121,7 @@ def _padded(tokens: pd.DataFrame, sequences: pd.DataFrame) -> tuple[Batch, tuple
     valid[row, column] = True
     logp = _spread(tokens["logp_rollout"], (row, column), valid, 0.0)
     batch = Batch(
+        step=step,
         rollout=replace(rollout, response=sampled, logp_rollout=logp),
         responses=tuple(responses),
         valid=valid,

@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pandas as pd
 
 from alpkit.errors import ConfigError
 from alpkit.replay.inputs import Cell
 from alpkit.replay.methods import Method
+
+Row = dict[str, object]
+"""One row of a frame: column to value."""
 
 FRAMES: Final[dict[str, list[str]]] = {
     "methods": ["step", "method", "own", "loss"],
@@ -59,11 +62,11 @@ class Gap(NamedTuple):
 
 
 class Book:
-    """Rows as they come in, which methods a step has what it takes for, and what is to be said."""
+    """Gathers rows as they come in, and notes of what could not be replayed."""
 
     def __init__(self, cell: Cell, compared: Sequence[Method]) -> None:
         self.cell, self.compared = cell, compared
-        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
+        self.rows: dict[str, list[Row]] = {name: [] for name in FRAMES}
         self.tokens: list[pd.DataFrame] = []
         self._notes: dict[str, None] = {}
         self._obstacles: dict[tuple[str, str], list[int]] = {}
@@ -77,7 +80,7 @@ class Book:
         """Say something, once."""
         self._notes.setdefault(text)
 
-    def mind(self, gaps: Sequence[Gap]) -> None:
+    def note_gaps(self, gaps: Sequence[Gap]) -> None:
         """Say how far the model's log-probs are from the recorded, where that is too far."""
         for gap in gaps:
             if not gap.largest <= gap.tolerance:
@@ -123,7 +126,7 @@ class Book:
         )
         return True
 
-    def close(self, *, tokens: bool) -> Replay:
+    def to_replay(self, *, tokens: bool) -> Replay:
         """All frames; `ConfigError` for a named method that left no row anywhere."""
         seen = {row["method"] for name in ("methods", "gradients") for row in self.rows[name]}
         for (name, obstacle), steps in self._obstacles.items():

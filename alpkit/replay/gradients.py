@@ -23,21 +23,23 @@ from torch import Tensor
 from alpkit.config import ObjectiveConfig
 from alpkit.config.objective import RatioConfig, SurrogateConfig
 from alpkit.replay.batches import RecordedStep
-from alpkit.replay.book import Gap
+from alpkit.replay.book import Gap, Row
 from alpkit.replay.losses import score
 from alpkit.replay.methods import Method
 from alpkit.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 from alpkit.trainer.batches import MicroBatch
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
-TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+# float16 gradients need a loss scale, as in training; powers of two, so that it leaves no trace.
+_HALF_SCALES: Final = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
 class GradientRows(NamedTuple):
     """Rows of `Replay.gradients` and `Replay.cosines`, and how far log-probs are from the recorded."""
 
-    gradients: list[dict[str, object]]
-    cosines: list[dict[str, object]]
+    gradients: list[Row]
+    cosines: list[Row]
     gaps: list[Gap]
 
 
@@ -99,23 +101,23 @@ def gradients(
     targets = {method: _on_policy(method) for method in methods}
     references = {target: _Sum(target) for target in targets.values()}
     groups: dict[Numerator, list[_Sum]] = {}
-    for one in sums:
-        numerator = Numerator(one.method.perturbation, recorded.config.dtype == "float32")
-        groups.setdefault(numerator, []).append(one)
+    for total in sums:
+        numerator = Numerator(total.method.perturbation, recorded.config.dtype == "float32")
+        groups.setdefault(numerator, []).append(total)
     groups.setdefault(Numerator(None, True), []).extend(references.values())
     gaps = []
     for numerator, members in groups.items():
         with policy.scoring(numerator) as scorer:
             gaps += _accumulate(recorded, scorer, members)
-    rows = [_row(one, references[targets[one.method]], recorded.step) for one in sums]
-    cosines: list[dict[str, object]] = [
+    rows = [_row(total, references[targets[total.method]], recorded.step) for total in sums]
+    cosines: list[Row] = [
         {
             "step": recorded.step,
-            "method": one.method.name,
+            "method": total.method.name,
             "other": other.method.name,
-            "cosine": one.cosine(other),
+            "cosine": total.cosine(other),
         }
-        for one in sums
+        for total in sums
         for other in sums
     ]
     return GradientRows(rows, cosines, gaps)
@@ -135,19 +137,23 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
     """Add every micro-batch's gradient to each of the `members`, which share their log-probs."""
     parameters = [p for p in scorer.model.parameters() if p.requires_grad]
     draws = range(scorer.draws)
+    half = recorded.config.dtype == "float16" and not scorer.numerator.in_float32
+    scales = _HALF_SCALES if half else (1.0,)
     with torch.no_grad():
         scored = [_logp(recorded, scorer, draw) for draw in draws]
-    slopes = [[_slopes(recorded, one, logp) for logp in scored] for one in members]
+    slopes = [[_slopes(recorded, member, logp) for logp in scored] for member in members]
     for micro in _one_prompt_each(recorded):
         at = recorded.place(micro)
-        seeds = [[slope[at].to(scorer.device) / len(draws) for slope in own] for own in slopes]
-        if any(bool(seed.any()) for own in seeds for seed in own):
-            forwards = [scorer.logp(micro, draw) for draw in draws]
-            for one, own in zip(members, seeds, strict=True):
-                one.add(_gradient(forwards, own, parameters))
+        seeds = [
+            [slope[at].to(scorer.device) / len(draws) for slope in per_draw] for per_draw in slopes
+        ]
+        if any(bool(seed.any()) for per_draw in seeds for seed in per_draw):
+            forwards = [scorer.live_logp(micro, draw) for draw in draws]
+            for member, per_draw in zip(members, seeds, strict=True):
+                member.add(_gradient(forwards, per_draw, parameters, scales))
         else:  # a group of equal rewards: no advantage, no gradient
-            for one in members:
-                one.add(None)
+            for member in members:
+                member.add(None)
     return _gaps(recorded, scorer, scored[0])
 
 
@@ -158,14 +164,28 @@ def _one_prompt_each(recorded: RecordedStep) -> list[MicroBatch]:
 
 
 def _gradient(
-    logps: Sequence[Tensor], seeds: Sequence[Tensor], parameters: Sequence[Tensor]
+    logps: Sequence[Tensor],
+    seeds: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    scales: Sequence[float],
 ) -> tuple[Tensor, ...] | None:
-    """Gradient of sum(seed * logp) over the draws; None where every seed is 0."""
+    """Gradient of sum(seed * logp) over the draws; None where every seed is 0.
+
+    The backward runs at the first of `scales` at which nothing overflows, and is divided by it.
+    """
     if not any(bool(seed.any()) for seed in seeds):
         return None
-    return torch.autograd.grad(
-        logps, parameters, grad_outputs=seeds, retain_graph=True, materialize_grads=True
-    )
+    for scale in scales:
+        found = torch.autograd.grad(
+            logps,
+            parameters,
+            grad_outputs=[seed * scale for seed in seeds],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        if scale == scales[-1] or all(bool(gradient.isfinite().all()) for gradient in found):
+            break
+    return found if scale == 1 else tuple(gradient / scale for gradient in found)
 
 
 def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:
@@ -176,17 +196,18 @@ def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:
     return values
 
 
-def _slopes(recorded: RecordedStep, one: _Sum, logp: Tensor) -> Tensor:
-    """d loss / d log-prob of update 0, as part of [batch, len]; adds the draw's loss to `one`."""
+def _slopes(recorded: RecordedStep, member: _Sum, logp: Tensor) -> Tensor:
+    """d loss / d log-prob of update 0, as part of [batch, len]; adds the draw's loss to `member`."""
     micros = recorded.plan[UPDATE]
-    advantage = recorded.advantage(one.method.objective.advantage)
+    advantage = recorded.advantage(member.method.objective.advantage)
     inputs = [recorded.inputs(micro, logp, advantage) for micro in micros]
-    scored = score(one.method, inputs, recorded.config.rollout.max_tokens)
+    scored = score(member.method, inputs, recorded.config.rollout.max_tokens)
     slopes = torch.zeros_like(logp)
     for micro, part in zip(micros, scored, strict=True):
         slopes[recorded.place(micro)] = part.slope
-    draws = 1 if one.method.perturbation is None else one.method.perturbation.draws
-    one.loss += sum(float(part.output.loss.detach()) for part in scored) / draws
+    noise = member.method.perturbation
+    draws = 1 if noise is None else noise.draws
+    member.loss += sum(float(part.output.loss.detach()) for part in scored) / draws
     return slopes
 
 
@@ -207,21 +228,21 @@ def _gaps(recorded: RecordedStep, scorer: Scorer, logp: Tensor) -> list[Gap]:
     return [Gap(recorded.step, name, largest, TOLERANCE[config.dtype])]
 
 
-def _row(one: _Sum, reference: _Sum, step: int) -> dict[str, object]:
-    norm, variance = one.norm, one.variance
+def _row(total: _Sum, reference: _Sum, step: int) -> Row:
+    norm, variance = total.norm, total.variance
     return {
         "step": step,
-        "method": one.method.name,
-        "own": one.method.own,
-        "loss": one.loss,
+        "method": total.method.name,
+        "own": total.method.own,
+        "loss": total.loss,
         "norm": norm,
         "on_policy_norm": reference.norm,
-        "cosine_on_policy": one.cosine(reference),
+        "cosine_on_policy": total.cosine(reference),
         "variance": variance,
         "relative_variance": variance / norm**2 if norm > 0 else np.nan,
-        "micro_batches": one.parts,
+        "micro_batches": total.parts,
     }
 
 
-def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    return sum(float(a.flatten() @ b.flatten()) for a, b in zip(one, other))
+def _dot(these: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    return sum(float(a.flatten() @ b.flatten()) for a, b in zip(these, others))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from alpkit.config import RunConfig, load_yaml
-from alpkit.config.files.faults import explain
+from alpkit.config import RunConfig
+from alpkit.config.stored import load_run
 from alpkit.errors import GridError, TrackingError
+from alpkit.runs.find import resolve
+from alpkit.runs.folder import RunFolder, step_folder
 from alpkit.runs.records import recorded_steps
-from alpkit.runs.states import read_cell, read_grid, resolve
+from alpkit.runs.states import read_cell, read_grid, read_manifest
 
 
 class Cell(NamedTuple):
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
 def find_cell(run_id: str, root: Path) -> Cell:
     """The one cell that `run_id` names, with its config."""
     for folder in (Path(run_id), root / run_id):
-        if (folder / "config.yaml").is_file():
+        if RunFolder(folder).config.is_file():
             return _cell(folder)
     target = resolve(run_id, root)
     if target.cell_id is not None:
@@ -45,17 +45,12 @@ def find_cell(run_id: str, root: Path) -> Cell:
 
 
 def _cell(folder: Path) -> Cell:
-    path = folder / "config.yaml"
-    document = load_yaml(path)
-    try:
-        config = RunConfig.model_validate(document.data)
-    except ValidationError as error:
-        raise explain(error, document, model=RunConfig) from error
+    config = load_run(RunFolder(folder).config)
     record = read_cell(folder)
     name = [folder.name]
-    if (folder.parent / "grid.json").is_file():
-        grid = read_grid(folder.parent)
-        name = [grid.name, str(grid.manifest.get("grid_id", ""))[:8], folder.name]
+    if RunFolder(folder).grid.manifest.is_file():
+        grid = read_manifest(folder.parent)
+        name = [grid.grid, grid.grid_id[:8], folder.name]
     arm = record.arm if record else folder.name
     return Cell(folder, folder.name, arm, config.seed, config, "-".join(filter(None, name)))
 
@@ -66,7 +61,7 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
     if not have:
         raise TrackingError(
             "this cell has no token records",
-            where=str(folder / "records"),
+            where=str(RunFolder(folder).records),
             why="a replay starts from what every token's log-probs were",
             fix="run it with records.every set to a number of steps that it reaches",
         )
@@ -74,7 +69,7 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
     if missing:
         raise TrackingError(
             f"step {missing[0]} was not recorded",
-            where=str(folder / "records"),
+            where=str(RunFolder(folder).records),
             why=f"recorded steps: {', '.join(map(str, have))}",
             fix="use one of them, or leave --step out for all",
         )
@@ -91,10 +86,10 @@ def kept_policies(
     """
     if wanted is False:
         return {}
-    places = {step: folder / "replay" / f"step-{step:06d}" for step in steps}
-    found = {step: path for step, path in places.items() if path.is_dir()}
-    if wanted and (not found or (every and len(found) < len(steps))):
-        missing = min(set(steps) - set(found))
+    places = {step: step_folder(RunFolder(folder).replay, step) for step in steps}
+    kept = {step: path for step, path in places.items() if path.is_dir()}
+    if wanted and (not kept or (every and len(kept) < len(steps))):
+        missing = min(set(steps) - set(kept))
         raise TrackingError(
             f"the policy from before step {missing} was not kept",
             where=str(places[missing]),
@@ -102,4 +97,4 @@ def kept_policies(
             fix="run the cell with records.replay: true (a step recorded only because it spiked never has "
             "them), choose another --step, or leave --gradients out",
         )
-    return found
+    return kept

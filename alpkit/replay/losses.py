@@ -5,7 +5,7 @@ normaliser. The derivative by each token's log-prob comes with it: where it is 0
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alpkit.objective import LossOutput, normalizer_sums, policy_loss, whole_batch
-from alpkit.replay.batches import IDENTITY, Inputs, RecordedStep
+from alpkit.diagnostics import ess
+from alpkit.objective import Inputs, LossOutput, normalizer_sums, policy_loss, whole_batch
+from alpkit.replay.batches import IDENTITY, RecordedStep
+from alpkit.replay.book import Row
 from alpkit.replay.methods import Method
-from alpkit.trainer.measure import receipt_metrics
+from alpkit.trainer.measure import read_out, receipt_part
 
 
 class Scored(NamedTuple):
@@ -48,39 +50,19 @@ class Outcome:
 def score(method: Method, mini_batch: Sequence[Inputs], fixed_length: int) -> list[Scored]:
     """Loss and slopes of every micro-batch of one mini-batch."""
     objective = method.objective
-    sums = [
-        normalizer_sums(
-            logp=part.logp,
-            logp_old=part.logp_old,
-            logp_rollout=part.logp_rollout,
-            mask=part.mask,
-            advantage=part.advantage,
-            config=objective,
-            turn=part.turn,
-        )
-        for part in mini_batch
-    ]
+    sums = [normalizer_sums(**vars(inputs), config=objective) for inputs in mini_batch]
     normalizer = whole_batch(sums, objective, fixed_length=fixed_length)
     scored = []
-    for part in mini_batch:
-        logp = part.logp.detach().requires_grad_()
-        output = policy_loss(
-            logp=logp,
-            logp_old=part.logp_old,
-            logp_rollout=part.logp_rollout,
-            mask=part.mask,
-            advantage=part.advantage,
-            turn=part.turn,
-            config=objective,
-            normalizer=normalizer,
-        )
-        (slope,) = torch.autograd.grad(output.loss, logp)
-        scored.append(Scored(output, slope, _usable(part, objective.needs_logp_old)))
+    for given in mini_batch:
+        inputs = replace(given, logp=given.logp.detach().requires_grad_())
+        output = policy_loss(**vars(inputs), config=objective, normalizer=normalizer)
+        (slope,) = torch.autograd.grad(output.loss, inputs.logp)
+        scored.append(Scored(output, slope, _usable(given, objective.needs_logp_old)))
     return scored
 
 
-def outcome(method: Method, recorded: RecordedStep) -> Outcome:
-    """One method on a recorded step; `method.obstacle` must be empty."""
+def replay_method(method: Method, recorded: RecordedStep) -> Outcome:
+    """Put one method on a recorded step; `method.obstacle` must be empty."""
     numerator = "logp_train" if method.perturbation is None else "logp_perturbed"
     logp = recorded.logps[numerator]
     advantage = recorded.advantage(method.objective.advantage)
@@ -100,7 +82,7 @@ def outcome(method: Method, recorded: RecordedStep) -> Outcome:
     return Outcome(
         method=method,
         loss=sum(float(o.loss.detach()) for o in outputs) / len(recorded.plan),
-        receipt=receipt_metrics(outputs, method.objective),
+        receipt=read_out([receipt_part(outputs, method.objective)]),
         ratio=_flat([o.ratio for o in outputs], masks).astype(np.float64),
         weight=(_flat([o.weight for o in outputs], masks) * keep).astype(np.float64),
         slope=slope,
@@ -109,65 +91,65 @@ def outcome(method: Method, recorded: RecordedStep) -> Outcome:
     )
 
 
-def row_of(found: Outcome, recorded: RecordedStep) -> dict[str, object]:
+def row_of(replayed: Outcome, recorded: RecordedStep) -> Row:
     """The method's row of `Replay.methods`."""
-    kept = found.weight[found.weight > 0]
-    solved = recorded.tokens["reward"].to_numpy()[found.removed] >= 1
-    alive = pd.Series(~found.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
+    kept = replayed.weight[replayed.weight > 0]
+    solved = recorded.tokens["reward"].to_numpy()[replayed.removed] >= 1
+    alive = pd.Series(~replayed.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
     return {
         "step": recorded.step,
-        "method": found.method.name,
-        "own": found.method.own,
-        "loss": found.loss,
-        "tokens": len(found.ratio),
+        "method": replayed.method.name,
+        "own": replayed.method.own,
+        "loss": replayed.loss,
+        "tokens": len(replayed.ratio),
         "responses": len(alive),
-        "removed": float(found.removed.mean()),
+        "removed": float(replayed.removed.mean()),
         "removed_responses": float((~alive).mean()),
         "removed_solved": float(solved.mean()) if len(solved) else np.nan,
-        "mute": float(found.mute.mean()),
-        "weight_ess": _ess(found.weight),
+        "mute": float(replayed.mute.mean()),
+        "weight_ess": _ess(replayed.weight),
         **_quantiles("weight", kept),
-        "ratio_ess": _ess(found.ratio),
-        **_quantiles("ratio", found.ratio),
-        **found.receipt,
+        "ratio_ess": _ess(replayed.ratio),
+        **_quantiles("ratio", replayed.ratio),
+        **replayed.receipt,
     }
 
 
-def overlaps(found: Sequence[Outcome], step: int) -> list[dict[str, object]]:
+def overlaps(outcomes: Sequence[Outcome], step: int) -> list[Row]:
     """Rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute."""
     return [
         {
             "step": step,
             "of": of,
-            "method": one.method.name,
+            "method": outcome.method.name,
             "other": other.method.name,
-            **_overlap(getattr(one, of), getattr(other, of)),
+            **_overlap(getattr(outcome, of), getattr(other, of)),
         }
         for of in ("removed", "mute")
-        for one in found
-        for other in found
+        for outcome in outcomes
+        for other in outcomes
     ]
 
 
-def token_rows(found: Sequence[Outcome], recorded: RecordedStep) -> pd.DataFrame:
+def token_rows(outcomes: Sequence[Outcome], recorded: RecordedStep) -> pd.DataFrame:
     """Rows of `Replay.tokens`: every recorded token under every method."""
     known = recorded.tokens[[*IDENTITY, "reward", "logp_rollout", "logp_old", "logp_train"]]
     parts = [
         known.assign(
-            method=one.method.name,
-            ratio=one.ratio,
-            weight=one.weight,
-            slope=one.slope,
-            removed=one.removed,
-            mute=one.mute,
+            method=outcome.method.name,
+            ratio=outcome.ratio,
+            weight=outcome.weight,
+            slope=outcome.slope,
+            removed=outcome.removed,
+            mute=outcome.mute,
         )
-        for one in found
+        for outcome in outcomes
     ]
     return pd.concat(parts, ignore_index=True) if parts else known.iloc[:0]
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> dict[str, object]:
-    both, either = int((one & other).sum()), int((one | other).sum())
+def _overlap(these: np.ndarray, others: np.ndarray) -> Row:
+    both, either = int((these & others).sum()), int((these | others).sum())
     return {"both": both, "either": either, "jaccard": both / either if either else np.nan}
 
 
@@ -191,9 +173,8 @@ def _per_token(part: Inputs) -> Tensor:
 
 
 def _ess(values: np.ndarray) -> float:
-    """(sum x)^2 / (n sum x^2), a share; 0 where every weight is 0."""
-    square = float((values**2).sum())
-    return float(values.sum()) ** 2 / (len(values) * square) if square > 0 else 0.0
+    with np.errstate(divide="ignore"):
+        return ess(np.log(values))
 
 
 def _quantiles(name: str, values: np.ndarray) -> dict[str, float]:

@@ -6,19 +6,26 @@ Imports no torch.
     methods_of(["token-tis", "mine.yaml"], config)
 """
 
-import difflib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from alpkit.config import PRESETS, Document, ObjectiveConfig, PerturbationConfig, RunConfig
-from alpkit.config.files.faults import did_you_mean, explain
+from alpkit.config import (
+    PRESETS,
+    Document,
+    ObjectiveConfig,
+    PerturbationConfig,
+    Preset,
+    RunConfig,
+    preset,
+)
+from alpkit.config.files.faults import explain
 from alpkit.config.files.yaml import Fault, config_error, load_yaml
-from alpkit.config.grid.overlay import Layers
+from alpkit.config.grid.overlay import Overlay
 from alpkit.config.objective import ReferenceKLConfig
-from alpkit.errors import ConfigError
+from alpkit.errors import ConfigError, did_you_mean
 
 OWN: Final = "own"
 _KEYS: Final = ("preset", "objective", "perturbation")
@@ -70,41 +77,36 @@ def _method(name: str, config: RunConfig, own: bool) -> Method:
 
 def _settings(name: str) -> RunConfig:
     """A run of the method, everything else default: the run config checks the combination."""
-    if name in PRESETS:
-        return RunConfig.model_validate(PRESETS[name].settings)
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+    if name not in PRESETS and (name.endswith((".yaml", ".yml")) or Path(name).is_file()):
         return _from_file(name)
-    near = difflib.get_close_matches(name, PRESETS, n=1)
-    raise ConfigError(
-        f"{name!r} is no method",
-        where="--methods",
-        why=f"methods: {', '.join(PRESETS)}",
-        fix=f"did you mean {near[0]!r}?" if near else "name one of them, or a YAML file",
-    )
+    try:
+        return RunConfig.model_validate(preset(name, where="--methods").settings)
+    except ConfigError as error:
+        error.why = "a method is a preset or a YAML file, and there is no such file"
+        raise
 
 
 def _from_file(name: str) -> RunConfig:
     document = load_yaml(name)
-    layers = Layers(name)
+    overlay = Overlay(name)
     faults = [_unknown(document, key) for key in document.data if key not in _KEYS]
-    preset = document.data.get("preset", "grpo")
-    if preset not in PRESETS:
-        where = document.position(("preset",))
-        faults.append(
-            Fault(where, f"{preset!r} is not a preset", did_you_mean(preset, PRESETS, "presets"))
-        )
+    start: Preset | None = None
+    try:
+        start = preset(document.data.get("preset", "grpo"))
+    except ConfigError as error:
+        faults.append(Fault(document.position(("preset",)), error.what, error.fix))
     if not faults and not document.data.keys() & set(_KEYS):
         faults.append(Fault(name, "sets nothing", "write objective:, perturbation: or preset:"))
-    if faults:
+    if faults or start is None:
         raise config_error(faults)
-    layers.merge((), PRESETS[preset].settings, Document.constant({}, name), ())
+    overlay.merge((), start.settings, Document.constant({}, name), ())
     for key in ("objective", "perturbation"):
         if key in document.data:
-            layers.merge((key,), document.data[key], document, (key,))
+            overlay.merge((key,), document.data[key], document, (key,))
     try:
-        return RunConfig.model_validate(layers.data)
+        return RunConfig.model_validate(overlay.data)
     except ValidationError as error:
-        raise explain(error, layers.document, model=RunConfig) from error
+        raise explain(error, overlay.document, model=RunConfig) from error
 
 
 def _unknown(document: Document, key: str) -> Fault:

@@ -5,16 +5,33 @@ The folder is built beside its final place and swapped in whole: a second replay
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
+import numpy as np
 import pandas as pd
 
-from alpkit.replay.book import FRAMES, Replay
+from alpkit.replay.book import FRAMES, Replay, Row
+from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
+
+
+Matrix = dict[str, dict[str, object]]
+"""method -> other method -> number, None where it is undefined."""
+
+
+class Pooled(TypedDict):
+    """JSON-ready numbers over all replayed steps; None where a number is undefined.
+
+    `methods` and `gradients`: means over steps; `overlap`: Jaccard of the tokens of all steps together;
+    `cosines`: means over steps.
+    """
+
+    methods: list[Row]
+    overlap: dict[str, Matrix]
+    gradients: list[Row]
+    cosines: Matrix
 
 
 class Written(NamedTuple):
@@ -24,63 +41,49 @@ class Written(NamedTuple):
     replaced: bool
 
 
-def pooled(found: Replay) -> dict[str, Any]:
-    """JSON-ready numbers over all replayed steps; None where a number is undefined.
-
-    `methods` and `gradients`: means over steps; `overlap`: Jaccard of the tokens of all steps together;
-    `cosines`: means over steps.
-    """
+def pooled(replayed: Replay) -> Pooled:
+    """Pool a replay over its steps, for tables and JSON."""
     return {
-        "methods": _means(found.methods),
+        "methods": _means(replayed.methods),
         "overlap": {
             str(of): _matrix(_jaccard(rows), "jaccard")
-            for of, rows in found.overlap.groupby("of", sort=False)
+            for of, rows in replayed.overlap.groupby("of", sort=False)
         },
-        "gradients": _means(found.gradients),
+        "gradients": _means(replayed.gradients),
         "cosines": _matrix(
-            found.cosines.groupby(["method", "other"], sort=False)["cosine"].mean().reset_index(),
+            replayed.cosines.groupby(["method", "other"], sort=False)["cosine"]
+            .mean()
+            .reset_index(),
             "cosine",
         ),
     }
 
 
-def as_json(found: Replay) -> dict[str, Any]:
+def as_json(replayed: Replay) -> dict[str, object]:
     """Everything but tokens, JSON-ready: the pooled numbers and every frame's rows."""
-    cell = found.cell
+    cell = replayed.cell
     return {
         "cell_id": cell.cell_id,
         "arm": cell.arm,
         "seed": cell.seed,
         "folder": str(cell.folder),
-        "steps": sorted({int(step) for step in found.methods["step"]}),
-        "equals_logged": found.equals_logged,
-        "notes": list(found.notes),
-        "pooled": pooled(found),
-        **{name: _rows(getattr(found, name)) for name in FRAMES},
+        "steps": sorted({int(step) for step in replayed.methods["step"]}),
+        "equals_logged": replayed.equals_logged,
+        "notes": list(replayed.notes),
+        "pooled": pooled(replayed),
+        **{name: _rows(getattr(replayed, name)) for name in FRAMES},
     }
 
 
-def write(found: Replay, root: Path | str = Path(".")) -> Written:
+def write(replayed: Replay, root: Path | str = Path(".")) -> Written:
     """Write every frame as CSV and `replay.json` under `root`, replacing an earlier replay whole."""
-    target = Path(root) / REPORTS / f"{found.cell.report_id.replace(os.sep, '_')}-replay"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    old = work.with_name(f"{work.name}-old")
-    try:
+    target = Path(root) / REPORTS / f"{replayed.cell.report_id.replace(os.sep, '_')}-replay"
+    replaced = target.exists()
+    with swapped_folder(target) as work:
         for name in FRAMES:
-            getattr(found, name).to_csv(work / f"{name}.csv", index=False)
-        text = json.dumps(as_json(found), indent=1, ensure_ascii=False, allow_nan=False)
+            getattr(replayed, name).to_csv(work / f"{name}.csv", index=False)
+        text = json.dumps(as_json(replayed), indent=1, ensure_ascii=False, allow_nan=False)
         (work / "replay.json").write_text(text + "\n", encoding="utf-8")
-        # mkdtemp is private to its user; a report is not.
-        work.chmod(0o755)
-        replaced = target.exists()
-        # A folder cannot be renamed onto a full one: the old one steps aside first.
-        if replaced:
-            target.rename(old)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return Written(target, replaced)
 
 
@@ -90,30 +93,30 @@ def _jaccard(rows: pd.DataFrame) -> pd.DataFrame:
     return (counts["both"] / counts["either"]).rename("jaccard").reset_index()
 
 
-def _means(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _means(frame: pd.DataFrame) -> list[Row]:
     if frame.empty:
         return []
-    own = frame.groupby("method", sort=False)
-    means = own.mean(numeric_only=True).drop(columns=["step", "own"], errors="ignore")
-    means.insert(0, "steps", own["step"].nunique())
-    means.insert(1, "own", own["own"].first())
+    by_method = frame.groupby("method", sort=False)
+    means = by_method.mean(numeric_only=True).drop(columns=["step", "own"], errors="ignore")
+    means.insert(0, "steps", by_method["step"].nunique())
+    means.insert(1, "own", by_method["own"].first())
     return _rows(means.reset_index())
 
 
-def _matrix(pairs: pd.DataFrame, value: str) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
+def _matrix(pairs: pd.DataFrame, value: str) -> Matrix:
+    matrix: Matrix = {}
     for row in _rows(pairs):
-        found.setdefault(str(row["method"]), {})[str(row["other"])] = row[value]
-    return found
+        matrix.setdefault(str(row["method"]), {})[str(row["other"])] = row[value]
+    return matrix
 
 
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(frame: pd.DataFrame) -> list[Row]:
     plain = frame.astype(object).where(frame.notna(), None)
     return [
         {str(key): _plain(value) for key, value in row.items()} for row in plain.to_dict("records")
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Numpy's scalars as Python's, which json knows."""
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value

@@ -2,59 +2,58 @@
 
 `<run>/checkpoint/step-000010/` holds `model.safetensors` (the policy alone, fit for inference: nothing
 of the perturbation is in it) and `state.pt` (optimizer, log sigma, counters). Random streams need no
-state: they are keyed by (seed, step, ...).
+state: they are keyed by (seed, step, ...). `<run>/replay/` holds folders of the same kind.
 """
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alpkit.errors import TrackingError
+from alpkit.runs.folder import step_folder, step_folders
+from alpkit.runs.swap import remove_unfinished, swapped_folder
+
+_WEIGHTS: Final = "model.safetensors"
+_STATE: Final = "state.pt"
 
 
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int | None
 ) -> None:
     """Write step's checkpoint under `folder`, then drop all but the `keep` newest (None: none)."""
-    target = _path(folder, step)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    save_file(weights, partial / "model.safetensors")
-    torch.save({"step": step, **state}, partial / "state.pt")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for old in [] if keep is None else sorted(folder.glob("step-*"))[:-keep]:
+    # A killed attempt leaves all of a model's weights.
+    remove_unfinished(folder)
+    with swapped_folder(step_folder(folder, step)) as work:
+        weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
+        save_file(weights, work / _WEIGHTS)
+        torch.save({"step": step, **state}, work / _STATE)
+    for old in [] if keep is None else list(step_folders(folder).values())[:-keep]:
         shutil.rmtree(old)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint, if there is one."""
-    return max(folder.glob("step-*"), default=None)
+    complete = step_folders(folder)
+    return complete[max(complete)] if complete else None
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
     """Load weights into `model` and return the rest; `TrackingError` when they do not fit it."""
-    weights = load_file(path / "model.safetensors")
-    own = dict(model.named_parameters())
-    if weights.keys() != own.keys():
-        differing = sorted(weights.keys() ^ own.keys())[0]
+    weights = load_file(path / _WEIGHTS)
+    parameters = dict(model.named_parameters())
+    if weights.keys() != parameters.keys():
+        differing = sorted(weights.keys() ^ parameters.keys())[0]
         raise TrackingError(
             f"the checkpoint does not fit the model: {differing} is in one of them only",
             where=str(path),
             fix="remove the checkpoint folder to start this cell again",
         )
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in parameters.items():
             value.copy_(weights[name])
-    state: dict[str, Any] = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+    state: dict[str, Any] = torch.load(path / _STATE, weights_only=True, map_location="cpu")
     return state
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}"

@@ -1,29 +1,25 @@
-"""Run folders: where a grid and its cells live on disk, their state, and how a RUN_ID finds them.
+"""`grid.json` and `cell.json`: what a grid consists of, and how far each of its cells got.
 
-`runs/<grid>/grid.json` is the manifest, `runs/<grid>/<cell_id>/cell.json` one cell's state; both
-are replaced atomically and readable without MLflow. Not here: what a cell writes (trainer).
+Both are replaced atomically and readable without MLflow. Files of older versions are read: what they
+lack has a default, what they have beyond is ignored.
 
-    target = resolve("latest"); read_grid(target.folder).cells
+    read_grid(folder).cells; write_cell(folder / cell_id, record)
 """
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, Self, TypeVar
 
-from alpkit.errors import GridError, TrackingError
+from alpkit.runs.faults import Contents, Fault, reason_of, scan_mapping
+from alpkit.runs.folder import GridFolder, RunFolder
+from alpkit.runs.swap import write_json
 
 CellState = Literal["pending", "running", "finished", "failed", "killed"]
-
-RUNS: Final = "runs"
-_GRID: Final = "grid.json"
-_CELL: Final = "cell.json"
-_LOCK: Final = ".lock"
+Parsed = TypeVar("Parsed")
+_FIX: Final = "point at a folder that `alpkit run` wrote: runs/<grid>"
 
 
 @dataclass(frozen=True)
@@ -41,43 +37,93 @@ class CellRecord:
     ended: str | None = None
     error: str | None = None
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Take what is known of `data`; a ValueError names what is missing."""
+        return cls(**_known(cls, data))
+
+
+@dataclass(frozen=True)
+class ManifestCell:
+    """A cell as its grid's manifest lists it; `state` may lag behind the cell's own file."""
+
+    cell_id: str
+    arm: str
+    seed: int
+    axes: dict[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    state: CellState = "pending"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Take what is known of `data`; a ValueError names what is missing."""
+        return cls(**_known(cls, data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`grid.json`: what a grid consists of, who launched it, and where its numbers go."""
+
+    grid: str
+    grid_id: str = ""
+    question: str = ""
+    cells: tuple[ManifestCell, ...]
+    controls: dict[str, str] = field(default_factory=dict)
+    """Perturbed arm -> its sigma = 0 control."""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    created: str = ""
+    launched: str = ""
+    """When the parent run was last opened, ISO; what `latest` is judged by."""
+    version: str = ""
+    git: str = ""
+    tracking_uri: str = ""
+    experiment_id: str = ""
+    parent_run_id: str = ""
+    retired: tuple[ManifestCell, ...] = ()
+    """Cells of an earlier version of the grid file: kept on disk, no longer part of the grid."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, name: str = "") -> Self:
+        """Take what is known of `data`; `name` is the grid's where `data` lacks it."""
+        known = _known(cls, {**data, "grid": data.get("grid") or name})
+        for listed in ("cells", "retired"):
+            known[listed] = tuple(ManifestCell.from_json(entry) for entry in known.get(listed, ()))
+        for texts in ("notes", "warnings"):
+            known[texts] = tuple(str(text) for text in known.get(texts, ()))
+        manifest = cls(**known)
+        return manifest if manifest.launched else replace(manifest, launched=manifest.created)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what `from_json` takes."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class GridRecord:
-    """`grid.json`, cell states refreshed from the cells' own files.
-
-    `manifest` is the file as it stands; `cells` and `retired` (cells of an earlier version of the
-    grid file, kept on disk but no longer part of the grid) are its entries as records.
-    """
+    """A grid on disk: its manifest, and its cells' records refreshed from the cells' own files."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     cells: tuple[CellRecord, ...]
     retired: tuple[CellRecord, ...]
 
     @property
     def name(self) -> str:
-        return str(self.manifest.get("grid") or self.folder.name)
+        return self.manifest.grid
 
     @property
     def parent_run_id(self) -> str:
-        return str(self.manifest.get("parent_run_id") or "")
+        return self.manifest.parent_run_id
 
     @property
     def tracking_uri(self) -> str:
-        return str(self.manifest.get("tracking_uri") or "")
+        return self.manifest.tracking_uri
 
     @property
     def launched(self) -> str:
         """When the parent run was last opened, ISO; what `latest` is judged by."""
-        return str(self.manifest.get("launched") or self.manifest.get("created") or "")
-
-
-class Target(NamedTuple):
-    """What a RUN_ID names: a grid's folder, and one of its cells if it names a cell."""
-
-    folder: Path
-    cell_id: str | None = None
+        return self.manifest.launched
 
 
 def now() -> str:
@@ -85,194 +131,97 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def grid_folder(root: Path, name: str) -> Path:
-    return root / RUNS / name
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write through a temporary file beside it: readers see the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
 def write_cell(folder: Path, record: CellRecord) -> None:
-    write_json(folder / _CELL, asdict(record))
+    """Write the cell's `cell.json`."""
+    write_json(RunFolder(folder).state, asdict(record))
+
+
+def scan_cell(folder: Path) -> Contents[CellRecord]:
+    """Read a cell's `cell.json`: one record, or the reason for none."""
+    path = RunFolder(folder).state
+    return _parsed(path, scan_mapping(path, json.loads), CellRecord.from_json)
 
 
 def read_cell(folder: Path) -> CellRecord | None:
-    """Read `folder/cell.json`; None where there is none."""
-    if not (folder / _CELL).is_file():
+    """Read a cell's `cell.json`; None where there is none, `TrackingError` where it cannot be read."""
+    if not RunFolder(folder).state.is_file():
         return None
-    return _record(_read_json(folder / _CELL))
+    return scan_cell(folder).strict("a cell's state cannot be read", _FIX)[0]
 
 
 def write_grid(
     folder: Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     cells: Sequence[CellRecord],
     retired: Sequence[CellRecord] = (),
 ) -> None:
-    """Write `grid.json`: the manifest, with run id and state added to each of its cells."""
+    """Write `grid.json`: the manifest, with run id and state of each of its cells."""
     records = {record.cell_id: record for record in cells}
-    listed = [
-        {
-            **entry,
-            "run_id": records[entry["cell_id"]].run_id,
-            "state": records[entry["cell_id"]].state,
-        }
-        for entry in manifest["cells"]
-    ]
-    gone = [
-        {"cell_id": r.cell_id, "arm": r.arm, "seed": r.seed, "run_id": r.run_id, "state": r.state}
-        for r in retired
-    ]
-    write_json(folder / _GRID, {**manifest, "cells": listed, "retired": gone})
+    listed = tuple(
+        replace(cell, run_id=records[cell.cell_id].run_id, state=records[cell.cell_id].state)
+        for cell in manifest.cells
+    )
+    gone = tuple(ManifestCell(r.cell_id, r.arm, r.seed, {}, r.run_id, r.state) for r in retired)
+    write_json(GridFolder(folder).manifest, replace(manifest, cells=listed, retired=gone).to_json())
+
+
+def scan_manifest(folder: Path) -> Contents[Manifest]:
+    """Read a grid's `grid.json`: one manifest, or the reason for none."""
+    path = GridFolder(folder).manifest
+    return _parsed(
+        path,
+        scan_mapping(path, json.loads),
+        lambda data: Manifest.from_json(data, name=folder.name),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a grid's `grid.json`; `TrackingError` where it cannot be read."""
+    return scan_manifest(folder).strict("a grid's manifest cannot be read", _FIX)[0]
 
 
 def read_grid(folder: Path) -> GridRecord:
     """Read a grid's folder; a cell's own `cell.json` is the truth about its state."""
-    manifest = _read_json(folder / _GRID)
-    name = str(manifest.get("grid") or folder.name)
+    manifest = read_manifest(folder)
 
-    def record(entry: Mapping[str, Any]) -> CellRecord:
+    def record(listed: ManifestCell) -> CellRecord:
         # One damaged cell.json must not hide the grid: the manifest knows the cell too.
-        with contextlib.suppress(TrackingError):
-            own = read_cell(folder / str(entry["cell_id"]))
-            if own is not None:
-                return own
-        return _record({**entry, "grid": name})
+        for record in scan_cell(folder / listed.cell_id).rows:
+            return record
+        return CellRecord.from_json({**asdict(listed), "grid": manifest.grid})
 
-    def records(key: str) -> tuple[CellRecord, ...]:
-        return tuple(record(entry) for entry in manifest.get(key) or ())
-
-    return GridRecord(folder, manifest, records("cells"), records("retired"))
-
-
-def list_grids(root: Path) -> list[GridRecord]:
-    """Every readable grid under `root/runs`, most recently launched first."""
-    grids = []
-    for path in sorted((root / RUNS).glob(f"*/{_GRID}")):
-        # One damaged manifest must not hide the other grids.
-        with contextlib.suppress(TrackingError):
-            grids.append(read_grid(path.parent))
-    return sorted(grids, key=lambda grid: grid.launched, reverse=True)
-
-
-def resolve(run_id: str, root: Path = Path(".")) -> Target:
-    """Find what `run_id` names: a folder, an exact run id, `latest`, a grid's name, or a prefix."""
-    for folder in (Path(run_id), root / run_id):
-        if (folder / _GRID).is_file():
-            return Target(folder)
-        if (folder / _CELL).is_file():
-            return Target(folder.parent, folder.name)
-    grids = list_grids(root)
-    names = [(grid.name, Target(grid.folder)) for grid in grids]
-    ids = [pair for grid in grids for pair in _ids(grid)]
-    exact = [target for text, target in ids if text == run_id]
-    if not exact and run_id == "latest" and grids:
-        exact = [Target(grids[0].folder)]
-    found = exact or [target for text, target in names if text == run_id]
-    if not found and run_id:
-        found = [target for text, target in [*ids, *names] if text.startswith(run_id)]
-    found = list(dict.fromkeys(found))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise GridError(
-            f"{run_id!r} names {len(found)} runs",
-            where=str(root / RUNS),
-            why="; ".join(_describe(target) for target in found[:8]),
-            fix="write more of the id, or the folder",
-        )
-    raise GridError(
-        f"no run {run_id!r}",
-        where=str(root / RUNS),
-        why=f"grids here: {', '.join(grid.name for grid in grids)}"
-        if grids
-        else "no grid has run here",
-        fix="use one of them, `latest`, a run id or a folder"
-        if grids
-        else "start one: alpkit run FILE",
+    return GridRecord(
+        folder,
+        manifest,
+        tuple(record(listed) for listed in manifest.cells),
+        tuple(record(listed) for listed in manifest.retired),
     )
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the grid's folder; the kernel lets go when this process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise GridError(
-                f"grid {folder.name} is running already",
-                where=str(folder),
-                why=f"process {holder} holds it, and two would write the same cells",
-                fix="wait for it, or stop it",
-            ) from error
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
-
-
-def is_live(folder: Path) -> bool:
-    """Whether some process is running this grid right now."""
-    try:
-        with (folder / _LOCK).open("r") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def honest(records: Sequence[CellRecord], *, live: bool) -> tuple[CellRecord, ...]:
+def killed_if_not_live(records: Iterable[CellRecord], *, live: bool) -> tuple[CellRecord, ...]:
     """Turn `running` into `killed` where nothing runs: what a SIGKILL of the parent leaves."""
-    if live:
-        return tuple(records)
-    return tuple(replace(r, state="killed") if r.state == "running" else r for r in records)
+    return tuple(
+        replace(r, state="killed") if r.state == "running" and not live else r for r in records
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _parsed(
+    path: Path, contents: Contents[dict[str, Any]], parse: Callable[[dict[str, Any]], Parsed]
+) -> Contents[Parsed]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrackingError(
-            "a run's state cannot be read",
-            where=str(path),
-            why=str(error).splitlines()[0],
-            fix="point at a folder that `alpkit run` wrote: runs/<grid>",
-        ) from error
-    if not isinstance(data, dict):
-        raise TrackingError(
-            "a run's state is not a JSON object", where=str(path), fix="restore the file"
-        )
-    return data
+        return Contents([parse(data) for data in contents.rows], contents.faults)
+    except (ValueError, TypeError, AttributeError) as error:
+        return Contents([], [Fault(path, f"cannot be read ({reason_of(error, path)})")])
 
 
-def _record(data: Mapping[str, Any]) -> CellRecord:
-    known = {field.name for field in fields(CellRecord)}
-    return CellRecord(**{key: value for key, value in data.items() if key in known})
-
-
-def _ids(grid: GridRecord) -> list[tuple[str, Target]]:
-    """What may be typed for this grid and its cells, retired ones included."""
-    pairs = [(grid.parent_run_id, Target(grid.folder))]
-    for cell in (*grid.cells, *grid.retired):
-        target = Target(grid.folder, cell.cell_id)
-        pairs += [(cell.run_id, target), (cell.cell_id, target)]
-    return [(text, target) for text, target in pairs if text]
-
-
-def _describe(target: Target) -> str:
-    return str(target.folder / target.cell_id if target.cell_id else target.folder)
+def _known(
+    record: type[CellRecord | ManifestCell | Manifest], data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Those fields of `record` that `data` has; a null is as good as no value."""
+    required = {
+        f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING
+    }
+    known = {f.name: data[f.name] for f in fields(record) if data.get(f.name) is not None}
+    if missing := sorted(required - known.keys()):
+        raise ValueError(f"lacks {', '.join(missing)}")
+    return known

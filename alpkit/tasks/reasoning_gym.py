@@ -7,15 +7,14 @@ whose questions have several right answers is scored against the one that it sto
 Usage: `ReasoningGym("chain_sum", {"max_terms": 2})`.
 """
 
-import difflib
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, cast
 
 from alpkit.config.tasks import ReasoningGymConfig
-from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.errors import ConfigError, PrerequisiteError, did_you_mean
 from alpkit.tasks.items import Item, Split, first_in_split
 from alpkit.tasks.matching import matches
 
@@ -76,7 +75,7 @@ def _create(dataset: str, params: dict[str, Any], seed: int) -> _DataSet:
             f"reasoning-gym has no data set {dataset!r}",
             where="task.dataset",
             why=f"it has {len(known)}, by exact name",
-            fix=_did_you_mean(dataset, list(known)),
+            fix=did_you_mean(dataset, known) or "no name is close",
         )
     if dataset in _HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
         raise PrerequisiteError(
@@ -93,7 +92,7 @@ def _create(dataset: str, params: dict[str, Any], seed: int) -> _DataSet:
                 f"{name} is not a parameter of {dataset}",
                 where=f"task.params.{name}",
                 why="the data set's seed is task.seed" if name == "seed" else "",
-                fix=f"{_did_you_mean(name, allowed)}; allowed: {', '.join(allowed)}",
+                fix=did_you_mean(name, allowed, "allowed"),
             )
     try:
         return cast(_DataSet, dataset_class(config_class(**params, seed=seed)))
@@ -134,8 +133,3 @@ def _addressable(data: _DataSet, dataset: str) -> int:
             fix="choose a data set with one right answer, such as chain_sum or gcd",
         )
     return count
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=5, cutoff=0.4)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else "no name is close"

@@ -1,6 +1,6 @@
-"""Where a run's numbers go. Imports no mlflow until a store is opened."""
+"""Runs in an MLflow store. Imports no mlflow until one is opened. A run's own files: `alpkit.runs`."""
 
-from alpkit.tracking.log import CellTracker, MlflowSink, Tracker, backfill, read_steps
+from alpkit.tracking.sink import MlflowSink, backfill
 from alpkit.tracking.store import (
     DEFAULT_URI,
     Store,
@@ -13,15 +13,12 @@ from alpkit.tracking.store import (
 
 __all__ = [
     "DEFAULT_URI",
-    "CellTracker",
     "MlflowSink",
     "Store",
-    "Tracker",
     "backfill",
     "charts_path",
     "log_report",
     "open_client",
     "prepare_store",
-    "read_steps",
     "resolve_uri",
 ]

@@ -14,30 +14,30 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+import torch
 
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
-from alpkit.runs.evaluations import rewind as rewind_evaluations
+from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
-from alpkit.tracking import Tracker
-from alpkit.trainer import spike_watch as spikes
-from alpkit.trainer.batches import Batch, cut
-from alpkit.trainer.clock import Clock
+from alpkit.runs.spike_log import append_spikes, rewind_spikes
+from alpkit.runs.steps import Tracker
+from alpkit.trainer.batches import Batch, TokenTable, cut, gather
+from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
-from alpkit.trainer.measure import (
-    TokenTable,
-    batch_metrics,
-    engine_metrics,
-    gather,
-    ratio_metrics,
-    receipt_metrics,
+from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
+from alpkit.trainer.spike_watch import Found, explain
+from alpkit.trainer.state import (
+    TrainerState,
+    decoder,
+    match_sigma,
+    resume,
+    save,
+    save_for_replay,
+    set_up,
 )
-from alpkit.trainer.memory import PeakMemory
-from alpkit.trainer.state import Run, decoder, match_sigma, resume, save, save_for_replay, set_up
-from alpkit.trainer.update import Place, Update, logp_old, update_policy
+from alpkit.trainer.update import Update, update_policy, with_logp_old
 
 logger = logging.getLogger("alpkit.trainer")
 
@@ -48,54 +48,64 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     Logs one line of metrics per step to `tracker`; writes records and checkpoints under `folder`.
     Raises `RolloutError` (sampler cannot be trusted) and `NumericalError` (too much is non-finite).
     """
-    run = set_up(config, folder)
+    state = set_up(config, folder)
+    logger.info("%s", start_line(state))
     try:
-        done = resume(run)
+        done = resume(state)
         tracker.rewind(done)
-        spikes.rewind(folder, done)
+        rewind_spikes(folder, done)
         rewind_records(folder, done)
         rewind_evaluations(folder, done)
         if done is None:
-            match_sigma(run)
-            tracker.log(0, first_look(run))
+            match_sigma(state)
+            tracker.log(0, first_look(state))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock, memory = Clock(), PeakMemory()
-            metrics = train_step(run, step, clock) | memory.metrics()
-            if run.evaluates_at(step):
+            metrics = train_step(state, step, clock) | memory.metrics()
+            if state.evaluates_at(step):
                 with clock("eval"):
-                    metrics |= held_out_scores(run, step)
+                    metrics |= held_out_scores(state, step)
             tracker.log(step, metrics | clock.metrics())
             # After the log: a kill in between repeats the step instead of leaving a hole.
             if step % config.checkpoint.every == 0 or step == config.train.steps:
-                save(run, step)
-        run.records.flush()
+                save(state, step)
+        state.records.flush()
     finally:
         try:
-            run.sampler.close()
+            state.sampler.close()
         finally:
-            run.records.close()
+            state.records.close()
 
 
-def first_look(run: Run) -> dict[str, float]:
+def start_line(state: TrainerState) -> str:
+    """The run in one line: model, precision, engine and what the engine says of itself."""
+    config, facts = state.config, state.sampler.facts()
+    told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
+    return (
+        f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
+        f"sampler {config.rollout.engine}{told}"
+    )
+
+
+def first_look(state: TrainerState) -> dict[str, float]:
     """Step 0: prove the weight sync, then score the policy before any training."""
     clock = Clock()
     with clock("sync"):
-        gap = run.probe.prove_sync(run.sampler, run.policy.model, run.config.seed)
+        gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
     with clock("eval"):
-        scores = held_out_scores(run, 0)
-    return scores | gap.metrics() | clock.metrics()
+        scores = held_out_scores(state, 0)
+    return scores | gap.metrics() | state.sampler.facts() | clock.metrics()
 
 
-def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
+def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]:
     """One rollout and its updates; returns the step's metrics."""
-    config = run.config
-    lag = run.history.version - run.history.sampler_version
-    if run.perturbation is not None:
-        run.perturbation.at_step(step)
+    config = state.config
+    lag = state.history.version - state.history.sampler_version
+    if state.perturbation is not None:
+        state.perturbation.at_step(step)
     with clock("rollout"):
-        batch = collect(run, step)
-    metrics = batch_metrics(batch, config.rollout.group) | {"policy/lag": float(lag)}
-    _refuse_too_many_nonfinite(run, batch, step)
+        batch = collect(state, step)
+    _refuse_too_many_nonfinite(batch, config.diagnostics.max_nonfinite)
 
     due = step % config.records.every == 0 or step in (1, config.train.steps)
     diagnose = due or step % config.diagnostics.every == 0
@@ -104,68 +114,68 @@ def train_step(run: Run, step: int, clock: Clock) -> dict[str, float]:
         updates=config.train.updates_per_rollout,
         micro_batch_tokens=config.train.micro_batch_tokens,
     )
-    old: dict[int, Tensor] = {}
     if diagnose or config.objective.needs_logp_old:
         with clock("logp_old"):
-            old = logp_old(run, plan)
+            plan = with_logp_old(state, plan)
 
     if due and config.records.replay:
         with clock("records"):
-            save_for_replay(run, step)
-    updates = [
-        update_policy(Place(run, step, update, diagnose, clock), micros, old)
-        for update, micros in enumerate(plan)
-    ]
+            save_for_replay(state, step)
+    updates = [update_policy(state, micros, diagnose=diagnose, clock=clock) for micros in plan]
     with clock("diagnostics"):
         tokens = gather([rows for update in updates for rows in update.rows])
-        run.tokens += len(tokens)
-        metrics |= _update_metrics(updates)
+        state.tokens += len(tokens)
         outputs = [output for update in updates for output in update.outputs]
-        metrics |= receipt_metrics(outputs, config.objective, draws=config.draws)
-        for bound in run.receipts.update(metrics):
+        parts = [
+            rollout_part(batch, config.rollout.group),
+            receipt_part(outputs, config.objective, draws=config.draws),
+        ]
+        if diagnose:
+            parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
+        metrics = {"policy/lag": float(lag)} | read_out(parts)
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
+        for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
             )
-        if diagnose:
-            metrics |= ratio_metrics(tokens, config.objective) | engine_metrics(tokens)
-        verdicts, stood_out = run.spikes.judge(metrics)
+        verdicts, stood_out = state.spikes.judge(metrics)
         metrics |= verdicts
-        if run.perturbation is not None:
-            metrics |= run.perturbation.metrics()
+        if state.perturbation is not None:
+            metrics |= state.perturbation.metrics()
     with clock("sync"):
-        metrics |= sync(run)
+        metrics |= sync(state)
     if due or stood_out:
         with clock("records"):
-            record(run, step, batch, tokens, stood_out)
+            record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
-    return metrics | {"progress/tokens": float(run.tokens), "progress/samples": float(samples)}
+    return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 
-def sync(run: Run) -> dict[str, float]:
+def sync(state: TrainerState) -> dict[str, float]:
     """Hand the sampler its next weights and compare the engines on the probe."""
-    run.history.advance()
-    run.sampler.sync(run.history.weights())
-    with run.history.as_sampled():
-        return run.probe.check(run.sampler, run.policy.model).metrics()
+    state.history.advance()
+    state.sampler.sync(state.history.weights())
+    with state.history.as_sampled():
+        return state.probe.check(state.sampler, state.policy.model).metrics()
 
 
 def record(
-    run: Run, step: int, batch: Batch, tokens: TokenTable, stood_out: Sequence[spikes.Found]
+    state: TrainerState, batch: Batch, tokens: TokenTable, stood_out: Sequence[Found]
 ) -> None:
     """Write the step's tokens and sequences, and who made the metrics that stood out."""
     columns = tokens.host()
     if stood_out:
-        responses = {row: list(own.token_ids) for row, own in enumerate(batch.responses)}
+        responses = {row: list(answer.token_ids) for row, answer in enumerate(batch.responses)}
         lines = [
-            spikes.explain(step, found, columns, responses, decoder(run.policy))
-            for found in stood_out
+            explain(batch.step, spike, columns, responses, decoder(state.policy))
+            for spike in stood_out
         ]
-        spikes.append(run.folder, lines)
-    internal = {"slope"} if run.config.records.weight else {"slope", "weight"}
+        append_spikes(state.folder, lines)
+    internal = {"slope"} if state.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
     prompt_mask = rollout.attention & ~rollout.response
-    sequences: dict[str, Any] = {
+    sequences: dict[str, list[object]] = {
         "sample": list(range(len(rollout))),
         "prompt": rollout.prompt.tolist(),
         "prompt_ids": [
@@ -176,29 +186,30 @@ def record(
         "advantage": batch.advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
-    run.records.write(step, recorded, sequences)
+    state.records.write(batch.step, recorded, sequences)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
     norms = [update.grad_norm for update in updates if not update.skipped]
     skipped = float(len(updates) - len(norms))
-    found = {
+    metrics = {
         "train/loss": sum(update.loss for update in updates) / len(updates),
         "train/skipped_updates": skipped,
         "nonfinite/grad_norm": float(sum(not math.isfinite(u.grad_norm) for u in updates)),
     }
     if norms:
-        found |= {"train/grad_norm": sum(norms) / len(norms), "train/grad_norm_max": max(norms)}
-    return found
+        metrics |= {"train/grad_norm": sum(norms) / len(norms), "train/grad_norm_max": max(norms)}
+    return metrics
 
 
-def _refuse_too_many_nonfinite(run: Run, batch: Batch, step: int) -> None:
-    bad = int((batch.rollout.response & ~batch.valid).sum())
-    share = bad / int(batch.rollout.response.sum())
-    if share > run.config.diagnostics.max_nonfinite:
+def _refuse_too_many_nonfinite(batch: Batch, limit: float) -> None:
+    response = batch.rollout.response
+    bad, sampled = torch.stack([(response & ~batch.valid).sum(), response.sum()]).tolist()
+    share = bad / sampled
+    if share > limit:
         raise NumericalError(
             f"{bad} sampler log-probs ({share:.1%}) are NaN or infinite",
-            where=f"step {step}",
-            why=f"more than diagnostics.max_nonfinite = {run.config.diagnostics.max_nonfinite:.1%}",
+            where=f"step {batch.step}",
+            why=f"more than diagnostics.max_nonfinite = {limit:.1%}",
             fix="look at the engine's precision; a masked batch is not the batch that was sampled",
         )

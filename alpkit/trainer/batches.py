@@ -1,12 +1,14 @@
-"""From a step's items to micro-batches: sampling, scoring, and cutting one rollout for its updates."""
+"""A step's rollout as batch, micro-batches and flat tokens; and its cut into updates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alpkit.objective import Inputs
 from alpkit.rollout import Request, Response, Rollout
 from alpkit.seeds import derive
 from alpkit.tasks import Item
@@ -19,6 +21,7 @@ class Batch:
     `valid` marks the response tokens that count: sampled, with a finite sampler log-prob.
     """
 
+    step: int
     rollout: Rollout
     responses: tuple[Response, ...]
     valid: Bool[Tensor, "batch len"]
@@ -30,13 +33,55 @@ class Batch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of a batch that go through one forward; `sample` are their row numbers in the step."""
+    """Rows of a batch that go through one forward; `sample` are their row numbers in the step.
 
+    `update` is the mini-batch that they belong to; `logp_old` is there where something needs it.
+    """
+
+    step: int
+    update: int
     sample: Int[Tensor, " rows"]
     rollout: Rollout
     valid: Bool[Tensor, "rows len"]
     reward: Float[Tensor, " rows"]
     advantage: Float[Tensor, " rows"]
+    logp_old: Float[Tensor, "rows len"] | None = None
+
+    def inputs(self, logp: Float[Tensor, "rows len"]) -> Inputs:
+        """What the loss takes of these rows, with `logp` as the ratio's numerator."""
+        return Inputs(
+            logp=logp,
+            logp_old=self.logp_old,
+            logp_rollout=self.rollout.logp_rollout,
+            mask=self.valid,
+            advantage=self.advantage.to(logp.device),
+        )
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """A step's valid tokens, flat, in the order of the updates; on the device, log-probs in nats.
+
+    A column that was not computed for this step is absent.
+    """
+
+    columns: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.columns["token"])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.columns[name]
+
+    def log_ratio(self, over: str, under: str) -> Tensor | None:
+        """`over` - `under` in float64 nats, or None where either was not computed."""
+        if over not in self.columns or under not in self.columns:
+            return None
+        return self[over].double() - self[under].double()
+
+    def host(self) -> dict[str, np.ndarray]:
+        """Every column as a numpy array: for steps that are recorded or stand out."""
+        return {name: values.cpu().numpy() for name, values in self.columns.items()}
 
 
 def requests_for(
@@ -55,11 +100,45 @@ def cut(batch: Batch, *, updates: int, micro_batch_tokens: int) -> list[list[Mic
     rows = len(batch.rollout) // updates
     return [
         [
-            _micro(batch, slice(start, stop))
+            _micro(batch, update, slice(start, stop))
             for start, stop in _spans(batch.rollout, update * rows, rows, micro_batch_tokens)
         ]
         for update in range(updates)
     ]
+
+
+def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One micro-batch's valid tokens as flat columns, `per_token` among them; still on the device."""
+    valid = micro.valid
+    index = valid.flatten().nonzero()[:, 0]  # the one wait for the device
+    tokens, rows = len(index), valid.sum(dim=1)
+    position = micro.rollout.response.long().cumsum(dim=1) - 1
+    device = valid.device
+
+    def repeat(values: Tensor) -> Tensor:
+        return values.to(device).repeat_interleave(rows, output_size=tokens)
+
+    def pick(values: Tensor) -> Tensor:
+        return values.detach().flatten()[index]
+
+    return {
+        "update": torch.full((tokens,), micro.update, device=device),
+        "sample": repeat(micro.sample),
+        "prompt": repeat(micro.rollout.prompt),
+        "position": pick(position),
+        "turn": torch.zeros_like(index),
+        "token": pick(micro.rollout.tokens),
+        "logp_rollout": pick(micro.rollout.logp_rollout),
+        "advantage": repeat(micro.advantage),
+        "reward": repeat(micro.reward),
+        "policy_version": torch.full((tokens,), micro.rollout.policy_version, device=device),
+        **{name: pick(values) for name, values in per_token.items()},
+    }
+
+
+def gather(parts: Sequence[Mapping[str, Tensor]]) -> TokenTable:
+    """The updates' tokens as one table."""
+    return TokenTable({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def _spans(rollout: Rollout, start: int, rows: int, budget: int) -> list[tuple[int, int]]:
@@ -75,9 +154,11 @@ def _spans(rollout: Rollout, start: int, rows: int, budget: int) -> list[tuple[i
     return [*spans, (first, start + rows)]
 
 
-def _micro(batch: Batch, index: slice) -> MicroBatch:
+def _micro(batch: Batch, update: int, index: slice) -> MicroBatch:
     rollout, columns = batch.rollout.rows(index)
     return MicroBatch(
+        step=batch.step,
+        update=update,
         sample=torch.arange(index.start, index.stop),
         rollout=rollout,
         valid=batch.valid[index][:, columns],

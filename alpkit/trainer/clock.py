@@ -1,9 +1,16 @@
-"""Where a step's wall-clock time went."""
+"""What a step cost: wall-clock seconds by what they were spent on, and the peak of memory."""
 
-import sys
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+_GIB = 1 << 30
 
 
 class Clock:
@@ -28,11 +35,39 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
     def metrics(self) -> dict[str, float]:
-        found = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return found | {"time/step": time.perf_counter() - self.start}
+        """`time/*` of every span, and `time/step` since the clock was made."""
+        spans = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
+        return spans | {"time/step": time.perf_counter() - self.start}
+
+
+class PeakMemory:
+    """Peak memory since it was made: of the GPU's allocator where there is one, else of this process.
+
+    On Linux the kernel's high-water mark is reset at every step, so a worker's earlier cells do not show
+    in later ones. Where neither can be read there is no metric.
+    """
+
+    def __init__(self) -> None:
+        self._mark_is_ours = False
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return
+        try:
+            _RESET.write_text("5")  # proc(5): resets the peak resident set size
+            self._mark_is_ours = True
+        except OSError:
+            pass
+
+    def metrics(self) -> dict[str, float]:
+        """`memory/peak` in GiB, or nothing."""
+        if torch.cuda.is_available():
+            return {"memory/peak": torch.cuda.max_memory_allocated() / _GIB}
+        if not self._mark_is_ours:
+            return {}
+        mark = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        return {"memory/peak": int(mark[1]) * 1024 / _GIB} if mark else {}
 
 
 def _wait_for_the_gpu() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch.cuda.is_available():
         torch.cuda.synchronize()

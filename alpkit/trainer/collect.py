@@ -8,79 +8,80 @@ from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
-from alpkit.runs import evaluations
+from alpkit.runs.evaluations import append_evaluations
 from alpkit.tasks import score_all, train_items
 from alpkit.tasks.evaluation import EvalSet
 from alpkit.trainer.batches import Batch, requests_for
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
-from alpkit.trainer.state import Run, decode
+from alpkit.trainer.state import TrainerState, decode
 
 
-def collect(run: Run, step: int) -> Batch:
+def collect(state: TrainerState, step: int) -> Batch:
     """Sample the step's responses and score them."""
-    config = run.config
+    config = state.config
     group = config.rollout.group
-    items = train_items(run.task, config.seed, step, config.rollout.prompts)
-    prompts = [encode_prompt(run.policy.tokenizer, item.prompt, config.prompt) for item in items]
+    items = train_items(state.task, config.seed, step, config.rollout.prompts)
+    prompts = [encode_prompt(state.policy.tokenizer, item.prompt, config.prompt) for item in items]
     requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
-    responses = run.sampler.generate(
+    responses = state.sampler.generate(
         requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
     )
     rollout = collate(
         requests,
         responses,
         prompt=[row // group for row in range(len(requests))],
-        pad_id=pad_id(run.policy.tokenizer),
-        policy_version=run.history.sampler_version,
+        pad_id=pad_id(state.policy.tokenizer),
+        policy_version=state.history.sampler_version,
     )
     scores = score_all(
-        run.task,
+        state.task,
         [items[row // group] for row in range(len(responses))],
-        [decode(run.policy, response, config.prompt.stop) for response in responses],
+        [decode(state.policy, response, config.prompt.stop) for response in responses],
     )
     reward = torch.tensor(scores.rewards)
     advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
     valid = rollout.response & rollout.logp_rollout.isfinite()
     return Batch(
-        rollout=rollout.to(run.device),
+        step=step,
+        rollout=rollout.to(state.device),
         responses=tuple(responses),
-        valid=valid.to(run.device),
+        valid=valid.to(state.device),
         reward=reward,
         advantage=advantage,
         grading={f"grading/{name}": value for name, value in grading_metrics(scores).items()},
     )
 
 
-def held_out_scores(run: Run, step: int) -> dict[str, float]:
+def held_out_scores(state: TrainerState, step: int) -> dict[str, float]:
     """Evaluate the sets that are due, and keep how often each item was solved in the run folder.
 
     Under the plain names stands the mean over all sets, so only on steps where all of them are due.
     """
-    last = step == run.config.train.steps
-    due = [entry for entry in run.sets if last or step % entry.every == 0]
-    found = {entry.name: _evaluate(run, entry) for entry in due}
-    evaluations.append(
-        run.folder,
+    last = step == state.config.train.steps
+    due = [entry for entry in state.sets if last or step % entry.every == 0]
+    found = {entry.name: _evaluate(state, entry) for entry in due}
+    append_evaluations(
+        state.folder,
         [found[entry.name].counts(step, entry.name, entry.items) for entry in due],
     )
-    if not run.config.evals:
+    if not state.config.evals:
         return {
             f"eval/{stat}": value for own in found.values() for stat, value in own.metrics().items()
         }
     metrics = over_sets({name: own.metrics() for name, own in found.items()})
-    if len(due) < len(run.sets):
+    if len(due) < len(state.sets):
         return {key: value for key, value in metrics.items() if key.count("/") == 2}
     return metrics
 
 
-def _evaluate(run: Run, entry: EvalSet) -> Evaluation:
+def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
     """Evaluate one set: the trainer's own weights, or the sampler's rendering of them."""
-    config, policy = run.config, run.policy
+    config, policy = state.config, state.policy
 
     def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
         top_p = entry.top_p if temperature else 1.0
         if config.eval.engine == "sampler":
-            return run.sampler.generate(
+            return state.sampler.generate(
                 requests, max_tokens=entry.max_tokens, temperature=temperature, top_p=top_p
             )
         return generate(
@@ -88,9 +89,10 @@ def _evaluate(run: Run, entry: EvalSet) -> Evaluation:
             requests,
             max_tokens=entry.max_tokens,
             temperature=temperature,
-            stop_ids=run.stop_ids,
+            stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
-            stop_text=run.stop_text,
+            precision=state.precision,
+            stop_text=state.stop_text,
             top_p=top_p,
         )
 

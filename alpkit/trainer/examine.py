@@ -1,7 +1,7 @@
 """Evaluate a trained cell or any model on any task, outside of a run: what `alpkit eval` calls.
 
-Usage: `examine("latest", Asked(task={"name": "math"}))`. Weights are the newest checkpoint's, in float32, sampled by
-the transformers engine; nothing is written.
+Usage: `examine("latest", Asked(task={"name": "math"}))`. Weights are the newest checkpoint's, in
+the run's precision (a bare model's in float32), sampled by the transformers engine; nothing is written.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from alpkit.config import RunConfig, explain, load_yaml
+from alpkit.config import RunConfig, explain
 from alpkit.config.files.yaml import Document
 from alpkit.config.tasks import EvalSetConfig
 from alpkit.diagnostics.passes import Mean, mean_over_problems, pass_at_k
 from alpkit.errors import ConfigError, GridError, TrackingError
+from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import (
     Policy,
     check_prompt,
@@ -30,7 +31,10 @@ from alpkit.rollout import Request, Response
 from alpkit.rollout.hf import generate
 from alpkit.rollout.stopping import StopText
 from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint
-from alpkit.runs.states import read_grid, resolve
+from alpkit.runs.configs import scan_config
+from alpkit.runs.find import resolve
+from alpkit.runs.folder import GridFolder
+from alpkit.runs.states import read_grid
 from alpkit.tasks.evaluation import EvalSet, resolve_set
 from alpkit.trainer.evaluate import Evaluation, evaluate
 from alpkit.trainer.state import decode
@@ -81,7 +85,7 @@ def examine(what: str, asked: Asked) -> Found:
     if checkpoint is not None:
         step = int(load_checkpoint(checkpoint, policy.model)["step"])
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    result = _evaluate(policy, chosen, asked)
+    result = _evaluate(policy, chosen, asked, Precision(config.dtype, config.head))
     solved = (result.sampled >= 1).sum(axis=1)
     return Found(
         model=config.model,
@@ -94,7 +98,7 @@ def examine(what: str, asked: Asked) -> Found:
     )
 
 
-def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked) -> Evaluation:
+def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked, precision: Precision) -> Evaluation:
     tokenizer, stop = policy.tokenizer, chosen.prompt.stop
 
     def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
@@ -106,6 +110,7 @@ def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked) -> Evaluation:
             stop_ids=stop_ids(policy.model, tokenizer, stop),
             pad_id=pad_id(tokenizer),
             batch=asked.batch,
+            precision=precision,
             stop_text=StopText.build(tokenizer, stop_texts(tokenizer, stop)),
             top_p=chosen.top_p if temperature else 1.0,
         )
@@ -145,16 +150,17 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
                 fix="name one of its cells",
             )
         cell = cells[0].cell_id
-    folder = target.folder / cell
-    newest = latest_checkpoint(folder / "checkpoint")
+    run = GridFolder(target.folder).run(cell)
+    newest = latest_checkpoint(run.checkpoints)
     if newest is None:
         raise TrackingError(
             f"cell {cell} has no checkpoint to evaluate",
-            where=str(folder),
+            where=str(run.path),
             why="it was stopped before its first one, or it was removed",
             fix="run the grid again to finish it",
         )
-    return dict(load_yaml(folder / "config.yaml").data), newest
+    fix = "run the grid again: it writes the cell's configuration anew"
+    return scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0], newest
 
 
 def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:

@@ -1,25 +1,20 @@
-"""Steps that stand out, and who made them: the watched metrics and `<run>/spikes.jsonl`, a line per spike.
+"""Steps that stand out, and who made them.
 
-A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). What the run did around it
-is in metrics.jsonl; the analysis joins the two.
-
-    {"step": 17, "metric": "kl/k3", "z": 9.1, "share_sequences": {"1": 0.97, ...}, "sequences": [...], ...}
+A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). Which metrics are watched
+is in `alpkit.metrics`, the file that keeps spikes in `alpkit.runs.spike_log`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from alpkit.diagnostics import Attribution, SpikeDetector, attribute
-from alpkit.runs.states import write_text
+from alpkit.diagnostics import Attribution, SpikeDetector, attribute, reduce_to_level
+from alpkit.diagnostics.overflow import k3_terms
+from alpkit.metrics import WATCHED
+from alpkit.runs.spike_log import Spike, SpikeToken
 
-SPIKES_FILE: Final = "spikes.jsonl"
-WATCHED: Final[dict[str, str]] = {"kl/k3": "kl", "kl/k3_max": "kl", "train/grad_norm": "train"}
-"""Metric -> area of its `spike` and `spike_z` metrics (design §6)."""
 _TOKENS: Final = 10
 _SEQUENCES: Final = 3
 _TEXT: Final = 400  # characters of a response that a line keeps
@@ -54,7 +49,7 @@ class SpikeWatch:
         While history is short, or where the step did not compute a metric, there is no verdict and no key.
         """
         verdicts: dict[str, float] = {}
-        found = []
+        stood_out = []
         for metric, detector in self._detectors.items():
             if metric not in metrics:
                 continue
@@ -66,43 +61,43 @@ class SpikeWatch:
             verdicts[flag] = max(verdicts.get(flag, 0.0), float(spike.is_spike))
             verdicts[z] = max(verdicts.get(z, -math.inf), spike.z)
             if spike.is_spike:
-                found.append(Found(metric, metrics[metric], spike.z))
-        return verdicts, found
+                stood_out.append(Found(metric, metrics[metric], spike.z))
+        return verdicts, stood_out
 
 
 def explain(
-    step: int, found: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
-) -> dict[str, Any]:
-    """One line of spikes.jsonl: the share of the metric that its largest tokens and sequences carry.
+    step: int, spike: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
+) -> Spike:
+    """One spike: the share of the metric that its largest tokens and sequences carry.
 
     A token's contribution to K3 is exp(d) - 1 - d, nats (finite ones, as in the metric); to the gradient's
     norm |d loss / d log pi|, 0 where a clip took the gradient. k3_max: of the update with the largest
     mean. `responses`: token ids by sample.
     """
-    contribution = _contribution(found.metric, tokens)
-    rows = _rows(found.metric, tokens, contribution)
+    contribution = _contribution(spike.metric, tokens)
+    rows = _rows(spike.metric, tokens, contribution)
     contribution = contribution[rows]
     sample = tokens["sample"][rows]
     made = attribute(contribution, sample)
     return {
         "step": step,
-        "metric": found.metric,
-        "value": found.value,
-        "z": found.z,
+        "metric": spike.metric,
+        "value": spike.value,
+        "z": spike.z,
         "status": made.status,
         "share_tokens": _shares(made.share_tokens),
         "share_sequences": _shares(made.share_sequences),
         "tokens": _token_lines(made, rows, contribution, tokens, decode),
         "sequences": [
             {
-                "sample": own.sequence,
-                "prompt": int(tokens["prompt"][rows][sample == own.sequence][0]),
-                "contribution": _finite(own.contribution),
-                "share": _finite(own.share),
-                "tokens": own.tokens,
-                "text": decode(responses[own.sequence])[:_TEXT],
+                "sample": part.sequence,
+                "prompt": int(tokens["prompt"][rows][sample == part.sequence][0]),
+                "contribution": _finite(part.contribution),
+                "share": _finite(part.share),
+                "tokens": part.tokens,
+                "text": decode(responses[part.sequence])[:_TEXT],
             }
-            for own in made.sequences[:_SEQUENCES]
+            for part in made.sequences[:_SEQUENCES]
         ],
     }
 
@@ -115,36 +110,38 @@ def _rows(metric: str, tokens: Columns, contribution: np.ndarray) -> np.ndarray:
     rows = rows[np.isfinite(contribution)]
     if metric != "kl/k3_max":
         return rows
-    updates, owner = np.unique(tokens["update"][rows], return_inverse=True)
-    means = np.bincount(owner, contribution[rows]) / np.bincount(owner)
-    return np.asarray(rows[tokens["update"][rows] == updates[np.argmax(means)]])
+    update = tokens["update"][rows]
+    means = reduce_to_level(contribution[rows], update, "geometric")
+    return np.asarray(rows[update == np.unique(update)[np.argmax(means)]])
 
 
 def _contribution(metric: str, tokens: Columns) -> np.ndarray:
     if metric == "train/grad_norm":
         return np.asarray(tokens["slope"].astype(np.float64))
     d = tokens["logp_train"].astype(np.float64) - tokens["logp_rollout"]
-    return np.asarray(np.expm1(np.minimum(d, 700.0)) - d)
+    return k3_terms(d)
 
 
 def _token_lines(
     made: Attribution, rows: np.ndarray, contribution: np.ndarray, tokens: Columns, decode: Texts
-) -> list[dict[str, Any]]:
+) -> list[SpikeToken]:
     total = float(np.abs(contribution).sum())
-    lines = []
+    lines: list[SpikeToken] = []
     numerator = "logp_train" if "logp_train" in tokens else "logp_perturbed"
     for index in made.tokens[:_TOKENS]:
         at = rows[index]
         log_ratio = float(tokens[numerator][at]) - float(tokens["logp_rollout"][at])
-        own = float(contribution[index])
+        size = float(contribution[index])
         lines.append(
             {
-                **{name: int(tokens[name][at]) for name in ("sample", "prompt", "position")},
+                "sample": int(tokens["sample"][at]),
+                "prompt": int(tokens["prompt"][at]),
+                "position": int(tokens["position"][at]),
                 "token": int(tokens["token"][at]),
                 "text": decode([int(tokens["token"][at])]),
                 "log_ratio": _finite(log_ratio),
-                "contribution": _finite(own),
-                "share": _finite(own / total) if total > 0 else None,
+                "contribution": _finite(size),
+                "share": _finite(size / total) if total > 0 else None,
             }
         )
     return lines
@@ -156,63 +153,3 @@ def _shares(shares: Mapping[int, float]) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def append(folder: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to the run's spikes."""
-    with (folder / SPIKES_FILE).open("a", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """All spikes of a run; the half line that a killed process leaves at the end is skipped."""
-    path = folder / SPIKES_FILE
-    if not path.is_file():
-        return []
-    lines = []
-    # Not splitlines: a token's text may hold characters that it takes for the end of a line.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
-
-
-def rewind(folder: Path, step: int | None) -> None:
-    """Forget spikes after `step` (None: all): training goes on from there."""
-    if (folder / SPIKES_FILE).exists():
-        kept = [line for line in read(folder) if step is not None and line["step"] <= step]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        write_text(folder / SPIKES_FILE, text)
-
-
-def count(spikes: list[dict[str, Any]]) -> dict[str, str]:
-    """MLflow tags: spikes in all, and of each watched metric."""
-    found = {"alpkit.spikes": len(spikes)}
-    for metric in WATCHED:
-        own = sum(spike["metric"] == metric for spike in spikes)
-        found[f"alpkit.spikes.{metric.replace('/', '.')}"] = own
-    return {tag: str(number) for tag, number in found.items()}
-
-
-def table(spikes: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Columns, and a row per spike, for people: when, how far, how concentrated, its largest sequence."""
-    plain, first = ("step", "metric", "value", "z"), ("sample", "prompt", "text")
-    shares = [(kind, k) for kind in ("tokens", "sequences") for k in ("1", "10", "100")]
-    columns = [
-        *plain,
-        *(f"share of top {k} {kind}" for kind, k in shares),
-        *(f"largest sequence's {name}" for name in first),
-    ]
-    rows: list[list[object]] = []
-    for spike in spikes:
-        largest: dict[str, Any] = next(iter(spike["sequences"]), {})
-        rows.append(
-            [
-                *(spike[name] for name in plain),
-                *(spike[f"share_{kind}"].get(k) for kind, k in shares),
-                *(largest.get(name) for name in first),
-            ]
-        )
-    return columns, rows

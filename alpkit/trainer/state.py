@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
+from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import (
     Policy,
     encode_prompt,
@@ -27,10 +27,12 @@ from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.stopping import StopText, before_stop
 from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
 from alpkit.tasks import Item, ListedTask, Task, eval_items
 from alpkit.tasks.evaluation import EvalSet, ask
+from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
@@ -39,7 +41,7 @@ _CALIBRATION_ITEMS = 64
 
 
 @dataclass
-class Run:
+class TrainerState:
     """Everything that a running cell holds."""
 
     config: RunConfig
@@ -56,6 +58,7 @@ class Run:
     records: BackgroundWriter
     probe: SyncProbe
     receipts: ReceiptWatch
+    loss_scale: LossScale
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
 
@@ -76,12 +79,17 @@ class Run:
         return StopText.build(tokenizer, stop_texts(tokenizer, self.config.prompt.stop))
 
     @property
+    def precision(self) -> Precision:
+        """Precision of every forward of the trained policy."""
+        return Precision(self.config.dtype, self.config.head)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = next(self.policy.model.parameters()).device
         return device
 
 
-def set_up(config: RunConfig, folder: Path) -> Run:
+def set_up(config: RunConfig, folder: Path) -> TrainerState:
     """Load policy, task, sampler and optimizer; nothing is written."""
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,14 +98,20 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         LayerwisePerturbation(policy.model, config.perturbation) if config.perturbation else None
     )
     asked = ask(config)
-    tolerance = config.diagnostics.probe_tolerance or default_tolerance(config.rollout)
+    tolerance = config.diagnostics.probe_tolerance or default_tolerance(
+        config.rollout, config.dtype
+    )
     probe = SyncProbe(
         _probe_sequences(policy, asked.held_out, config),
         pad_id=pad_id(policy.tokenizer),
         temperature=config.rollout.temperature,
         tolerance=tolerance,
+        precision=Precision(config.dtype, config.head),
     )
-    return Run(
+    loss_scale = LossScale(enabled=config.dtype == "float16")
+    if perturbation is not None:
+        perturbation.loss_scale = loss_scale.value
+    return TrainerState(
         config=config,
         folder=folder,
         policy=policy,
@@ -108,27 +122,28 @@ def set_up(config: RunConfig, folder: Path) -> Run:
         perturbation=perturbation,
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
-        records=BackgroundWriter(folder / "records"),
+        records=BackgroundWriter(RunFolder(folder).records),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
+        loss_scale=loss_scale,
     )
 
 
-def match_sigma(run: Run) -> None:
+def match_sigma(state: TrainerState) -> None:
     """Before step 1, find the sigma that `target_ratio_std` asks for; it is the same for every seed.
 
     The probe batch: one response of the untrained policy, in float32, to each of up to 64 held-out items.
     """
-    noise = run.perturbation
+    noise = state.perturbation
     if noise is None or noise.config.sigma.target_ratio_std is None:
         return
-    rollout, policy = run.config.rollout, run.policy
+    rollout, policy = state.config.rollout, state.policy
     requests = [
         Request(
-            encode_prompt(policy.tokenizer, item.prompt, run.config.prompt),
+            encode_prompt(policy.tokenizer, item.prompt, state.config.prompt),
             derive("calibration", index),
         )
-        for index, item in enumerate(_calibration_items(run))
+        for index, item in enumerate(_calibration_items(state))
     ]
     pad = pad_id(policy.tokenizer)
     responses = generate(
@@ -136,13 +151,13 @@ def match_sigma(run: Run) -> None:
         requests,
         max_tokens=rollout.max_tokens,
         temperature=rollout.temperature,
-        stop_ids=run.stop_ids,
+        stop_ids=state.stop_ids,
         pad_id=pad,
-        stop_text=run.stop_text,
+        stop_text=state.stop_text,
     )
     rows = range(len(requests))
     probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
-    probe = probe.to(run.device)
+    probe = probe.to(state.device)
     calibrate_sigma(
         noise,
         policy.model,
@@ -154,50 +169,55 @@ def match_sigma(run: Run) -> None:
     )
 
 
-def _calibration_items(run: Run) -> Sequence[Item]:
+def _calibration_items(state: TrainerState) -> Sequence[Item]:
     """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
-    if isinstance(run.task, ListedTask):
-        return run.sets[0].items[:_CALIBRATION_ITEMS]
-    return eval_items(run.task, _CALIBRATION_ITEMS)
+    if isinstance(state.task, ListedTask):
+        return state.sets[0].items[:_CALIBRATION_ITEMS]
+    return eval_items(state.task, _CALIBRATION_ITEMS)
 
 
-def save(run: Run, step: int) -> None:
+def save(state: TrainerState, step: int) -> None:
     """Write the checkpoint from which `resume` goes on bit for bit, after all records up to it."""
-    run.records.flush()
-    state = {
-        "optimizer": run.optimizer.state_dict(),
-        "log_sigma": None if run.perturbation is None else run.perturbation.log_sigma.detach(),
-        "history": run.history.state(),
-        "spikes": run.spikes.state,
-        "receipts": run.receipts.state,
-        "tokens": run.tokens,
+    state.records.flush()
+    rest = {
+        "optimizer": state.optimizer.state_dict(),
+        "log_sigma": None if state.perturbation is None else state.perturbation.log_sigma.detach(),
+        "history": state.history.state(),
+        "spikes": state.spikes.state,
+        "receipts": state.receipts.state,
+        "loss_scale": state.loss_scale.state(),
+        "tokens": state.tokens,
     }
-    keep = run.config.checkpoint.keep
-    save_checkpoint(run.folder / "checkpoint", step, run.policy.model, state, keep=keep)
+    keep = state.config.checkpoint.keep
+    folder = RunFolder(state.folder).checkpoints
+    save_checkpoint(folder, step, state.policy.model, rest, keep=keep)
 
 
-def save_for_replay(run: Run, step: int) -> None:
+def save_for_replay(state: TrainerState, step: int) -> None:
     """Keep the weights and sigmas that `step`'s first update starts from: `alpkit replay` needs them."""
-    noise = run.perturbation
-    state = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
-    save_checkpoint(run.folder / "replay", step, run.policy.model, state, keep=None)
+    noise = state.perturbation
+    rest: dict[str, object] = {"log_sigma": None if noise is None else noise.log_sigma.detach()}
+    save_checkpoint(RunFolder(state.folder).replay, step, state.policy.model, rest, keep=None)
 
 
-def resume(run: Run) -> int | None:
+def resume(state: TrainerState) -> int | None:
     """Take up the newest checkpoint; returns its step, or None when there is none."""
-    newest = latest_checkpoint(run.folder / "checkpoint")
+    newest = latest_checkpoint(RunFolder(state.folder).checkpoints)
     if newest is None:
         return None
-    state = load_checkpoint(newest, run.policy.model)
-    run.optimizer.load_state_dict(state["optimizer"])
-    if run.perturbation is not None:
+    rest = load_checkpoint(newest, state.policy.model)
+    state.optimizer.load_state_dict(rest["optimizer"])
+    if state.perturbation is not None:
         with torch.no_grad():
-            run.perturbation.log_sigma.copy_(state["log_sigma"])
-    run.history.restore(**state["history"])
-    run.spikes, run.tokens = SpikeWatch(state["spikes"]), state["tokens"]
-    run.receipts.restore(state["receipts"])
-    run.sampler.sync(run.history.weights())
-    return int(state["step"])
+            state.perturbation.log_sigma.copy_(rest["log_sigma"])
+    state.history.restore(**rest["history"])
+    state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
+    state.receipts.restore(rest["receipts"])
+    state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none
+    if state.perturbation is not None:
+        state.perturbation.loss_scale = state.loss_scale.value
+    state.sampler.sync(state.history.weights())
+    return int(rest["step"])
 
 
 def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
@@ -222,7 +242,7 @@ def _optimizer(
     config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
 ) -> torch.optim.Optimizer:
     train = config.train
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, object]] = [
         {
             "params": list(policy.model.parameters()),
             "lr": train.lr,

@@ -7,41 +7,24 @@ The forward (with noise where the arm has it), the loss, the backward, the step.
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.objective import (
-    LossOutput,
-    Normalizer,
-    normalizer_sums,
-    policy_loss,
-    removal_agreement,
-    whole_batch,
-)
+from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
-from alpkit.trainer.batches import MicroBatch
+from alpkit.policy.perturbation.numerator import with_gradient_of
+from alpkit.trainer.batches import MicroBatch, token_rows
 from alpkit.trainer.clock import Clock
-from alpkit.trainer.measure import token_rows
-from alpkit.trainer.state import Run
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the run an update stands, and whether this step pays for diagnostics."""
-
-    run: Run
-    step: int
-    update: int
-    diagnose: bool
-    clock: Clock
+from alpkit.trainer.state import TrainerState
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer update left behind."""
+    """What one optimizer update left behind: numbers on the host, tokens and receipts on the device."""
 
     loss: float
     grad_norm: float
@@ -54,170 +37,221 @@ class Update:
         return not math.isfinite(self.grad_norm) or not self.survivors
 
 
+class _Step(NamedTuple):
+    """What is known on the host after an optimizer step; `grad_norm` is from before clipping."""
+
+    loss: float
+    grad_norm: float
+    survivors: bool
+
+
+class _Drawn(NamedTuple):
+    """One draw of the noise: log-probs, whose gradient is kept, and what the loss made of them."""
+
+    scored: TokenLogprobs
+    output: LossOutput
+
+
+class _Accumulated(NamedTuple):
+    """One micro-batch whose gradient was added: its part of the loss, its draws' outputs, its tokens."""
+
+    loss: Tensor
+    outputs: list[LossOutput]
+    rows: dict[str, Tensor]
+
+
 @torch.no_grad()
-def logp_old(run: Run, plan: Sequence[Sequence[MicroBatch]]) -> dict[int, Tensor]:
-    """log pi_old of every micro-batch, by its first sample: same cut as the updates, no noise."""
-    with run.history.as_sampled():
-        return {
-            int(micro.sample[0]): _logprobs(run, micro).logp for micros in plan for micro in micros
-        }
+def with_logp_old(
+    state: TrainerState, plan: Sequence[Sequence[MicroBatch]]
+) -> list[list[MicroBatch]]:
+    """Give every micro-batch its log pi_old: scored as the updates will be, on the sampler's weights, no noise."""
+    with state.history.as_sampled():
+        return [
+            [replace(micro, logp_old=_logprobs(state, micro).logp) for micro in micros]
+            for micros in plan
+        ]
 
 
-def update_policy(place: Place, micros: Sequence[MicroBatch], old: dict[int, Tensor]) -> Update:
-    """Take one optimizer step; `old` is `logp_old`'s answer, empty where nothing needs it."""
-    run, clock = place.run, place.clock
-    normalizer = _normalizer(place, micros, old)
-    outputs, rows, losses = [], [], []
-    for micro in micros:
-        reference = old.get(int(micro.sample[0]))
-        per_token = {} if reference is None else {"logp_old": reference}
-        if run.perturbation is not None and place.diagnose:
-            with clock("clean_forward"), torch.no_grad():
-                clean = _logprobs(run, micro)
-                per_token |= {"logp_train": clean.logp, "entropy": clean.entropy}
-        with clock("update"):
-            drawn = _backward(place, micro, reference, normalizer)
-        scored, output = drawn[0]
-        if run.perturbation is None:
-            per_token |= {"logp_train": scored.logp, "entropy": scored.entropy}
-        else:
-            per_token["logp_perturbed"] = scored.logp
-        per_token |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
-        with clock("diagnostics"):
-            for scored, output in drawn:
-                _compare(place, micro, reference, scored, output)
-            rows.append(token_rows(place.update, micro, per_token, micro.rollout.policy_version))
-        outputs += [output for _, output in drawn]
-        losses.append(torch.stack([output.loss.detach() for _, output in drawn]).mean())
+def update_policy(
+    state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
+) -> Update:
+    """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
+    normalizers = _normalizers(state, micros, clock)
+    parts = [
+        _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
+    ]
+    outputs = [output for part in parts for output in part.outputs]
     with clock("update"):
-        survivors = bool(torch.stack([output.keep.any() for output in outputs]).any())
-        grad_norm = _apply(run, skip=not survivors)
-    return Update(float(torch.stack(losses).sum()), grad_norm, survivors, outputs, rows)
+        loss = torch.stack([part.loss for part in parts]).sum()
+        survivors = torch.stack([output.keep.any() for output in outputs]).any()
+        taken = _step(state, loss, survivors)
+    return Update(*taken, outputs, [part.rows for part in parts])
+
+
+def _accumulate(
+    state: TrainerState,
+    micro: MicroBatch,
+    normalizers: Sequence[Normalizer],
+    *,
+    diagnose: bool,
+    clock: Clock,
+) -> _Accumulated:
+    """Add one micro-batch's gradient, and keep what its tokens are recorded with."""
+    columns: dict[str, Tensor] = {}
+    if micro.logp_old is not None:
+        columns["logp_old"] = micro.logp_old
+    if state.perturbation is not None and diagnose:
+        with clock("clean_forward"), torch.no_grad():
+            clean = _logprobs(state, micro)
+        columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
+    with clock("update"):
+        drawn = _backward(state, micro, normalizers)
+    scored, output = drawn[0]
+    if state.perturbation is None:
+        columns |= {"logp_train": scored.logp, "entropy": scored.entropy}
+    else:
+        columns["logp_perturbed"] = scored.logp
+    columns |= {"keep": output.keep, "weight": output.weight, "slope": _slope(state, scored)}
+    with clock("diagnostics"):
+        rows = token_rows(micro, columns)
+    loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
+    return _Accumulated(loss, [draw.output for draw in drawn], rows)
 
 
 def _backward(
-    place: Place, micro: MicroBatch, reference: Tensor | None, normalizer: Normalizer
-) -> list[tuple[TokenLogprobs, LossOutput]]:
+    state: TrainerState, micro: MicroBatch, normalizers: Sequence[Normalizer]
+) -> list[_Drawn]:
     """Forward, loss and backward of one micro-batch, averaged over the noise's draws."""
-    run = place.run
-    draws = run.config.draws
-    start = _logp_reference(run, micro)
+    logp_reference = _logp_reference(state, micro)
     drawn = []
-    for draw in range(draws):
-        with _noise(place, micro, draw):
-            scored = _logprobs(run, micro)
+    for draw, normalizer in enumerate(normalizers):
+        # Layers that are recomputed in the backward pass need their noise there too.
+        with _live_noise(state, micro, draw):
+            scored = _numerator(state, micro, draw)
             scored.logp.retain_grad()
             output = policy_loss(
-                logp=scored.logp,
-                logp_old=reference,
-                logp_rollout=micro.rollout.logp_rollout,
-                mask=micro.valid,
-                advantage=micro.advantage.to(run.device),
-                config=run.config.objective,
+                **vars(micro.inputs(scored.logp)),
+                config=state.config.objective,
                 normalizer=normalizer,
-                logp_reference=start,
+                logp_reference=logp_reference,
             )
-            (output.loss / draws).backward()
-        drawn.append((scored, output))
+            (output.loss * state.loss_scale.value / len(normalizers)).backward()
+        drawn.append(_Drawn(scored, output))
     return drawn
 
 
-def _slope(scored: TokenLogprobs) -> Tensor:
+def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractContextManager[None]:
+    """The noise that the gradient goes through: none where it goes through the clean policy."""
+    return nullcontext() if _gradient_is_clean(state) else _noise(state, micro, draw)
+
+
+def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
+    """Log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
+    scored = _logprobs(state, micro)
+    if not _gradient_is_clean(state):
+        return scored
+    with torch.no_grad(), _noise(state, micro, draw):
+        perturbed = _logprobs(state, micro)
+    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+
+
+def _gradient_is_clean(state: TrainerState) -> bool:
+    noise = state.config.perturbation
+    return noise is not None and noise.gradient == "clean"
+
+
+def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
     """|d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
-    return torch.zeros_like(scored.logp) if slope is None else slope.abs()
+    if slope is None:
+        return torch.zeros_like(scored.logp)
+    return state.loss_scale.slope(slope).abs()
 
 
-def _compare(
-    place: Place,
-    micro: MicroBatch,
-    reference: Tensor | None,
-    scored: TokenLogprobs,
-    output: LossOutput,
-) -> None:
-    """Add to the receipt what the method that `diagnostics.agreement_with` names would remove."""
-    other = place.run.config.compared
-    if other is None or not place.diagnose:
-        return
-    agreement = removal_agreement(
-        output.keep,
-        logp=scored.logp,
-        logp_old=reference,
-        logp_rollout=micro.rollout.logp_rollout,
-        mask=micro.valid,
-        advantage=micro.advantage.to(place.run.device),
-        config=other,
-    )
-    output.receipt.update(agreement)
-
-
-def _logprobs(run: Run, micro: MicroBatch, model: PreTrainedModel | None = None) -> TokenLogprobs:
+def _logprobs(
+    state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
+) -> TokenLogprobs:
     """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
-    rollout, config = micro.rollout, run.config
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    rollout, config = micro.rollout, state.config
+    with state.precision.autocast(state.device):
         return response_logprobs(
-            run.policy.model if model is None else model,
+            state.policy.model if model is None else model,
             rollout.tokens,
             rollout.attention,
             rollout.response,
             temperature=config.rollout.temperature,
             chunk=config.train.head_chunk,
+            head_float32=state.precision.head_float32,
         )
 
 
-def _noise(place: Place, micro: MicroBatch, draw: int = 0) -> AbstractContextManager[None]:
-    run = place.run
-    if run.perturbation is None:
+def _noise(state: TrainerState, micro: MicroBatch, draw: int = 0) -> AbstractContextManager[None]:
+    if state.perturbation is None:
         return nullcontext()
-    key = (run.config.seed, place.step, place.update)
-    return run.perturbation.active(
+    key = (state.config.seed, micro.step, micro.update)
+    return state.perturbation.active(
         key, sample=micro.sample, mask=micro.rollout.attention, draw=draw
     )
 
 
-def _logp_reference(run: Run, micro: MicroBatch) -> Tensor | None:
+def _logp_reference(state: TrainerState, micro: MicroBatch) -> Tensor | None:
     """Log-probs of the policy that training started from, or None where no model of it is held."""
-    if run.reference is None:
+    if state.reference is None:
         return None
     with torch.no_grad():
-        return _logprobs(run, micro, run.reference).logp
+        return _logprobs(state, micro, state.reference).logp
 
 
-def _normalizer(place: Place, micros: Sequence[MicroBatch], old: dict[int, Tensor]) -> Normalizer:
-    """The mini-batch's denominators, so that cutting it into micro-batches changes nothing.
+def _normalizers(
+    state: TrainerState, micros: Sequence[MicroBatch], clock: Clock
+) -> list[Normalizer]:
+    """Each draw's denominators of the mini-batch, so that cutting it into micro-batches changes nothing.
 
     Rejections that shrink them, and weights that are divided by their mean, must be known of all
-    micro-batches before the first loss; where they look at the current policy, that costs a forward.
+    micro-batches before the first loss. Where they look at the current policy, that costs a forward for
+    every draw of the noise, as each draw rejects its own tokens; else one answer serves all draws.
     """
-    run, objective = place.run, place.run.config.objective
-    sums = []
-    for micro in micros:
-        now = None
-        if "bypass" in objective.of_whole_batch:
-            with place.clock("update"), torch.no_grad(), _noise(place, micro):
-                now = _logprobs(run, micro).logp
-        sums.append(
-            normalizer_sums(
-                logp=now,
-                logp_old=old.get(int(micro.sample[0])),
-                logp_rollout=micro.rollout.logp_rollout,
-                mask=micro.valid,
-                advantage=micro.advantage.to(run.device),
-                config=objective,
-            )
-        )
-    return whole_batch(sums, objective, fixed_length=run.config.rollout.max_tokens)
+    objective = state.config.objective
+
+    def denominators(now: Sequence[Tensor]) -> Normalizer:
+        sums = [
+            normalizer_sums(**vars(micro.inputs(logp)), config=objective)
+            for micro, logp in zip(micros, now, strict=True)
+        ]
+        return whole_batch(sums, objective, fixed_length=state.config.rollout.max_tokens)
+
+    if "bypass" not in objective.of_whole_batch:
+        # mu's log-probs stand in: no denominator looks at the current policy.
+        stand_ins = [micro.rollout.logp_rollout for micro in micros]
+        return [denominators(stand_ins)] * state.config.draws
+    return [
+        denominators([_no_grad_numerator(state, micro, draw, clock) for micro in micros])
+        for draw in range(state.config.draws)
+    ]
 
 
-def _apply(run: Run, *, skip: bool) -> float:
-    """Clip and step; returns the norm before clipping.
+def _no_grad_numerator(state: TrainerState, micro: MicroBatch, draw: int, clock: Clock) -> Tensor:
+    with clock("update"), torch.no_grad(), _noise(state, micro, draw):
+        return _logprobs(state, micro).logp
 
-    A non-finite gradient is dropped and shows in the norm. `skip`: nothing survived the correction, and
-    the optimizer's momentum must not move the weights in its stead.
+
+def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
+    """Clip and step.
+
+    A non-finite gradient is dropped and shows in the norm. Where nothing survived the correction the
+    optimizer's momentum must not move the weights in its stead.
     """
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, run.config.train.grad_clip))
-    if math.isfinite(norm) and not skip:
-        run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return norm
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    state.loss_scale.unscale(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, state.config.train.grad_clip)
+    # The update's one wait for the device.
+    numbers = torch.stack([loss.double(), norm.double(), survivors.double()]).tolist()
+    taken = _Step(numbers[0], numbers[1], bool(numbers[2]))
+    finite = math.isfinite(taken.grad_norm)
+    if finite and taken.survivors:
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.loss_scale.update(finite=finite)
+    if state.perturbation is not None:
+        state.perturbation.loss_scale = state.loss_scale.value
+    return taken

@@ -1,20 +1,29 @@
-"""What a run folder holds, read leniently: manifest, cells, metrics; what cannot be read is named.
+"""A grid and its cells as rows: manifest, states, configs, metrics; what cannot be read is named.
 
-A killed run leaves half lines, half files and stale states. Not here: frames of a whole grid
-(`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
+A killed run leaves half lines, half files and stale states; `alpkit.runs` reads around them. Not here:
+frames of a whole grid (`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
 """
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
-import yaml
 from pydantic import ValidationError
 
 from alpkit.config import ObjectiveConfig
-from alpkit.errors import TrackingError
+from alpkit.runs.configs import scan_config
+from alpkit.runs.faults import Contents, Fault, Row
+from alpkit.runs.folder import GridFolder
+from alpkit.runs.states import (
+    CellRecord,
+    ManifestCell,
+    killed_if_not_live,
+    read_manifest,
+    scan_cell,
+)
+from alpkit.runs.steps import Step, scan_steps
 
 
 class Missing(NamedTuple):
@@ -22,6 +31,12 @@ class Missing(NamedTuple):
 
     where: str
     what: str
+
+    @classmethod
+    def of(cls, fault: Fault, grid: Path) -> "Missing":
+        """Name a fault by its place in the grid's folder."""
+        left_out = "; left out" if fault.line is not None else ""
+        return cls(fault.place_in(grid), f"{fault.reason}{left_out}")
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -36,7 +51,6 @@ class GridInfo:
     folder: Path
     question: str = ""
     created: str = ""
-    experiment_id: str = ""
     parent_run_id: str = ""
     tracking_uri: str = ""
     controls: dict[str, str] = field(default_factory=dict)
@@ -46,107 +60,84 @@ class GridInfo:
 CELL_COLUMNS: Final = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")
 
 
-def read_manifest(folder: Path, only: str | None) -> tuple[GridInfo, list[dict[str, Any]]]:
-    path = folder / "grid.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        cells = list(data["cells"])
-        if only is not None:
-            cells = [c for c in [*cells, *data.get("retired", [])] if c["cell_id"] == only]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrackingError(
-            "the grid's manifest cannot be read",
-            where=str(path),
-            why=str(error),
-            fix="point at a folder that `alpkit run` wrote: runs/<grid>",
-        ) from error
+class CellRows(NamedTuple):
+    """One cell: its row among the cells, its steps, its configuration, and what could not be read."""
+
+    row: dict[str, Any]
+    steps: pd.DataFrame
+    config: dict[str, Any]
+    missing: list[Missing]
+
+
+def grid_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCell]]:
+    """Read the manifest: the grid's own facts, and its cells, or `only` one, retired ones included."""
+    manifest = read_manifest(folder)
+    cells = list(manifest.cells)
+    if only is not None:
+        cells = [c for c in (*manifest.cells, *manifest.retired) if c.cell_id == only]
     info = GridInfo(
-        name=str(data.get("grid", folder.name)),
-        grid_id=str(data.get("grid_id", "")),
+        name=manifest.grid,
+        grid_id=manifest.grid_id,
         folder=folder,
-        question=str(data.get("question") or ""),
-        created=str(data.get("created") or ""),
-        experiment_id=str(data.get("experiment_id") or ""),
-        parent_run_id=str(data.get("parent_run_id") or ""),
-        tracking_uri=str(data.get("tracking_uri") or ""),
-        controls={str(k): str(v) for k, v in (data.get("controls") or {}).items()},
-        notes=tuple(str(note) for note in data.get("notes") or ()),
+        question=manifest.question,
+        created=manifest.created,
+        parent_run_id=manifest.parent_run_id,
+        tracking_uri=manifest.tracking_uri,
+        controls=manifest.controls,
+        notes=manifest.notes,
     )
     return info, cells
 
 
-def read_cell(
-    folder: Path, entry: dict[str, Any], live: bool, missing: list[Missing]
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    cell = str(entry["cell_id"])
-    place = folder / cell
-    own: dict[str, Any] = {}
+def cell_rows(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
+    """Read a cell's files as far as they can be read."""
+    run = GridFolder(grid).run(listed.cell_id)
+    faults: list[Fault] = []
+    record = CellRecord(
+        listed.cell_id, listed.arm, listed.seed, grid.name, listed.run_id, listed.state
+    )
     config: dict[str, Any] = {}
-    # The manifest may lag behind: a worker writes its own cell.json, the parent writes grid.json.
-    if place.is_dir():
-        own = _read_mapping(place / "cell.json", json.loads, missing)
-        config = _read_mapping(place / "config.yaml", yaml.safe_load, missing)
-    state = str(own.get("state") or entry.get("state") or "pending")
-    # What a SIGKILL of the whole grid leaves behind: a cell that says so, and nobody running it.
-    state = "killed" if state == "running" and not live else state
+    # The manifest may lag behind: a worker writes its own state, the parent writes the manifest.
+    if run.path.is_dir():
+        record = _first(scan_cell(run.path), record, faults)
+        config = _first(scan_config(run.path), config, faults)
+    (record,) = killed_if_not_live([record], live=live)
     row = {
-        "cell_id": cell,
-        "arm": str(entry["arm"]),
-        "seed": int(entry["seed"]),
-        "state": state,
-        "steps_done": int(own.get("steps_done") or 0),
-        "run_id": str(own.get("run_id") or entry.get("run_id") or ""),
-        "error": str(own.get("error") or ""),
-        "axes": dict(entry.get("axes") or {}),
+        "cell_id": listed.cell_id,
+        "arm": listed.arm,
+        "seed": listed.seed,
+        "state": record.state,
+        "steps_done": record.steps_done,
+        "run_id": record.run_id or listed.run_id,
+        "error": record.error or "",
+        "axes": listed.axes,
         **headline(config),
     }
-    lines: list[dict[str, Any]] = []
-    if (place / "metrics.jsonl").is_file():
-        lines = _read_jsonl(place / "metrics.jsonl", missing)
-    elif state != "pending":
-        missing.append(Missing(f"{cell}/metrics.jsonl", f"no metrics, though the cell is {state}"))
-    steps = pd.DataFrame(lines)
-    if not steps.empty:
-        steps = steps.drop_duplicates("step", keep="last").sort_values("step")
-        identity = pd.DataFrame(
-            {"cell_id": cell, "arm": row["arm"], "seed": row["seed"]}, index=steps.index
-        )
-        values = steps.drop(columns="step").apply(pd.to_numeric, errors="coerce").astype(float)
-        steps = pd.concat([identity, steps["step"].astype(int), values], axis=1)
-    return row, steps
+    lines, unread = scan_steps(run.path)
+    missing = [Missing.of(fault, grid) for fault in (*faults, *unread)]
+    if not run.metrics.is_file() and record.state != "pending":
+        where = Fault(run.metrics, "").place_in(grid)
+        missing.append(Missing(where, f"no metrics, though the cell is {record.state}"))
+    return CellRows(row, _steps(row, lines), config, missing)
 
 
-def _read_mapping(path: Path, parse: Any, missing: list[Missing]) -> dict[str, Any]:
-    try:
-        value = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        missing.append(
-            Missing(f"{path.parent.name}/{path.name}", f"cannot be read ({_short(error)})")
-        )
-        return {}
-    if not isinstance(value, dict):
-        missing.append(Missing(f"{path.parent.name}/{path.name}", "holds no mapping"))
-        return {}
-    return value
+def _first(contents: Contents[Row], default: Row, faults: list[Fault]) -> Row:
+    faults += contents.faults
+    return contents.rows[0] if contents.rows else default
 
 
-def _read_jsonl(path: Path, missing: list[Missing]) -> list[dict[str, Any]]:
-    lines = []
-    # A killed worker leaves half a line, possibly half a character.
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            lines.append({**value, "step": int(value["step"])})
-        except (ValueError, KeyError, TypeError):
-            missing.append(
-                Missing(
-                    f"{path.parent.name}/{path.name}:{number}", "not a whole line of JSON; left out"
-                )
-            )
-    return lines
+def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
+    # A step that is there twice was taken again: its last line counts.
+    by_step = {line.step: line.metrics for line in lines}
+    if not by_step:
+        return pd.DataFrame()
+    steps = sorted(by_step)
+    owner = pd.DataFrame(
+        {name: row[name] for name in ("cell_id", "arm", "seed")}, range(len(steps))
+    )
+    logged = pd.DataFrame([by_step[step] for step in steps])
+    values: pd.DataFrame = logged.apply(pd.to_numeric, errors="coerce").astype(float)
+    return pd.concat([owner.assign(step=steps), values], axis=1)
 
 
 def headline(config: dict[str, Any]) -> dict[str, Any]:
@@ -179,10 +170,3 @@ def _bounds(objective: dict[str, Any]) -> dict[str, tuple[str, ...]]:
         return ObjectiveConfig.model_validate(objective).bounds
     except ValidationError:  # written by another version: its bounds are unknown, not absent
         return {}
-
-
-def _short(error: Exception) -> str:
-    # An OSError's text names the path, which means nothing on the reader's machine.
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from alpkit.analysis.reading.records import Batch
+from alpkit.diagnostics import Level, reduce_to_level
 
 COLUMNS: Final = ("sample", "prompt", "logp_rollout", "logp_old", "logp_train", "logp_perturbed")
-LEVELS: Final = ("token", "geometric", "product")
+LEVELS: Final[tuple[Level, ...]] = ("token", "geometric", "product")
 ROUNDOFF: Final = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
 """Half a unit in the last place of a number between 1 and 2."""
 
@@ -65,10 +66,11 @@ def step_items(batch: Batch) -> StepItems:
         cluster,
         int(cluster.max(initial=-1)) + 1,
     )
-    start = np.flatnonzero(np.r_[True, np.diff(response) != 0][: response.size])
-    length = np.diff(np.r_[start, response.size])
-    levels = {"token": tokens, **_responses(tokens, start, length)}
-    return StepItems(batch.step, levels, logps, np.repeat(np.arange(start.size), length))
+    _, first, numbered = np.unique(response, return_index=True, return_inverse=True)
+    levels: dict[str, Items] = {
+        level: _at_level(tokens, numbered, first, level) for level in LEVELS
+    }
+    return StepItems(batch.step, levels, logps, numbered)
 
 
 def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
@@ -82,27 +84,18 @@ def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
     return np.asarray(half_unit * 2 * (rng.random(log_mu.size) - rng.random(log_mu.size)))
 
 
-def _responses(tokens: Items, start: np.ndarray, length: np.ndarray) -> dict[str, Items]:
-    if not start.size:
-        return {"geometric": tokens, "product": tokens}
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.add.reduceat(values, start))
-
-    whole = Items(
-        total(tokens.log_ratio),
-        total(tokens.perturbed),
-        total(tokens.log_mu) / length,
-        total(tokens.rounding),
-        tokens.cluster[start],
+def _at_level(tokens: Items, response: np.ndarray, first: np.ndarray, level: Level) -> Items:
+    """The tokens, or their responses; `first` is each response's first token."""
+    if level == "token":
+        return tokens
+    return Items(
+        reduce_to_level(tokens.log_ratio, response, level),
+        reduce_to_level(tokens.perturbed, response, level),
+        reduce_to_level(tokens.log_mu, response, "geometric"),
+        reduce_to_level(tokens.rounding, response, level),
+        tokens.cluster[first],
         tokens.clusters,
     )
-    per_token = whole._replace(
-        log_ratio=whole.log_ratio / length,
-        perturbed=whole.perturbed / length,
-        rounding=whole.rounding / length,
-    )
-    return {"geometric": per_token, "product": whole}
 
 
 def _pairs(seed: np.ndarray, number: np.ndarray) -> np.ndarray:

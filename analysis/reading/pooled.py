@@ -3,7 +3,7 @@
 Steps come one at a time (`alpkit.analysis.reading.records.Batch`) and are reduced at once: the largest items of either
 side with their prompts (k-hat, Hill, quantiles, Q-Q: exact), counts on a log grid (CCDF: exact, its band
 resampled on the way), log sums (ESS), a uniform sample for the envelope (everything up to `SAMPLE` items),
-and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tails`).
+and k-hat and the factors of a few recorded steps. Not here: rows of tables (`alpkit.analysis.tables.tails`).
 """
 
 import math
@@ -27,7 +27,7 @@ from alpkit.analysis.reading.reducers import (
     survival,
 )
 from alpkit.diagnostics import Decomposition, TailFit, decompose, fit_khat, tail_size
-from alpkit.diagnostics.divergences import Level
+from alpkit.diagnostics.levels import Level
 from alpkit.diagnostics.tails import Side
 
 SIDES: Final[tuple[Side, ...]] = ("right", "left")
@@ -95,7 +95,7 @@ def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
         if batch.step in looked_at:
             tails += _tails(found)
             factors += _factors(found)
-    levels = {level: pool.result() for level, pool in pools.items() if pool.n}
+    levels: dict[str, Pool] = {level: pool.result() for level, pool in pools.items() if pool.n}
     return ArmPool(levels, tuple(tails), tuple(factors))
 
 

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from alpkit.runs import records
-from alpkit.runs.records import recorded_steps
+from alpkit.runs.faults import Fault
+from alpkit.runs.folder import RunFolder
+from alpkit.runs.records import count_rows, recorded_steps, scan, scan_step
 
 IDENTITY: Final = ["cell_id", "arm", "seed"]
 
@@ -44,8 +44,8 @@ class Records:
 
     def __init__(self, cells: Collection[RecordedCell]) -> None:
         self._cells = {cell.cell_id: cell for cell in cells}
-        self.unread: dict[str, str] = {}
-        """Files that `batches` met whose rows could not be read, with the reason; as in `unreadable`."""
+        self.unread: dict[Path, Fault] = {}
+        """Files that `batches` met whose rows could not be read."""
 
     def __repr__(self) -> str:
         return f"Records({len(self._cells)} cells; .tokens(arm=, steps=, columns=))"
@@ -53,6 +53,11 @@ class Records:
     def of(self, arm: str) -> list[str]:
         """The arm's cells, by id."""
         return [cell.cell_id for cell in self._cells.values() if cell.arm == arm]
+
+    def place(self, cell_id: str) -> str:
+        """Where one cell's records lie, as seen from the grid's folder."""
+        folder = self._cells[cell_id].folder
+        return str(RunFolder(folder).records.relative_to(folder.parent))
 
     def steps(self, cell_id: str) -> list[int]:
         """Recorded steps of one cell; empty where nothing was recorded."""
@@ -96,35 +101,30 @@ class Records:
                 yield Batch(step, seed, {name: _numpy(whole[name]) for name in names})
 
     def _rows_of(self, cell: RecordedCell, step: int, names: list[str]) -> pa.Table | None:
-        path = _tokens_file(cell.folder, step)
-        try:
-            # One small file at a time: threads would cost more than they save.
-            return pq.ParquetFile(path).read(columns=names, use_threads=False).select(names)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            self.unread[_place(cell, path)] = _reason(error, path)
+        rows = scan_step(cell.folder, step, names)
+        if isinstance(rows, Fault):
+            self.unread[rows.path] = rows
             return None
+        return rows
 
     def rows(self, arm: str, *, cells: Collection[str]) -> int:
         """Rows that `batches` can yield at most; reads footers only."""
-        files = (
-            _tokens_file(cell.folder, step)
+        counts = (
+            count_rows(cell.folder, step)
             for cell in self._cells.values()
             if cell.arm == arm and cell.cell_id in cells
             for step in recorded_steps(cell.folder)
         )
-        return sum(_count(path) for path in files)
+        return sum(count for count in counts if isinstance(count, int))
 
-    def unreadable(self) -> dict[str, str]:
-        """Files that are no Parquet, with the reason; reads footers, not rows."""
-        faults = {}
-        for cell in self._cells.values():
-            for step in recorded_steps(cell.folder):
-                path = _tokens_file(cell.folder, step)
-                try:
-                    pq.read_metadata(path)
-                except (OSError, pa.ArrowInvalid) as error:
-                    faults[_place(cell, path)] = _reason(error, path)
-        return faults
+    def unreadable(self) -> list[Fault]:
+        """Files that are no Parquet; reads footers, not rows."""
+        counts = (
+            count_rows(cell.folder, step)
+            for cell in self._cells.values()
+            for step in recorded_steps(cell.folder)
+        )
+        return [fault for fault in counts if isinstance(fault, Fault)]
 
     def _read(
         self,
@@ -140,29 +140,9 @@ class Records:
             if not have:
                 continue
             names = None if columns is None else list(columns)
-            part = records.read(cell.folder, columns=names, steps=have, strict=False).frame
+            part = scan(cell.folder, columns=names, steps=have).frame
             owner = {"cell_id": cell.cell_id, "arm": cell.arm, "seed": cell.seed}
             yield pd.concat([pd.DataFrame(owner, index=part.index), part], axis=1)
-
-
-def _tokens_file(cell: Path, step: int) -> Path:
-    return cell / "records" / f"tokens-{step:06d}.parquet"
-
-
-def _place(cell: RecordedCell, path: Path) -> str:
-    return f"{cell.cell_id}/records/{path.name}"
-
-
-def _reason(error: Exception, path: Path) -> str:
-    # The message names the path, which means nothing on the reader's machine.
-    return str(error).splitlines()[0].replace(str(path), path.name) if str(error) else "empty"
-
-
-def _count(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
-        return 0
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

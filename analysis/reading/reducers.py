@@ -77,7 +77,6 @@ class Sample:
         self._ranks: list[np.ndarray] = [np.empty(0)]
         self._held = 0
         self._limit = np.inf
-        self.seen = 0
 
     def add(self, rows: np.ndarray, key: int) -> None:
         """Take in rows; `key` names the batch, so that its draws are its own whatever came before."""
@@ -86,7 +85,6 @@ class Sample:
         self._rows.append(rows[low])
         self._ranks.append(rank[low])
         self._held += int(np.count_nonzero(low))
-        self.seen += len(rows)
         if self._held > 2 * self._size:
             self._shrink()
 

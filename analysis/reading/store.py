@@ -4,14 +4,25 @@ Writes what a run folder would hold (manifest, configs, states, metrics) into a 
 everything else reads one kind of grid. What MLflow never had is not there: token records, spikes, errors.
 """
 
-import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from alpkit.errors import GridError
+from alpkit.runs.folder import CONFIG_FILE, MANIFEST_FILE, grid_folder
+from alpkit.runs.states import (
+    CellRecord,
+    CellState,
+    Manifest,
+    ManifestCell,
+    scan_manifest,
+    write_cell,
+    write_grid,
+)
+from alpkit.runs.steps import Step, write_steps
 from alpkit.tracking.store import DEFAULT_URI, STEP_TAG, open_client, resolve_uri, store_errors
 
 if TYPE_CHECKING:
@@ -19,7 +30,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 NOTE: Final = "Read from the MLflow store alone: no token records, so no tails."
-_STATES: Final = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+_STATES: Final[Mapping[str, CellState]] = {
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "KILLED": "killed",
+}
 _LARGEST: Final = 1.79e308  # what MLflow makes of an infinity
 _KEPT: Final[list[tempfile.TemporaryDirectory[str]]] = []  # removed when the process ends
 
@@ -52,7 +67,7 @@ def restore(run_id: str, root: Path, tracking_uri: str | None = None) -> Restore
         holder = tempfile.TemporaryDirectory(prefix="alpkit-")
         _KEPT.append(holder)
         name = str(client.get_experiment(parent.info.experiment_id).name)
-        folder = Path(holder.name) / "runs" / name
+        folder = grid_folder(Path(holder.name), name)
         _write(client, uri, parent, name, folder)
     return Restored(folder, named.data.tags.get("alpkit.cell_id") if named is not parent else None)
 
@@ -85,59 +100,57 @@ def _find(client: "MlflowClient", run_id: str) -> "Run | None":
 def _write(client: "MlflowClient", uri: str, parent: "Run", name: str, folder: Path) -> None:
     identity = str(parent.info.run_id)
     folder.mkdir(parents=True)
-    cells = []
+    records = []
     query = f"tags.`mlflow.parentRunId` = '{identity}'"
     for run in client.search_runs([parent.info.experiment_id], query, order_by=["start_time ASC"]):
-        tags = run.data.tags
-        cell = {
-            "cell_id": tags["alpkit.cell_id"],
-            "arm": tags["alpkit.arm"],
-            "seed": int(tags["alpkit.seed"]),
-            "grid": name,
-            "run_id": str(run.info.run_id),
-            "state": _STATES.get(str(run.info.status), "killed"),
-            "steps_done": max(int(tags.get(STEP_TAG, -1)), 0),
-        }
-        cells.append(cell)
-        place = folder / str(cell["cell_id"])
-        place.mkdir()
-        (place / "cell.json").write_text(json.dumps(cell))
-        _artifact(client, str(run.info.run_id), "config.yaml", place)
-        lines = (json.dumps(line) + "\n" for line in _steps(client, run))
-        (place / "metrics.jsonl").write_text("".join(lines))
-    manifest = _manifest(client, identity, folder)
-    own = {
-        "grid": name,
-        "parent_run_id": identity,
-        "tracking_uri": uri,
-        "grid_id": parent.data.tags.get("alpkit.grid_id"),
-    }
+        record = _record(run, name)
+        records.append(record)
+        place = folder / record.cell_id
+        write_cell(place, record)
+        write_steps(place, _steps(client, run))
+        _artifact(client, record.run_id, CONFIG_FILE, place)
+    _artifact(client, identity, MANIFEST_FILE, folder)
     # In the manifest's order and under its names: an amended grid has renamed or left some behind.
-    known = {str(cell["cell_id"]): cell for cell in cells}
-    listed = manifest.get("cells") or cells
-    merged = [known[str(c["cell_id"])] | _named(c) for c in listed if str(c["cell_id"]) in known]
-    manifest |= own | {"cells": merged}
-    manifest["notes"] = [*manifest.get("notes", []), NOTE]
-    (folder / "grid.json").write_text(json.dumps(manifest))
+    stored = next(iter(scan_manifest(folder).rows), None)
+    listed = stored.cells if stored and stored.cells else [_listed(record) for record in records]
+    known = {record.cell_id for record in records}
+    manifest = replace(
+        stored or Manifest(grid=name, cells=()),
+        grid=name,
+        grid_id=parent.data.tags.get("alpkit.grid_id", ""),
+        parent_run_id=identity,
+        tracking_uri=uri,
+        cells=tuple(cell for cell in listed if cell.cell_id in known),
+        notes=(*(stored.notes if stored else ()), NOTE),
+    )
+    write_grid(folder, manifest, records)
 
 
-def _named(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: entry[key] for key in ("arm", "seed", "axes") if key in entry}
+def _record(run: "Run", grid: str) -> CellRecord:
+    tags = run.data.tags
+    return CellRecord(
+        cell_id=tags["alpkit.cell_id"],
+        arm=tags["alpkit.arm"],
+        seed=int(tags["alpkit.seed"]),
+        grid=grid,
+        run_id=str(run.info.run_id),
+        state=_STATES.get(str(run.info.status), "killed"),
+        steps_done=max(int(tags.get(STEP_TAG, -1)), 0),
+    )
 
 
-def _steps(client: "MlflowClient", run: "Run") -> Iterator[dict[str, float]]:
-    lines: dict[int, dict[str, float]] = {}
+def _listed(record: CellRecord) -> ManifestCell:
+    return ManifestCell(record.cell_id, record.arm, record.seed)
+
+
+def _steps(client: "MlflowClient", run: "Run") -> list[Step]:
+    metrics: dict[int, dict[str, float | None]] = {}
     for key in run.data.metrics:
         for metric in client.get_metric_history(run.info.run_id, key):
             value = float(metric.value)
             if abs(value) < _LARGEST:
-                lines.setdefault(int(metric.step), {"step": int(metric.step)})[key] = value
-    return (lines[step] for step in sorted(lines))
-
-
-def _manifest(client: "MlflowClient", parent: str, folder: Path) -> dict[str, Any]:
-    path = _artifact(client, parent, "grid.json", folder)
-    return dict(json.loads(path.read_text())) if path else {}
+                metrics.setdefault(int(metric.step), {})[key] = value
+    return [Step(step, metrics[step]) for step in sorted(metrics)]
 
 
 def _artifact(client: "MlflowClient", run_id: str, name: str, folder: Path) -> Path | None:

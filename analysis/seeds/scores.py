@@ -1,6 +1,7 @@
 """One number per cell and quantity: an average over a stated window, never the last point.
 
-A cell that did not finish gets no score (its window would be another one than its neighbours').
+Which steps a score at the end of a run averages over is `alpkit.metrics.scored`, as in the terminal. A
+cell that did not finish gets no score (its window would be another one than its neighbours').
 """
 
 from collections.abc import Callable
@@ -9,11 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-WINDOW: Final = 10
-"""Steps that a score averages over."""
-EVALUATIONS: Final = 3
-"""Evaluations that a score averages over when fewer fall into the last `WINDOW` steps."""
+from alpkit.metrics import EVALUATIONS, scored
 
+FINISHED: Final = "finished"
+"""State of the cells whose numbers may be compared."""
 JUDGED: Final = 16
 """Steps below which a run has no peak to speak of: P99 of fewer is the largest of a handful."""
 
@@ -24,20 +24,19 @@ class Score(NamedTuple):
     key: str
     label: str
     how: Callable[[pd.Series, int], float]
-    unit: str = ""
     digits: int = 3
 
 
 def last_steps(values: pd.Series, last: int) -> float:
-    """Mean over the last `WINDOW` steps of the run."""
-    return _mean(values[values.index > max(last - WINDOW, 0)])
+    """Mean over the last steps of the run."""
+    values = values.dropna()
+    return _mean(values.loc[scored(values.index.tolist(), last)])
 
 
 def last_evaluations(values: pd.Series, last: int) -> float:
-    """Mean over the evaluations of the last `WINDOW` steps, at least over `EVALUATIONS`."""
-    values = values[values.index > 0].dropna()
-    recent = values[values.index > last - WINDOW]
-    return _mean(recent if len(recent) >= EVALUATIONS else values.tail(EVALUATIONS))
+    """Mean over the evaluations of the last steps, at least over `EVALUATIONS`."""
+    values = values.dropna()
+    return _mean(values.loc[scored(values.index.tolist(), last, at_least=EVALUATIONS)])
 
 
 def change(values: pd.Series, last: int) -> float:
@@ -75,14 +74,14 @@ SCORES: Final[dict[str, Score]] = {
     "eval_greedy_change": Score("eval/greedy", "eval greedy, change", change),
     "eval_avg_at_k": Score("eval/avg_at_k", "eval avg@k", last_evaluations),
     "eval_avg_at_k_change": Score("eval/avg_at_k", "eval avg@k, change", change),
-    "k1_mean": Score("kl/k1", "K1 mean", all_steps, "nats", 4),
-    "k1_max": Score("kl/k1", "K1 max", largest, "nats", 4),
-    "k3_mean": Score("kl/k3", "K3 mean", all_steps, "nats", 4),
-    "k3_max": Score("kl/k3", "K3 max", largest, "nats", 4),
-    "k3_peak": Score("kl/k3", "K3 P99 / P50", peak, "", 2),
-    "spike_rate": Score("kl/spike", "spikes per 1,000 steps", per_thousand, "", 0),
-    "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps, "nats", 3),
-    "width_product": Score("", "P98 − P2, product", all_steps, "nats", 3),
+    "k1_mean": Score("kl/k1", "K1 mean", all_steps, 4),
+    "k1_max": Score("kl/k1", "K1 max", largest, 4),
+    "k3_mean": Score("kl/k3", "K3 mean", all_steps, 4),
+    "k3_max": Score("kl/k3", "K3 max", largest, 4),
+    "k3_peak": Score("kl/k3", "K3 P99 / P50", peak, 2),
+    "spike_rate": Score("kl/spike", "spikes per 1,000 steps", per_thousand, 0),
+    "width": Score("ratio/raw/token/width", "P98 − P2, token", all_steps),
+    "width_product": Score("", "P98 − P2, product", all_steps),
     "ess": Score("ratio/raw/token/ess", "ESS, token", all_steps),
     "ess_product": Score("ratio/raw/product/ess", "ESS, product", all_steps),
     "khat_right": Score("ratio/raw/token/khat_right", "k̂ of the token ratio", all_steps),
@@ -95,7 +94,7 @@ def add_scores(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[float]] = {name: [] for name in SCORES}
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for cell, state in zip(cells["cell_id"], cells["state"]):
-        own = by_cell.get(str(cell)) if state == "finished" else None
+        own = by_cell.get(str(cell)) if state == FINISHED else None
         for name, score in SCORES.items():
             values = None if own is None else _series(own, name, score.key)
             columns[name].append(

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from alpkit.analysis.seeds.scores import FINISHED
+
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 MIN_SEEDS: Final = 3
 LEVEL: Final = 0.95
@@ -167,16 +169,11 @@ def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verd
     ]
 
 
-def paired(cells: pd.DataFrame, arm: str, control: str, endpoint: Endpoint) -> FloatArray:
-    """Arm − control per shared seed of finished cells, in seed order."""
-    return _difference(_by_seed(cells, endpoint), arm, control)
-
-
 def _by_seed(cells: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
     """Finished cells' endpoint, a row per seed and a column per arm."""
     if endpoint.column not in cells.columns:
         return pd.DataFrame()
-    done = cells[cells["state"] == "finished"]
+    done = cells[cells["state"] == FINISHED]
     values = done[endpoint.column].astype(float)
     if endpoint.log:
         values = values.where(values > 0).map(np.log10)

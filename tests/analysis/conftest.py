@@ -18,6 +18,11 @@ def frame(grid_root):
 
 
 @pytest.fixture(scope="session")
+def tails(frame):
+    return analysis.tail_frame(frame).set_index(["arm", "level", "side"])
+
+
+@pytest.fixture(scope="session")
 def report(grid_root):
     return analysis.analyze("synthetic", root=grid_root)
 
@@ -32,4 +37,4 @@ def small_root(tmp_path):
 @pytest.fixture
 def words_only(monkeypatch):
     """Reports without figures: these are most of a report's seconds."""
-    monkeypatch.setattr("alpkit.analysis.contents.PLANS", [])
+    monkeypatch.setattr("alpkit.analysis.report.compose.FIGURES", [])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from alpkit import analysis
-from alpkit.analysis.plotted import pass_frame
+from alpkit.analysis.figures.passk import numbers
 from alpkit.diagnostics.passes import pass_at_k
-from alpkit.runs.evaluations import Counts, append
+from alpkit.runs.evaluations import Counts, append_evaluations
 from tests.support.synthetic_grid import write_grid
 
 EASY, HARD = [4, 4, 2, 1], [0, 1, 0]
@@ -26,7 +26,7 @@ def load(folder):
 def give_counts(cell, seed, *, samples=4):
     for step in (0, 20, 40):
         easy = [max(n - seed, 0) for n in EASY]
-        append(
+        append_evaluations(
             cell,
             [
                 Counts(step, "easy", samples, easy, [0.0] * 4, [0.0] * 4, list("abcd")),
@@ -38,7 +38,7 @@ def give_counts(cell, seed, *, samples=4):
 def test_every_k_up_to_the_samples_is_drawn(folder):
     for cell in load(folder).finished.itertuples():
         give_counts(folder / cell.cell_id, cell.seed)
-    data = pass_frame(load(folder))
+    data = numbers(load(folder))
     last = data[(data["when"] == "last") & (data["arm"] == "grpo")].sort_values("k")
     assert last["k"].tolist() == [1, 2, 3, 4]
     curves = [
@@ -59,14 +59,14 @@ def test_a_step_at_which_a_set_was_left_out_is_no_point(folder):
     frame = load(folder)
     for cell in frame.finished.itertuples():
         give_counts(folder / cell.cell_id, cell.seed)
-        append(
+        append_evaluations(
             folder / cell.cell_id, [Counts(30, "easy", 4, EASY, [0.0] * 4, [0.0] * 4, list("abcd"))]
         )
-    assert 30 not in set(pass_frame(load(folder))["step"])
+    assert 30 not in set(numbers(load(folder))["step"])
 
 
 def test_without_counts_there_are_the_two_points_that_were_logged(folder):
     frame = load(folder)
     first = frame.finished.iloc[0]
     give_counts(folder / first["cell_id"], 0)  # one cell alone is no comparison
-    assert set(pass_frame(load(folder))["k"]) == {1, 4}
+    assert set(numbers(load(folder))["k"]) == {1, 4}

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from alpkit.cli import app, main, output, reference, running
 from alpkit.cli.progress import Bars
 from alpkit.config import PRESETS, expand, load_ablation
 from alpkit.launch import Ended, Options, Started, Stepped
-from alpkit.runs.states import list_grids
+from alpkit.runs.find import list_grids
 from alpkit.tracking import prepare_store
 
 ROOT = Path(__file__).parents[2]
@@ -265,8 +266,9 @@ def test_methods_lists_every_preset_and_a_card_resolves_its_bounds(call):
     assert card["objective"]["surrogate"]["dual_clip"] == 10.0
     assert card["perturbation"]["layers"] == "all"
     _, out, _ = call("methods", "token-tis")
-    assert "{action: truncate, of: mismatch, level: token, lower: 0.0, upper: 2.0" in out
-    assert "avoid: when one token" in out
+    assert "truncate, mismatch, token, <= 2" in out
+    assert "weight: {action: truncate, of: mismatch, level: token, upper: 2.0}" in out
+    assert "avoid      when one token" in out
 
 
 def test_ui_serves_the_store_that_would_be_used(call, fake, monkeypatch):
@@ -299,13 +301,16 @@ def test_bars_show_the_active_cell_and_print_failures(workplace):
         show(Started(first))
         show(Started(second))
         show(Stepped(first, 6, {"reward/mean": 0.5, "kl/k3": 0.001, "ratio/raw/token/width": 0.25}))
-        show._progress.refresh()
+        deadline = time.monotonic() + 10  # it draws ten times a second
+        while "reward 0.5" not in text.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.02)
         show(Ended(first, "finished"))
         show(Ended(second, "failed", "ValueError: no\nTraceback"))
-        grid_bar = show._progress.tasks[0]
-        assert (grid_bar.completed, grid_bar.total) == (24, 24)
-        assert len(show._progress.tasks) == 1
     shown = text.getvalue()
+    _, bar, last = shown.rpartition("all cells, in steps")
+    assert bar
+    assert "24/24" in last
+    assert "seed=" not in last
     assert "grpo seed=0" in shown
     assert "reward 0.5  kl 0.001  width 0.25" in shown
     assert f"failed: {second} grpo seed=1: ValueError: no\n" in shown

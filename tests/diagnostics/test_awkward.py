@@ -19,7 +19,7 @@ from alpkit.diagnostics import (
     decompose,
     divergences,
     envelope,
-    envelope_sequences,
+    ess,
     fit_gpd,
     fit_gpd_mle,
     fit_khat,
@@ -116,8 +116,6 @@ def test_curves_drop_and_count(kind):
         ccdf(d, cluster=prompts(d), n_boot=20),
         envelope(np.arange(d.size), d),
         envelope(d, d, edges=np.array([-1.0, 1.0])),
-        envelope_sequences(d, d, np.arange(d.size)),
-        envelope_sequences(d, d, np.arange(d.size), against="length"),
     ):
         assert result.status == expected
         assert result.dropped == bad
@@ -173,6 +171,13 @@ def test_spikes_and_shifts(kind):
 
 
 @pytest.mark.parametrize("kind", INPUTS)
+def test_the_effective_sample_size(kind):
+    d = INPUTS[kind]
+    usable = d.size > 0 and bool((d < math.inf).all())  # -inf is a weight of 0
+    assert (0 < ess(d) <= 1) if usable else math.isnan(ess(d))
+
+
+@pytest.mark.parametrize("kind", INPUTS)
 def test_the_sketch(kind):
     d = INPUTS[kind]
     finite = d[np.isfinite(d)]
@@ -188,7 +193,11 @@ def test_the_sketch(kind):
 def test_nothing_public_is_left_out():
     """A new statistic has to come here."""
     tested = set(globals()) | {name.split()[0] for name in TAILS}
-    pure = {"khat_limit", "tail_size", "merge_all"}  # of sizes and of sketches; tested with them
+    pure = {
+        "khat_limit",
+        "tail_size",
+        "ess_of_sums",
+    }  # of sizes and of sums; tested with them
     functions = {
         name
         for name in diagnostics.__all__
@@ -208,6 +217,7 @@ def test_no_warning_reaches_the_user():
             decompose(logp_rollout=np.zeros(d.size), logp_old=d, logp_train=d)
             attribute(d, prompts(d))
             envelope(d, d)
+            ess(d)
             ccdf(d)
             spike_summary(d)
             level_shifts(d)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from alpkit.diagnostics import divergences, reduce_to_level
+from alpkit.diagnostics import divergences
 from alpkit.diagnostics.divergences import KEYS
 
 LOG_RATIOS = hnp.arrays(float, st.integers(1, 40), elements=st.floats(-1e4, 1e4))
@@ -34,15 +34,6 @@ def test_fixture_x(fixture_x):
     product = divergences(fixture_x["mismatch"], fixture_x["sequence"], level="product")
     assert product["chi2"] == pytest.approx(-0.249606, abs=5.1e-7)
     assert product["n"] == 3
-
-
-def test_fixture_x_levels(fixture_x):
-    d, sequence = fixture_x["bypass"], fixture_x["sequence"]
-    product = np.exp(reduce_to_level(d, sequence, "product"))
-    geometric = np.exp(reduce_to_level(d, sequence, "geometric"))
-    np.testing.assert_allclose(product, [1.648721, 2.459603, 0.050287], atol=5.1e-7)
-    np.testing.assert_allclose(geometric, [1.133148, 1.349859, 0.369108], atol=5.1e-7)
-    np.testing.assert_array_equal(reduce_to_level(d, sequence, "token"), d)
 
 
 def test_formulas_in_linear_space():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpkit.diagnostics import envelope, envelope_sequences
+from alpkit.diagnostics import envelope
 
 
 def test_bins_hold_equal_counts_and_their_quantiles():
@@ -59,22 +59,6 @@ def test_fixed_edges_keep_their_place_and_skip_empty_bins():
     by_position = envelope(np.arange(6), np.arange(6.0), bins=2)
     assert by_position.left.tolist() == [0.0, 3.0]
     assert by_position.right.tolist() == [2.0, 5.0]
-
-
-def test_sequences_by_length():
-    sequence = np.array([4, 4, 4, 1, 9, 9])
-    got = envelope_sequences(np.zeros(6), np.ones(6), sequence, against="length", bins=3)
-    np.testing.assert_array_equal(got.centre, [1, 2, 3])
-    np.testing.assert_array_equal(got.median, [1, 2, 3])
-
-
-def test_sequences_sum_their_ratio_at_their_mean_or_summed_probability(fixture_x):
-    mu, d, sequence = fixture_x["rollout"], fixture_x["bypass"], fixture_x["sequence"]
-    mean = envelope_sequences(mu, d, sequence, bins=3)
-    np.testing.assert_allclose(mean.centre, [-5.8 / 3, -3.9 / 3, -3.6 / 4])
-    np.testing.assert_allclose(np.exp(mean.median), [0.050287, 2.459603, 1.648721], atol=5e-7)
-    total = envelope_sequences(mu, d, sequence, against="sum", bins=3)
-    np.testing.assert_allclose(total.centre, [-5.8, -3.9, -3.6])
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])

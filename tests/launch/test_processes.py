@@ -125,18 +125,35 @@ def test_workers_persist_and_each_has_one_thread_and_a_core(crashed):
     leases = [process(folder / record.cell_id)["env"] for record in records.values()]
     assert {lease["OMP_NUM_THREADS"] for lease in leases} == {"1"}
     assert {lease["VLLM_CPU_OMP_THREADS_BIND"] for lease in leases} <= {str(c) for c in cores()}
+    assert {lease["CUDA_VISIBLE_DEVICES"] for lease in leases} == {None}
     assert not any(alive(pid) for pid in pids)
 
 
-def test_gpus_are_leased_and_decide_the_number_of_jobs(monkeypatch):
+def test_the_number_of_jobs_is_that_of_gpus_else_of_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
-    launcher = Processes()
-    assert launcher.jobs == 2
-    assert [launcher._lease(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["3", "GPU-abc", "3"]
+    assert Processes().jobs == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert Processes().jobs == len(cores())
     assert Processes(jobs=5).jobs == 5
-    assert "CUDA_VISIBLE_DEVICES" not in Processes()._lease(0)
+
+
+def test_a_worker_sees_one_gpu_and_more_workers_share_them(make_grid, options, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
+    # They wait at step 3, each in its worker, until all three have been seen.
+    grid = make_grid("gpus", [arm("sleep")], seeds=(0, 1, 2))
+    folder, seen = options().root / "runs" / "gpus", {}
+
+    def listen(event):
+        if isinstance(event, Stepped) and event.step == 2:
+            lease = process(folder / event.cell_id)
+            seen[lease["pid"]] = lease["env"]["CUDA_VISIBLE_DEVICES"]
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, options(jobs=3), listen)
+    assert sorted(seen.values()) == ["3", "3", "GPU-abc"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-abc"
 
 
 def test_fail_fast_kills_the_running_and_starts_no_more(make_grid, options):
@@ -183,7 +200,7 @@ def test_an_interrupt_ends_workers_and_marks_cells_killed(make_grid, options, pl
     assert child.returncode == 130
     record = read_grid(place / "runs" / name)
     assert [c.state for c in record.cells] == ["killed", "killed"]
-    assert [c["state"] for c in record.manifest["cells"]] == ["killed", "killed"]
+    assert [c.state for c in record.manifest.cells] == ["killed", "killed"]
     client = prepare_store(options().tracking_uri).client
     for cell in record.cells:
         assert client.get_run(cell.run_id).info.status == "KILLED"

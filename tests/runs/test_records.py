@@ -11,15 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alpkit.errors import TrackingError
+from alpkit.runs.faults import Fault
 from alpkit.runs.records import (
+    SEQUENCE_SCHEMA,
     TOKEN_SCHEMA,
     BackgroundWriter,
     RecordWriter,
+    count_rows,
     dataset,
     read,
     read_sequences,
     recorded_steps,
     rewind,
+    scan,
+    scan_step,
 )
 
 COLUMNS = {
@@ -129,12 +134,19 @@ def test_a_broken_file_is_named_or_skipped(tmp_path):
     (tmp_path / "records" / "tokens-000002.parquet").write_bytes(b"")
     with pytest.raises(TrackingError, match=r"tokens-000002\.parquet"):
         read(tmp_path)
-    frame, errors = read(tmp_path, strict=False)
+    frame, faults = scan(tmp_path)
     assert frame["step"].unique().tolist() == [1]
-    assert [error.where[-21:] for error in errors] == [
+    assert [fault.place_in(tmp_path / "records") for fault in faults] == [
         "tokens-000002.parquet",
         "tokens-000003.parquet",
     ]
+    assert all(str(tmp_path) not in fault.reason for fault in faults)
+    assert [isinstance(count_rows(tmp_path, step), Fault) for step in (1, 2, 3)] == [
+        False,
+        True,
+        True,
+    ]
+    assert count_rows(tmp_path, 1) == scan_step(tmp_path, 1, ["token"]).num_rows == 24
     assert len(read_sequences(tmp_path)) == 18
 
 
@@ -149,9 +161,10 @@ def test_missing_records_say_what_there_is(tmp_path):
     assert recorded_steps(tmp_path) == []
     with pytest.raises(TrackingError, match=r"records\.every"):
         read(tmp_path)
-    frame, errors = read_sequences(tmp_path, strict=False)
+    frame, faults = scan(tmp_path, kind="sequences")
     assert frame.empty
-    assert len(errors) == 1
+    assert list(frame.columns) == SEQUENCE_SCHEMA.names
+    assert len(faults) == 1
     RecordWriter(tmp_path / "records").write(5, *batch())
     with pytest.raises(TrackingError, match="recorded steps: 5"):
         read(tmp_path, steps=[6])

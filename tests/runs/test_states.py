@@ -1,165 +1,142 @@
-"""Run folders: atomic state files, honest states, and what a RUN_ID may be."""
+"""States and manifests: replaced whole, read whatever version wrote them, and no cell runs without a process."""
 
+import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
-from alpkit.errors import GridError, TrackingError
-from alpkit.runs import states as runs
-from alpkit.runs.states import CellRecord, Target
-
-
-def make_grid(root, name, launched, *, parent, cells=(("c0", "r0"),), retired=()):
-    folder = runs.grid_folder(root, name)
-    records = [CellRecord(c, "grpo", i, name, run_id=r) for i, (c, r) in enumerate(cells)]
-    for record in records:
-        runs.write_cell(folder / record.cell_id, record)
-    manifest = {
-        "grid": name,
-        "parent_run_id": parent,
-        "launched": launched,
-        "cells": [
-            {"cell_id": c, "arm": "grpo", "seed": i, "axes": {}} for i, (c, _) in enumerate(cells)
-        ],
-    }
-    runs.write_grid(folder, manifest, records, retired)
-    return folder
-
-
-@pytest.fixture
-def two_grids(tmp_path):
-    older = make_grid(
-        tmp_path,
-        "alpha",
-        "2026-01-01",
-        parent="feed01",
-        cells=[("aa11", "beef01"), ("ab22", "beef02")],
-    )
-    newer = make_grid(tmp_path, "beta", "2026-01-02", parent="feed02", cells=[("bb11", "cafe01")])
-    return tmp_path, older, newer
-
-
-@pytest.mark.parametrize(
-    ("text", "grid", "cell"),
-    [
-        ("feed01", "alpha", None),
-        ("beef02", "alpha", "ab22"),
-        ("ab22", "alpha", "ab22"),
-        ("latest", "beta", None),
-        ("alpha", "alpha", None),
-        ("alp", "alpha", None),
-        ("cafe", "beta", "bb11"),
-        ("runs/alpha", "alpha", None),
-        ("runs/alpha/aa11", "alpha", "aa11"),
-    ],
+from alpkit.errors import TrackingError
+from alpkit.runs.folder import GridFolder, RunFolder
+from alpkit.runs.states import (
+    CellRecord,
+    Manifest,
+    ManifestCell,
+    killed_if_not_live,
+    read_cell,
+    read_grid,
+    read_manifest,
+    scan_cell,
+    scan_manifest,
+    write_cell,
 )
-def test_run_ids_resolve_in_the_documented_order(two_grids, text, grid, cell):
-    root, _, _ = two_grids
-    assert runs.resolve(text, root) == Target(root / "runs" / grid, cell)
+from tests.support.bare_grids import make_grid
+
+# As the first version of alpkit wrote it, with a key that none has.
+OLD = {
+    "grid": "old",
+    "grid_id": "0123456789",
+    "question": "why?",
+    "cells": [
+        {
+            "cell_id": "c0",
+            "arm": "grpo",
+            "seed": 3,
+            "axes": {"train.lr": 1e-4},
+            "run_id": "r0",
+            "state": "finished",
+            "colour": "red",
+        }
+    ],
+    "controls": {"seq-alp": "seq-bypass"},
+    "notes": ["merged"],
+    "created": "2026-01-01",
+    "experiment_id": "1",
+    "parent_run_id": "p",
+    "retired": [{"cell_id": "c9", "arm": "gspo", "seed": 0, "run_id": "r9", "state": "killed"}],
+    "colour": 3,
+}
 
 
-def test_an_exact_id_wins_over_a_grid_that_is_called_the_same(tmp_path):
-    one = make_grid(tmp_path, "one", "2026-01-01", parent="two")
-    two = make_grid(tmp_path, "two", "2026-01-02", parent="xyz")
-    assert runs.resolve("two", tmp_path) == Target(one)
-    assert runs.resolve("xyz", tmp_path) == Target(two)
-
-
-def test_a_grid_called_latest_is_reached_by_its_folder(tmp_path):
-    make_grid(tmp_path, "latest", "2026-01-01", parent="p1")
-    newer = make_grid(tmp_path, "newer", "2026-01-02", parent="p2")
-    assert runs.resolve("latest", tmp_path) == Target(newer)
-
-
-def test_an_ambiguous_prefix_lists_what_it_could_mean(two_grids):
-    root, _, _ = two_grids
-    with pytest.raises(GridError) as caught:
-        runs.resolve("feed", root)
-    assert "names 2 runs" in caught.value.what
-    assert "runs/alpha" in caught.value.why
-    assert "runs/beta" in caught.value.why
-    assert caught.value.exit_code == 2
-
-
-def test_an_unknown_id_lists_what_exists(two_grids, tmp_path):
-    root, _, _ = two_grids
-    with pytest.raises(GridError, match="no run 'nope'") as caught:
-        runs.resolve("nope", root)
-    assert caught.value.why == "grids here: beta, alpha"
-    with pytest.raises(GridError, match="no grid has run here"):
-        runs.resolve("latest", tmp_path / "elsewhere")
-    with pytest.raises(GridError, match="no run ''"):
-        runs.resolve("", root)
-
-
-def test_a_damaged_manifest_does_not_hide_the_other_grids(two_grids):
-    root, older, newer = two_grids
-    (newer / "grid.json").write_text('{"cells": [')
-    assert runs.resolve("latest", root) == Target(older)
-    with pytest.raises(TrackingError, match="cannot be read"):
-        runs.read_grid(newer)
-
-
-def test_retired_cells_stay_reachable(tmp_path):
-    gone = CellRecord("old1", "grpo", 0, "g", run_id="dead01", state="finished")
-    folder = make_grid(tmp_path, "g", "2026-01-01", parent="p", retired=[gone])
-    assert runs.read_grid(folder).retired == (gone,)
-    assert runs.resolve("dead01", tmp_path) == Target(folder, "old1")
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
 
 
 def test_the_cells_own_file_is_the_truth_about_its_state(tmp_path):
     folder = make_grid(tmp_path, "g", "2026-01-01", parent="p")
-    assert runs.read_grid(folder).cells[0].state == "pending"
+    assert read_grid(folder).cells[0].state == "pending"
     record = CellRecord("c0", "grpo", 0, "g", run_id="r0", state="finished", steps_done=7)
-    runs.write_cell(folder / "c0", record)
-    assert runs.read_grid(folder).cells == (record,)
+    write_cell(folder / "c0", record)
+    assert read_grid(folder).cells == (record,)
     assert json.loads((folder / "c0" / "cell.json").read_text())["steps_done"] == 7
 
 
-def test_unknown_fields_of_a_newer_version_are_ignored(tmp_path):
-    runs.write_json(
-        tmp_path / "cell.json", {"cell_id": "c", "arm": "a", "seed": 1, "grid": "g", "colour": 3}
+def test_a_manifest_of_another_version_is_read(tmp_path):
+    write(tmp_path / "grid.json", OLD)
+    manifest = read_manifest(tmp_path)
+    assert manifest.cells == (ManifestCell("c0", "grpo", 3, {"train.lr": 1e-4}, "r0", "finished"),)
+    assert manifest.retired == (ManifestCell("c9", "gspo", 0, {}, "r9", "killed"),)
+    assert manifest.controls == {"seq-alp": "seq-bypass"}
+    assert (manifest.git, manifest.warnings) == ("", ())
+    # It had no `launched` yet: `latest` is judged by its creation.
+    assert read_grid(tmp_path).launched == "2026-01-01"
+    assert (manifest.notes, manifest.experiment_id, manifest.parent_run_id) == (
+        ("merged",),
+        "1",
+        "p",
     )
-    assert runs.read_cell(tmp_path) == CellRecord("c", "a", 1, "g")
-    assert runs.read_cell(tmp_path / "nothing") is None
 
 
-def test_writing_leaves_no_temporary_file_and_replaces_whole(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"x": 1})
-    runs.write_json(tmp_path / "a.json", {"x": 2})
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
+def test_a_manifest_comes_back_from_json_as_it_was():
+    manifest = Manifest.from_json(OLD)
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        manifest.grid = "other"
+
+
+def test_a_manifest_without_a_name_is_called_by_its_folder(tmp_path):
+    write(tmp_path / "g" / "grid.json", {"cells": [], "grid": None})
+    assert read_grid(tmp_path / "g").name == "g"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"cells": [', "cannot be read"),
+        ("[]", "holds no mapping"),
+        ("{}", "lacks cells"),
+        ('{"cells": [{"cell_id": "c"}]}', "lacks arm, seed"),
+        ('{"cells": [3]}', "cannot be read"),
+        ('{"cells": 3}', "cannot be read"),
+    ],
+)
+def test_a_damaged_manifest_is_a_fault_and_for_the_strict_an_error(tmp_path, text, why):
+    write(tmp_path / "grid.json", text)
+    (fault,) = scan_manifest(tmp_path).faults
+    assert fault.place_in(tmp_path) == "grid.json"
+    assert why in fault.reason
+    with pytest.raises(TrackingError, match="manifest cannot be read") as caught:
+        read_grid(tmp_path)
+    assert caught.value.where == str(GridFolder(tmp_path).manifest)
+
+
+def test_unknown_fields_of_a_newer_version_are_ignored_and_nulls_are_defaults(tmp_path):
+    cell = {"cell_id": "c", "arm": "a", "seed": 1, "grid": "g", "colour": 3, "steps_done": None}
+    write(tmp_path / "cell.json", cell)
+    assert read_cell(tmp_path) == CellRecord("c", "a", 1, "g")
+    assert read_cell(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cell_id": "c0"}'])
+def test_a_damaged_state_leaves_what_the_manifest_knows(tmp_path, text):
+    folder = make_grid(tmp_path, "g", "2026-01-01", parent="p")
+    write(RunFolder(folder / "c0").state, text)
+    assert read_grid(folder).cells == (CellRecord("c0", "grpo", 0, "g", run_id="r0"),)
+    rows, faults = scan_cell(folder / "c0")
+    assert rows == []
+    assert [fault.place_in(folder) for fault in faults] == ["c0/cell.json"]
+    with pytest.raises(TrackingError, match="state cannot be read"):
+        read_cell(folder / "c0")
+
+
+def test_retired_cells_stay_in_the_grid(tmp_path):
+    gone = CellRecord("old1", "grpo", 0, "g", run_id="dead01", state="finished")
+    folder = make_grid(tmp_path, "g", "2026-01-01", parent="p", retired=[gone])
+    assert read_grid(folder).retired == (gone,)
 
 
 def test_a_running_cell_without_a_process_counts_as_killed():
     cell = CellRecord("c", "a", 0, "g", state="running")
     done = CellRecord("d", "a", 1, "g", state="finished")
-    assert [c.state for c in runs.honest([cell, done], live=False)] == ["killed", "finished"]
-    assert runs.honest([cell, done], live=True) == (cell, done)
-
-
-def test_one_process_at_a_time_holds_a_grid(tmp_path):
-    folder = tmp_path / "g"
-    assert not runs.is_live(folder)
-    hold = (
-        "import sys, pathlib\nfrom alpkit.runs import states as runs\n"
-        "with runs.lock(pathlib.Path(sys.argv[1])):\n print('held', flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "held\n"
-    assert runs.is_live(folder)
-    with pytest.raises(GridError, match="running already") as caught, runs.lock(folder):
-        pass
-    assert str(process.pid) in caught.value.why
-    process.kill()
-    process.communicate()
-    assert not runs.is_live(folder)
-    with runs.lock(folder):
-        assert runs.is_live(folder)
+    assert [c.state for c in killed_if_not_live([cell, done], live=False)] == ["killed", "finished"]
+    assert killed_if_not_live([cell, done], live=True) == (cell, done)

@@ -5,7 +5,7 @@ import json
 import torch
 
 from alpkit.config import PRESETS, RunConfig, dump_yaml
-from alpkit.tracking import CellTracker
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import train_cell
 
 SMALL = {

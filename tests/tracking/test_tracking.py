@@ -1,22 +1,19 @@
-"""Tracking: the JSONL floor, MLflow without holes, and the store that a plain `mlflow ui` opens."""
+"""Tracking: MLflow without holes, and the store that a plain `mlflow ui` opens."""
 
-import json
 import math
 
 import pytest
 
 from alpkit.errors import TrackingError
+from alpkit.runs.steps import CellTracker, read_steps
 from alpkit.tracking import (
-    CellTracker,
     MlflowSink,
     backfill,
     charts_path,
     log_report,
     prepare_store,
-    read_steps,
     resolve_uri,
 )
-from alpkit.tracking import log as log_module
 
 
 @pytest.fixture
@@ -40,64 +37,12 @@ def history(store, run_id, key):
     return [(m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
 
 
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_the_argument_wins_over_the_environment_over_the_default(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert resolve_uri() == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert resolve_uri() == "http://server"
     assert resolve_uri("sqlite:///other.db") == "sqlite:///other.db"
-
-
-def test_jsonl_has_one_line_per_step_and_null_for_what_is_not_finite(tmp_path):
-    seen = []
-    tracker = CellTracker(tmp_path, on_step=lambda step, values: seen.append((step, dict(values))))
-    tracker.log(0, {"eval/greedy": 0.5})
-    tracker.log(1, {"reward/mean": 0.25, "kl/k3": math.nan, "kl/k2": math.inf})
-    assert lines(tmp_path) == [
-        {"step": 0, "eval/greedy": 0.5},
-        {"step": 1, "reward/mean": 0.25, "kl/k3": None, "kl/k2": None},
-    ]
-    assert seen == [(0, {"eval/greedy": 0.5}), (1, {"reward/mean": 0.25})]
-
-
-def test_an_unknown_key_or_a_step_out_of_order_is_refused_and_leaves_no_line(tmp_path):
-    tracker = CellTracker(tmp_path)
-    tracker.log(1, {"reward/mean": 0.0})
-    with pytest.raises(TrackingError, match="reward/meen"):
-        tracker.log(2, {"reward/meen": 0.0})
-    with pytest.raises(TrackingError, match="step 1 was logged after step 1"):
-        tracker.log(1, {"reward/mean": 0.0})
-    assert lines(tmp_path) == [{"step": 1, "reward/mean": 0.0}]
-
-
-def test_rewind_drops_later_steps_and_half_a_line(tmp_path):
-    tracker = CellTracker(tmp_path)
-    for step in range(4):
-        tracker.log(step, {"reward/mean": step / 10})
-    with (tmp_path / "metrics.jsonl").open("a") as handle:
-        handle.write('{"step": 4, "rewa')
-    resumed = CellTracker(tmp_path)
-    resumed.rewind(2)
-    resumed.log(3, {"reward/mean": 9.0})
-    assert [(s["step"], s["reward/mean"]) for s in lines(tmp_path)] == [
-        (0, 0.0),
-        (1, 0.1),
-        (2, 0.2),
-        (3, 9.0),
-    ]
-    resumed.rewind(None)
-    assert lines(tmp_path) == []
-
-
-def test_damage_in_the_middle_of_the_file_is_an_error_with_its_line(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
-    with pytest.raises(TrackingError) as caught:
-        read_steps(tmp_path / "metrics.jsonl")
-    assert caught.value.where.endswith("metrics.jsonl:2")
 
 
 def test_mlflow_receives_every_value_in_batches(store, monkeypatch):
@@ -121,20 +66,28 @@ def test_mlflow_receives_every_value_in_batches(store, monkeypatch):
     assert store.client.get_run(run_id).data.tags["alpkit.step"] == "29"
 
 
-def test_ten_seconds_flush_what_25_steps_have_not(store, monkeypatch):
+def test_time_flushes_what_25_steps_have_not(store):
     run_id = new_run(store)
-    monkeypatch.setattr(log_module, "_FLUSH_SECONDS", 0.0)
-    MlflowSink(store.client, store.uri, run_id).add(0, {"reward/mean": 0.5})
+    MlflowSink(store.client, store.uri, run_id).add(0, {"reward/mean": 0.25})
+    assert history(store, run_id, "reward/mean") == []
+    MlflowSink(store.client, store.uri, run_id, flush_seconds=0.0).add(0, {"reward/mean": 0.5})
     assert history(store, run_id, "reward/mean") == [(0, 0.5)]
 
 
 def test_a_batch_never_exceeds_mlflows_limit(store, monkeypatch):
     run_id = new_run(store)
-    monkeypatch.setattr(log_module, "_BATCH", 5)
-    sink = MlflowSink(store.client, store.uri, run_id)
+    sizes = []
+    real = store.client.log_batch
+    monkeypatch.setattr(
+        store.client,
+        "log_batch",
+        lambda run, rows, **kw: sizes.append(len(rows)) or real(run, rows, **kw),
+    )
+    sink = MlflowSink(store.client, store.uri, run_id, batch=5)
     for step in range(7):
         sink.add(step, {"reward/mean": 1.0, "kl/k3": 2.0})
     sink.flush()
+    assert sizes == [4, 4, 4, 2]
     assert [s for s, _ in history(store, run_id, "kl/k3")] == list(range(7))
 
 
@@ -147,7 +100,7 @@ def test_a_store_that_fails_keeps_the_buffer_and_flush_raises(store, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(store.client, "log_batch", refuse)
-    monkeypatch.setattr(log_module.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
     for step in range(26):
         sink.add(step, {"reward/mean": 0.5})
     with pytest.raises(TrackingError, match="refused") as caught:
@@ -173,7 +126,7 @@ def test_resuming_sends_what_was_lost_and_nothing_twice(store, tmp_path):
         tracker.log(step, {"reward/mean": step / 64})
     second.flush()
     assert history(store, run_id, "reward/mean") == [(s, s / 64) for s in range(32)]
-    assert [line["step"] for line in lines(tmp_path)] == list(range(32))
+    assert [step for step, _ in read_steps(tmp_path)] == list(range(32))
 
 
 def test_backfill_rebuilds_a_run_from_its_folder(store, tmp_path):

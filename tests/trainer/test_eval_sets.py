@@ -8,8 +8,8 @@ import torch
 
 from alpkit.config import RunConfig
 from alpkit.diagnostics.passes import pass_at_k
-from alpkit.runs.evaluations import read
-from alpkit.tracking import CellTracker
+from alpkit.runs.evaluations import read_evaluations
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import train_cell
 
 DATA = {
@@ -55,7 +55,7 @@ def test_each_set_has_its_keys_and_the_mean_is_there_when_all_were_due(run):
 
 def test_the_counts_of_every_item_are_kept_and_give_what_was_logged(run):
     folder, lines = run
-    found = {(counts.step, counts.set): counts for counts in read(folder)}
+    found = {(counts.step, counts.set): counts for counts in read_evaluations(folder)}
     assert set(found) == {(s, "three") for s in range(4)} | {(s, "two") for s in (0, 2, 3)}
     for (step, name), counts in found.items():
         assert counts.samples == {"three": 3, "two": 2}[name]
@@ -69,6 +69,6 @@ def test_the_counts_of_every_item_are_kept_and_give_what_was_logged(run):
 
 def test_a_resumed_run_keeps_each_evaluation_once(run):
     folder, _ = run
-    before = read(folder)
+    before = read_evaluations(folder)
     train_cell(RunConfig.model_validate(DATA), folder, CellTracker(folder))
-    assert read(folder) == before
+    assert read_evaluations(folder) == before

@@ -10,10 +10,10 @@ import pytest
 from alpkit.config import RunConfig
 from alpkit.rollout.hf import HfSampler
 from alpkit.runs.records import recorded_steps
-from alpkit.tracking import CellTracker
-from alpkit.trainer import spike_watch as spikes
+from alpkit.runs.spike_log import read_spikes, rewind_spikes, spike_table, spike_tags
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import train_cell
-from alpkit.trainer.spike_watch import Found, SpikeWatch
+from alpkit.trainer.spike_watch import Found, SpikeWatch, explain
 
 SMALL = {
     "rollout": {"weights": "int4", "prompts": 6, "group": 4},
@@ -57,7 +57,7 @@ def test_a_planted_spike_is_found_at_its_step_with_its_sequence(planted):
     flagged = [step for step, values in metrics.items() if values.get("kl/spike") == 1.0]
     assert flagged == [AT]
     assert metrics[AT]["kl/spike_z"] > 5
-    found = {(line["step"], line["metric"]): line for line in spikes.read(folder)}
+    found = {(line["step"], line["metric"]): line for line in read_spikes(folder)}
     assert {(AT, "kl/k3"), (AT, "kl/k3_max")} <= set(found)
     for metric in ("kl/k3", "kl/k3_max"):
         line = found[AT, metric]
@@ -76,37 +76,9 @@ def test_a_planted_spike_is_found_at_its_step_with_its_sequence(planted):
 
 def test_a_spike_step_is_recorded_though_no_schedule_asked_for_it(planted):
     folder, _ = planted
-    extra = {line["step"] for line in spikes.read(folder)}
+    extra = {line["step"] for line in read_spikes(folder)}
     assert recorded_steps(folder) == sorted({1, 19} | extra)
     assert AT in extra
-
-
-def test_a_resumed_run_has_every_spike_once(planted, tmp_path):
-    folder = tmp_path
-    shutil.copy(planted[0] / spikes.SPIKES_FILE, folder)
-    before = spikes.read(folder)
-    spikes.rewind(folder, 18)
-    assert spikes.read(folder) == [line for line in before if line["step"] <= 18]
-    spikes.rewind(folder, AT - 1)
-    assert all(line["step"] < AT for line in spikes.read(folder))
-    spikes.rewind(folder, None)
-    assert spikes.read(folder) == []
-
-
-def test_a_half_written_line_is_skipped(tmp_path):
-    spikes.append(tmp_path, [{"step": 3, "metric": "kl/k3"}])
-    with (tmp_path / spikes.SPIKES_FILE).open("a") as handle:
-        handle.write('{"step": 4, "met')
-    assert spikes.read(tmp_path) == [{"step": 3, "metric": "kl/k3"}]
-    assert spikes.read(tmp_path / "nowhere") == []
-
-
-def test_texts_with_odd_line_ends_stay_whole(tmp_path):
-    line = {"step": 3, "metric": "kl/k3", "text": "a\u2028b\x85c\nd"}
-    spikes.append(tmp_path, [line, line])
-    assert spikes.read(tmp_path) == [line, line]
-    spikes.rewind(tmp_path, 3)
-    assert spikes.read(tmp_path) == [line, line]
 
 
 def table_of(n=40):
@@ -131,7 +103,7 @@ RESPONSES = {sample: [sample, 1] for sample in range(8)}
 def test_a_gradients_spike_names_the_largest_coefficient():
     tokens = table_of()
     tokens["slope"][7] = 2000.0
-    line = spikes.explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
+    line = explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
     first = line["tokens"][0]
     assert (first["sample"], first["position"], first["contribution"]) == (1, 2, 2000.0)
     assert line["sequences"][0]["sample"] == 1
@@ -141,9 +113,9 @@ def test_a_gradients_spike_names_the_largest_coefficient():
 def test_k3_max_looks_at_the_worst_update_alone():
     tokens = table_of()
     tokens["logp_train"][tokens["update"] == 1] += 2
-    line = spikes.explain(9, Found("kl/k3_max", 3.0, 8.0), tokens, RESPONSES, str)
+    line = explain(9, Found("kl/k3_max", 3.0, 8.0), tokens, RESPONSES, str)
     assert {own["sample"] for own in line["tokens"]} <= {4, 5, 6, 7}
-    whole = spikes.explain(9, Found("kl/k3", 3.0, 8.0), tokens, RESPONSES, str)
+    whole = explain(9, Found("kl/k3", 3.0, 8.0), tokens, RESPONSES, str)
     assert whole["share_tokens"]["10"] < line["share_tokens"]["10"]
 
 
@@ -154,11 +126,11 @@ def test_a_broken_token_does_not_hide_who_made_the_spike(bad):
     tokens["logp_train"][3] = bad
     tokens["logp_train"][tokens["sample"] == 5] += 3
     for metric in ("kl/k3", "kl/k3_max"):
-        line = spikes.explain(9, Found(metric, 3.0, 8.0), tokens, RESPONSES, str)
+        line = explain(9, Found(metric, 3.0, 8.0), tokens, RESPONSES, str)
         assert (line["status"], line["sequences"][0]["sample"]) == ("ok", 5)
         assert all(share is not None for share in line["share_tokens"].values())
     tokens["slope"][3] = bad
-    line = spikes.explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
+    line = explain(9, Found("train/grad_norm", 3.0, 8.0), tokens, RESPONSES, str)
     assert line["status"] == "nonfinite"
     assert set(line["share_tokens"].values()) == {None}
     assert line["tokens"][0]["position"] == 3
@@ -180,16 +152,27 @@ def test_a_watch_goes_on_where_its_state_was_kept():
     assert "train/spike" not in found[35][0]
 
 
+def test_a_resumed_run_has_every_spike_once(planted, tmp_path):
+    folder = tmp_path / "resumed"
+    shutil.copytree(planted[0], folder, ignore=shutil.ignore_patterns("records", "checkpoint"))
+    before = read_spikes(folder)
+    for last in (18, AT - 1):
+        rewind_spikes(folder, last)
+        assert read_spikes(folder) == [line for line in before if line["step"] <= last]
+    rewind_spikes(folder, None)
+    assert read_spikes(folder) == []
+
+
 def test_the_table_and_the_tags_count_every_spike(planted):
     folder, _ = planted
-    lines = spikes.read(folder)
-    tags = spikes.count(lines)
+    lines = read_spikes(folder)
+    tags = spike_tags(lines)
     assert int(tags["alpkit.spikes"]) == len(lines)
     assert int(tags["alpkit.spikes.kl.k3"]) == sum(line["metric"] == "kl/k3" for line in lines)
-    columns, rows = spikes.table(lines)
+    columns, rows = spike_table(lines)
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     assert [row["step"] for row in table] == [line["step"] for line in lines]
     assert table[0]["largest sequence's sample"] == lines[0]["sequences"][0]["sample"]
     assert table[0]["share of top 1 sequences"] == lines[0]["share_sequences"]["1"]
-    assert spikes.table([]) == (columns, [])
-    assert set(spikes.count([]).values()) == {"0"}
+    assert spike_table([]) == (columns, [])
+    assert set(spike_tags([]).values()) == {"0"}

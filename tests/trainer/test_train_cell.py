@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpkit import trainer
 from alpkit.config import PRESETS, RunConfig
 from alpkit.errors import NumericalError, RolloutError, TrackingError
 from alpkit.policy.loading import load_policy
@@ -18,8 +17,7 @@ from alpkit.rollout.hf import HfSampler
 from alpkit.runs import records
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.records import RecordWriter, read_sequences
-from alpkit.tracking import CellTracker
-from alpkit.trainer import state as cell
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import train_cell
 
 SMALL = {
@@ -358,26 +356,38 @@ def test_bfloat16_means_float32_masters_and_a_float32_residual(tmp_path):
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-def test_log_sigma_has_its_own_learning_rate_and_decay():
-    noisy = config("seq-alp", perturbation={"sigma": {"lr": 0.5, "weight_decay": 0.25}})
-    policy = load_policy(noisy.model)
-    perturbation = LayerwisePerturbation(policy.model, noisy.perturbation)
-    groups = cell._optimizer(noisy, policy, perturbation).param_groups
-    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(3e-5, 0.0), (0.5, 0.25)]
-    assert [p is perturbation.log_sigma for p in groups[1]["params"]] == [True]
-    assert len(groups[0]["params"]) == len(list(policy.model.parameters()))
+def test_learning_rates_of_0_move_nothing_and_measure_all_the_same(tmp_path):
+    """The noise-floor control: weights and sigma stay to the bit, with a gradient and a mismatch to look at."""
+    metrics = train(
+        tmp_path,
+        config("seq-alp", train={"lr": 0}, perturbation={"sigma": {"lr": 0, "weight_decay": 0.1}}),
+    )
+    before = load_policy("builtin:tiny-addition").model.state_dict()
+    after = load_file(next(tmp_path.glob("checkpoint/*2/model.safetensors")))
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    for step in (1, 2):
+        assert metrics[step]["train/grad_norm"] > 0
+        assert metrics[step]["sigma/min"] == metrics[step]["sigma/max"] == pytest.approx(0.02)
+        assert metrics[step]["ratio/staleness/token/std"] == pytest.approx(0, abs=1e-5)
+        assert metrics[step]["ratio/mismatch/token/std"] > 1e-3
 
 
-def test_decay_alone_moves_sigma_as_the_formula_says():
-    noisy = config("seq-alp", perturbation={"sigma": {"lr": 0.01, "weight_decay": 0.5}})
-    policy = load_policy(noisy.model)
-    perturbation = LayerwisePerturbation(policy.model, noisy.perturbation)
-    optimizer = cell._optimizer(noisy, policy, perturbation)
-    for _ in range(20):
-        perturbation.log_sigma.grad = torch.zeros_like(perturbation.log_sigma)
-        optimizer.step()
-    expected = math.log(0.02) * (1 - 0.01 * 0.5) ** 20
-    assert perturbation.log_sigma.detach().numpy() == pytest.approx(expected, rel=1e-5)
+def test_log_sigma_has_its_own_learning_rate_and_decay(tmp_path):
+    """AdamW's first step is the learning rate itself, up or down, after the decay; the weights have theirs."""
+    noisy = config(
+        "seq-alp",
+        perturbation={"sigma": {"lr": 0.01, "weight_decay": 0.5}},
+        train={"steps": 1, "updates_per_rollout": 1},
+    )
+    train(tmp_path, noisy)
+    model = load_policy(noisy.model).model
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    kept = load_checkpoint(tmp_path / "checkpoint" / "step-000001", model)
+    decayed = math.log(0.02) * (1 - 0.01 * 0.5)
+    np.testing.assert_allclose(np.abs(kept["log_sigma"].numpy() - decayed), 0.01, rtol=1e-3)
+    moved = max(float((v.detach() - before[n]).abs().max()) for n, v in model.named_parameters())
+    assert moved == pytest.approx(3e-5, rel=1e-2)  # float32 weights near 1 round to 6e-8
+    assert not any("sigma" in name for name in before)
 
 
 class Spoiled(HfSampler):
@@ -430,7 +440,6 @@ def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batche
             tmp_path / str(budget),
             config(
                 objective=objective,
-                diagnostics={"agreement_with": "icepop"},
                 train={"steps": 1, "micro_batch_tokens": budget},
             ),
         )[1]
@@ -439,7 +448,6 @@ def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batche
     assert 0 < metrics[0]["receipt/rejected"] < 1
     assert metrics[0]["receipt/rejected_sequences"] > 0
     assert metrics[0]["receipt/advantage_removed"] > 0
-    assert 0 <= metrics[0]["receipt/agreement"] <= 1
     assert metrics[0]["train/reference_kl"] > 0
     for key in ("train/loss", "train/grad_norm", "kl/k3", "train/reference_kl"):
         assert metrics[1][key] == pytest.approx(metrics[0][key], rel=2e-3, abs=1e-6), key
@@ -509,30 +517,6 @@ def test_recorded_steps_have_all_four_log_probs_whatever_diagnostics_skip(tmp_pa
     assert {"ratio/mismatch/token/std", "ratio/perturbation/token/std"} <= metrics[3].keys()
 
 
-def test_a_tokens_slope_is_what_it_adds_to_the_gradient(tmp_path, monkeypatch):
-    """At the first update of grpo every ratio is 1: |advantage| / tokens of the mini-batch. A clip leaves 0."""
-    tables = []
-    original = trainer.record
-
-    def spy(run, step, batch, tokens, stood_out):
-        tables.append(tokens.host())
-        original(run, step, batch, tokens, stood_out)
-
-    monkeypatch.setattr(trainer, "record", spy)
-    metrics = train(tmp_path, config("grpo", train={"steps": 1, "lr": 2e-3}))
-    found = tables[0]
-    first = found["update"] == 0
-    expected = np.abs(found["advantage"][first]) / first.sum()
-    np.testing.assert_allclose(found["slope"][first], expected, rtol=1e-5)
-    ratio = np.exp(found["logp_train"].astype(float) - found["logp_old"])
-    dead = ((ratio > 1.2001) & (found["advantage"] > 0)) | (
-        (ratio < 0.7999) & (found["advantage"] < 0)
-    )
-    assert dead.any()
-    assert (found["slope"][dead] == 0).all()
-    assert metrics[1]["receipt/clipped_low"] + metrics[1]["receipt/clipped_high"] > 0
-
-
 def test_shares_do_not_depend_on_the_number_of_draws(tmp_path):
     rejecting = {"reject": [{"statistic": "k3", "of": "bypass", "reduce": "mean", "upper": 0.02}]}
     found = [
@@ -542,15 +526,13 @@ def test_shares_do_not_depend_on_the_number_of_draws(tmp_path):
                 "seq-alp",
                 objective=rejecting,
                 perturbation={"sigma": {"init": 1e-30}, "draws": draws},
-                diagnostics={"agreement_with": "seq-mis"},
                 train={"steps": 1},
             ),
         )[1]
         for draws in (1, 3)
     ]
     keys = [key for key in found[0] if key.startswith(("receipt/", "nonfinite/"))]
-    assert {"receipt/agreement_only_own", "receipt/rejected"} <= set(keys)
-    assert found[0]["receipt/agreement_only_own"] > 0
+    assert found[0]["receipt/rejected"] > 0
     for key in keys:
         assert found[1][key] == pytest.approx(found[0][key], rel=1e-6), key
 

@@ -3,15 +3,23 @@
 Usage: `raise explain(error, document, ("base",), model=RunConfig)`. Nothing is validated here.
 """
 
-import difflib
 import types
 from collections.abc import Collection, Iterable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, ValidationError
 
 from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error, describe
-from alpkit.errors import ConfigError
+from alpkit.errors import ConfigError, did_you_mean
 
 _WANTED = {
     "int": "a whole number",
@@ -108,21 +116,12 @@ def dotted(path: KeyPath) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
 
 
-def did_you_mean(word: object, options: Iterable[str], label: str = "") -> str:
-    """Hint at the option nearest to `word`, then list all of them."""
-    listed = sorted(set(options))
-    near = difflib.get_close_matches(str(word), listed, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    everything = f"{label}: {', '.join(listed)}" if label and listed else ""
-    return "  ".join(part for part in (hint, everything) if part)
-
-
 def choices(annotations: Iterable[Any]) -> list[str]:
     """List the closed set of strings that the annotations allow; empty if they are not closed."""
     return [
         str(option)
         for annotation in annotations
-        for branch in _branches(annotation)
+        for branch in branches(annotation)
         if get_origin(branch) is Literal
         for option in get_args(branch)
     ]
@@ -132,7 +131,7 @@ def leaves(model: type[BaseModel]) -> set[str]:
     """List the dotted paths of every field of `model` that is not itself a section."""
     found: set[str] = set()
     for name, info in model.model_fields.items():
-        sections = [b for b in _branches(info.annotation) if _is_model(b)]
+        sections = [b for b in branches(info.annotation) if is_section(b)]
         found |= {f"{name}.{leaf}" for section in sections for leaf in leaves(section)}
         found |= set() if sections else {name}
     return found
@@ -141,7 +140,7 @@ def leaves(model: type[BaseModel]) -> set[str]:
 def _unknown_field(
     where: str, path: KeyPath, nodes: list[Any], *, whole: tuple[str, ...] = (), tag: str = ""
 ) -> Fault:
-    models = [b for node in nodes for b in _branches(node) if _is_model(b)]
+    models = [b for node in nodes for b in branches(node) if is_section(b)]
     for model in models:
         if reason := getattr(model, "refused", {}).get(path[-1]):
             return Fault(where, f"{dotted(path)} {reason}")
@@ -176,9 +175,9 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool
     for depth, key in enumerate(loc):
         if unknown_last and depth == len(loc) - 1:
             path.append(key)
-        elif not labelled and sum(1 for n in nodes for _ in _branches(n)) > 1:
+        elif not labelled and sum(1 for n in nodes for _ in branches(n)) > 1:
             labelled = True
-            if tagged := _tagged([b for n in nodes for b in _branches(n)], key):
+            if tagged := _tagged([b for n in nodes for b in branches(n)], key):
                 nodes, tag = tagged, f" ({key})"
         else:
             path.append(key)
@@ -188,9 +187,9 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool
 
 
 def _children(annotation: Any, key: str | int) -> Iterator[Any]:
-    for branch in _branches(annotation):
+    for branch in branches(annotation):
         arguments = get_args(branch)
-        if _is_model(branch):
+        if is_section(branch):
             if key in branch.model_fields:
                 yield branch.model_fields[str(key)].annotation
         elif branch is Any:
@@ -201,27 +200,29 @@ def _children(annotation: Any, key: str | int) -> Iterator[Any]:
             yield arguments[0]
 
 
-def _branches(annotation: Any) -> Iterator[Any]:
+def branches(annotation: Any) -> Iterator[Any]:
+    """Yield the alternatives of an annotation, but for None."""
     if get_origin(annotation) is Annotated:
-        yield from _branches(get_args(annotation)[0])
+        yield from branches(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, types.UnionType):
         for branch in get_args(annotation):
             # pydantic puts no label into the location of an optional value.
-            yield from () if branch is types.NoneType else _branches(branch)
+            yield from () if branch is types.NoneType else branches(branch)
     else:
         yield annotation
 
 
-def _is_model(branch: Any) -> bool:
+def is_section(branch: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a branch of an annotation is a section of a config."""
     return isinstance(branch, type) and issubclass(branch, BaseModel)
 
 
-def _tagged(branches: list[Any], tag: str | int) -> list[Any]:
+def _tagged(found: list[Any], tag: str | int) -> list[Any]:
     """Keep the branches that carry a tag: as a field's only choice, else among its choices."""
     options = [
         (branch, choices([info.annotation]))
-        for branch in branches
-        if _is_model(branch)
+        for branch in found
+        if is_section(branch)
         for info in branch.model_fields.values()
     ]
     only = [branch for branch, listed in options if listed == [tag]]

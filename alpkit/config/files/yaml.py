@@ -2,7 +2,7 @@
 
 PyYAML's own schema is YAML 1.1: `1e-5` is text, `on` is true, `010` is 8, and of two equal keys
 the second wins silently. Here they are a float, text, 10, and an error. What a file's content
-means is not decided here (`explain.py`, `ablation.py`).
+means is not decided here (`faults.py`, `grid/ablation.py`).
 
 Usage: `load_yaml("experiments/quickstart.yaml").position(("base", "train", "steps"))`.
 """

@@ -1,7 +1,7 @@
 """The ablation file: its schema, and every check that needs no cell.
 
 Usage: `load_ablation("experiments/quickstart.yaml", ["train.steps=5"])`, then `grid.expand`.
-What a cell's merged config may be is checked in `grid.py`, after merging.
+What a cell's merged config may be is checked in `points.py`, after merging.
 """
 
 import re
@@ -14,12 +14,12 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 
 from alpkit.config.base import Section
 from alpkit.config.bases import BASES
-from alpkit.config.files.faults import check_path, did_you_mean, faults_of
+from alpkit.config.files.faults import check_path, faults_of
 from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
-from alpkit.config.grid.overlay import Layers
-from alpkit.config.presets import PRESETS
+from alpkit.config.grid.overlay import Overlay
+from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
-from alpkit.errors import ConfigError
+from alpkit.errors import ConfigError, did_you_mean
 
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
@@ -144,17 +144,19 @@ def _base(document: Document) -> Iterator[Fault]:
         yield Fault(document.position(("base", "from")), f"{named!r} is not a base", hint)
         return
     own = {k: v for k, v in base.items() if k not in reasons and k != "from"}
-    layers = Layers(document.position(("base",)))
+    overlay = Overlay(document.position(("base",)))
     if named is not None:
         shared = BASES[named].settings
-        layers.merge((), shared, Document.constant(shared, document.position(("base", "from"))), ())
-    layers.merge((), own, document, ("base",))
+        overlay.merge(
+            (), shared, Document.constant(shared, document.position(("base", "from"))), ()
+        )
+    overlay.merge((), own, document, ("base",))
     try:
-        RunConfig.model_validate(layers.data)
+        RunConfig.model_validate(overlay.data)
     except ValidationError as error:
         # What an arm or an axis may still complete or correct is judged on the cells.
         later = ("missing", "value_error", "union_tag_not_found")
-        yield from faults_of(error, layers.document, model=RunConfig, skip=later)
+        yield from faults_of(error, overlay.document, model=RunConfig, skip=later)
 
 
 def _arms(document: Document) -> Iterator[Fault]:
@@ -167,11 +169,11 @@ def _arms(document: Document) -> Iterator[Fault]:
         elif not isinstance(arm, str):
             continue
         # An arm with a name and no preset starts from the defaults.
-        preset = arm if isinstance(arm, str) else arm.get("preset", "grpo")
-        if not isinstance(preset, str) or preset not in PRESETS:
+        try:
+            preset(arm if isinstance(arm, str) else arm.get("preset", "grpo"))
+        except ConfigError as error:
             where = here if isinstance(arm, str) else document.position(("arms", i, "preset"))
-            hint = did_you_mean(preset, PRESETS, "presets")
-            yield Fault(where, f"{preset!r} is not a preset", hint)
+            yield Fault(where, error.what, error.fix)
         if isinstance(arm, str) or _named(arm):
             name = arm_name(arm)
             if name in first:

@@ -29,8 +29,6 @@ class Cell:
     axes: dict[str, Any]
     """The varied fields that this arm uses, dotted, with this cell's values."""
     config: RunConfig
-    control_of: str | None = None
-    """The first perturbed arm whose sigma = 0 twin this cell's arm is; `Grid.controls` has all."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,6 @@ class Grid:
         """Names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds, in order."""
-        return tuple(dict.fromkeys(cell.seed for cell in self.cells))
-
     def manifest(self) -> dict[str, Any]:
         """JSON-ready summary, without the configs."""
         return {
@@ -80,7 +73,7 @@ def expand(ablation: Ablation) -> Grid:
     config, points = ablation.config, Points(ablation)
     distinct, merges = _merge(points.build(), ablation)
     paired, controls, additions = _pair(distinct, points)
-    cells = tuple(_cells(paired, config.seeds, controls))
+    cells = tuple(_cells(paired, config.seeds))
     ids = [cell.cell_id for cell in cells]
     if len(set(ids)) != len(ids) or len({(c.arm, c.seed) for c in cells}) != len(cells):
         raise GridError("two cells share an id or a name", fix="report this as a bug")
@@ -137,10 +130,7 @@ def _pair(points: list[Point], build: Points) -> tuple[list[Point], dict[str, st
     return paired, controls, notes
 
 
-def _cells(points: list[Point], seeds: tuple[int, ...], controls: dict[str, str]) -> Iterator[Cell]:
-    control_of: dict[str, str] = {}
-    for perturbed, control in controls.items():
-        control_of.setdefault(control, perturbed)
+def _cells(points: list[Point], seeds: tuple[int, ...]) -> Iterator[Cell]:
     for seed in seeds:
         for point in points:
             config = point.config.model_copy(update={"seed": seed})
@@ -150,7 +140,6 @@ def _cells(points: list[Point], seeds: tuple[int, ...], controls: dict[str, str]
                 seed=seed,
                 axes=point.axes,
                 config=config,
-                control_of=control_of.get(point.arm),
             )
 
 

@@ -1,8 +1,8 @@
-"""Merging configs layer over layer without losing where each value came from.
+"""Lay one config over another without losing where each value came from.
 
 Mappings merge deeply. Switching the kind of a section (`rollout.engine`, `task.name`, …) drops
-those keys of lower layers that only the old kind has; a key that no kind has stays, so that
-validation can point at it. What the layers are is decided in `grid.py`.
+those keys of what lies below that only the old kind has; a key that no kind has stays, so that
+validation can point at it. What is laid over what is decided in `points.py`.
 """
 
 import copy
@@ -87,7 +87,7 @@ _KINDS: dict[KeyPath, _Kinds] = {
 }
 
 
-class Layers:
+class Overlay:
     """A config under construction: plain data, and the position of each value."""
 
     def __init__(self, where: str) -> None:
@@ -100,7 +100,7 @@ class Layers:
         return Document(self.data, self._marks)
 
     def copy(self) -> Self:
-        """Fork, so that further layers do not reach the original."""
+        """Fork, so that what is laid over the copy does not reach the original."""
         fork = type(self)("")
         fork.data, fork._marks = copy.deepcopy(self.data), dict(self._marks)
         return fork
@@ -113,7 +113,7 @@ class Layers:
             elif path:
                 self._marks[path] = _mark(source, at)
             kinds = _KINDS.get(path)
-            # The kind goes first: switching must not drop keys of its own layer.
+            # The kind goes first: switching must not drop keys that came with it.
             for key in sorted(value, key=lambda k: kinds is None or k != kinds.key):
                 self.merge((*path, key), value[key], source, (*at, key))
         else:

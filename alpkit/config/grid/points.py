@@ -3,7 +3,7 @@
 Precedence: defaults < named base < base < preset < arm < axis < `--set`. A field that an arm has no use for
 (`perturbation.*` without a perturbation, `objective.weight.upper` without a weight) does not
 vary that arm. An axis over the whole of `perturbation` is explicit and reaches every arm.
-Merging equal points, control arms and seeds are `grid.py`'s.
+Merging equal points, control arms and seeds are `expand.py`'s.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from alpkit.config.bases import BASES
 from alpkit.config.files.faults import faults_of, leaves
 from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error
 from alpkit.config.grid.ablation import Ablation, arm_name
-from alpkit.config.grid.overlay import Layers, is_kind
-from alpkit.config.presets import PRESETS
+from alpkit.config.grid.overlay import Overlay, is_kind
+from alpkit.config.presets import PRESETS, preset
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError
 
@@ -63,14 +63,14 @@ class Points:
         users: dict[str, set[str]] = {}
         points: list[Point] = []
         for i, entry in enumerate(self._config.arms):
-            name, layers = arm_name(entry), self._arm(i)
-            built = [self._point(name, layers, values) for values in combinations]
+            name, overlay = arm_name(entry), self._arm(i)
+            built = [self._point(name, overlay, values) for values in combinations]
             # A combination whose values the arm does not use repeats another one.
             distinct: dict[str, Point] = {}
             for point in filter(None, built):
                 distinct.setdefault(json.dumps(point.axes, sort_keys=True), point)
             kept = [p for p in distinct.values() if not self._excluded(p, excluded)]
-            extra = [self._point(name, layers, values) for values in self._included(name)]
+            extra = [self._point(name, overlay, values) for values in self._included(name)]
             known = {json.dumps(p.axes, sort_keys=True) for p in kept}
             kept += [p for p in extra if p and json.dumps(p.axes, sort_keys=True) not in known]
             points += kept
@@ -89,43 +89,43 @@ class Points:
         """Build the sigma = 0 twin of a perturbed point, named like the preset that it equals."""
         twin = point.config.model_copy(update={"perturbation": None})
         axes = {k: v for k, v in point.axes.items() if k.split(".")[0] != "perturbation"}
-        for preset in PRESETS:
-            name = preset + _suffix(axes)
-            if name not in taken and self._is_preset(preset, axes, twin):
-                return Point(name, preset, axes, twin)
+        for base_arm in PRESETS:
+            name = base_arm + _suffix(axes)
+            if name not in taken and self._is_preset(base_arm, axes, twin):
+                return Point(name, base_arm, axes, twin)
         name = f"{point.base_arm}{_suffix(axes)} sigma=0"
         while name in taken:
             name += " (control)"
         return Point(name, point.base_arm, axes, twin)
 
-    def _is_preset(self, preset: str, axes: Mapping[str, Any], twin: RunConfig) -> bool:
-        layers = self._layers({"preset": preset}, "preset", ())
+    def _is_preset(self, name: str, axes: Mapping[str, Any], twin: RunConfig) -> bool:
+        overlay = self._overlay({"preset": name}, "preset", ())
         nowhere = Document.constant(None, "preset")
-        self._assign(layers, {key: _Value(value, nowhere, ()) for key, value in axes.items()})
+        self._assign(overlay, {key: _Value(value, nowhere, ()) for key, value in axes.items()})
         try:
-            return RunConfig.model_validate(layers.data).cell_id() == twin.cell_id()
+            return RunConfig.model_validate(overlay.data).cell_id() == twin.cell_id()
         except ValidationError:
             return False
 
-    def _arm(self, i: int) -> Layers:
+    def _arm(self, i: int) -> Overlay:
         entry = self._config.arms[i]
         settings = {"preset": entry} if isinstance(entry, str) else entry
-        return self._layers(settings, self._document.position(("arms", i)), ("arms", i))
+        return self._overlay(settings, self._document.position(("arms", i)), ("arms", i))
 
-    def _layers(self, settings: Mapping[str, Any], where: str, at: KeyPath) -> Layers:
-        layers = Layers(where)
+    def _overlay(self, settings: Mapping[str, Any], where: str, at: KeyPath) -> Overlay:
+        overlay = Overlay(where)
         base = dict(self._config.base)
         if (named := base.pop("from", None)) is not None:
             shared = BASES[named].settings
             place = self._document.position(("base", "from"))
-            layers.merge((), shared, Document.constant(shared, place), ())
-        layers.merge((), base, self._document, ("base",))
+            overlay.merge((), shared, Document.constant(shared, place), ())
+        overlay.merge((), base, self._document, ("base",))
         if "preset" in settings:
-            preset = PRESETS[settings["preset"]].settings
-            layers.merge((), preset, Document.constant(preset, where), ())
+            method = preset(settings["preset"]).settings
+            overlay.merge((), method, Document.constant(method, where), ())
         own = {k: v for k, v in settings.items() if k not in ("preset", "name")}
-        layers.merge((), own, self._document, at)
-        return layers
+        overlay.merge((), own, self._document, at)
+        return overlay
 
     def _combinations(self) -> Iterator[dict[str, _Value]]:
         """Yield the product of the axes, the zip being one axis more."""
@@ -152,16 +152,16 @@ class Points:
     def _value(self, at: KeyPath, value: Any) -> _Value:
         return _Value(value, self._document, at)
 
-    def _point(self, name: str, arm: Layers, values: Mapping[str, _Value]) -> Point | None:
-        layers = arm.copy()
-        applied = self._assign(layers, values)
+    def _point(self, name: str, arm: Overlay, values: Mapping[str, _Value]) -> Point | None:
+        overlay = arm.copy()
+        applied = self._assign(overlay, values)
         axes = {key: values[key].value for key in values if key in applied}
         full = name + _suffix(axes)
         try:
-            config = RunConfig.model_validate(layers.data)
+            config = RunConfig.model_validate(overlay.data)
         except ValidationError as error:
             varied = {v.source.position(v.at) for v in (*values.values(), *self._fixed.values())}
-            for fault in faults_of(error, layers.document, model=RunConfig):
+            for fault in faults_of(error, overlay.document, model=RunConfig):
                 # An axis value may be wrong for one arm only: say for which.
                 unclear = fault.where in varied and not fault.hint
                 shown = fault._replace(hint=f"in the arm {full!r}") if unclear else fault
@@ -169,15 +169,15 @@ class Points:
             return None
         return Point(full, name, axes, config)
 
-    def _assign(self, layers: Layers, values: Mapping[str, _Value]) -> set[str]:
-        """Lay the values and the overrides over the layers; return the varied fields that count."""
+    def _assign(self, overlay: Overlay, values: Mapping[str, _Value]) -> set[str]:
+        """Lay the values and the overrides over the arm; return the varied fields that count."""
         merged = {**values, **self._fixed}
         applied = set()
         # Whole sections before their fields, kinds before what they decide: order of axes is moot.
         for key in sorted(merged, key=_depth):
             path = tuple(key.split("."))
-            if layers.applies(path):
-                layers.merge(path, *merged[key])
+            if overlay.applies(path):
+                overlay.merge(path, *merged[key])
                 applied.add(key)
         return applied - self._fixed.keys()
 

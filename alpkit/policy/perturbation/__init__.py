@@ -1,6 +1,6 @@
 """Layerwise perturbation: seeded noise on hidden states, with a learnable size per layer.
 
-Implements ALP (arXiv:2603.19470; `spec/alp.md` A.4-A.7) on any Hugging Face causal LM through forward
+Implements ALP (arXiv:2603.19470) on any Hugging Face causal LM through forward
 hooks: h_l <- h_l + sigma_l z_l at the site of every selected layer. The noise is keyed, never stored:
 backward draws it again for the gradient of log sigma. Usage, no trainer needed:
 
@@ -15,58 +15,31 @@ target (`calibration`).
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar, assert_never, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, resolve_layers
-from alpkit.errors import NumericalError
 from alpkit.policy.perturbation.gate import (
-    HeadTokens,
+    Draw,
     bind_checkpointing,
     current,
+    eager,
     opened,
-    tokens_at_head,
     unbind_checkpointing,
 )
-from alpkit.policy.perturbation.noise import NoiseStream, add_noise
-from alpkit.policy.perturbation.noise_log import NoiseLog
-from alpkit.policy.perturbation.sites import Sites, find_sites
-from alpkit.policy.perturbation.token_layout import SampleIds, TokenLayout
+from alpkit.policy.perturbation.noise import NoiseStream, add_noise, token_rms
+from alpkit.policy.perturbation.noise_log import NoiseLog, all_finite
+from alpkit.policy.perturbation.sites import Sites, find_sites, hook_states
+from alpkit.policy.perturbation.token_layout import SampleIds
 
 logger = logging.getLogger("alpkit.perturbation")
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-def _eager(hook: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Break torch.compile's graph at a hook: generators and gates are not for tracing."""
-    return cast(Callable[_P, _T], torch.compiler.disable(hook))
-
-
-@dataclass
-class _Draw:
-    """One open `active(...)`: which noise, for which tokens, and whether all it met was finite."""
-
-    key: tuple[int, ...]
-    sign: int
-    factor: float
-    sample: SampleIds | None
-    mask: Bool[Tensor, "batch tok"] | None
-    grid: tuple[int, int] | None = None
-    layouts: dict[tuple[int, int], TokenLayout] = field(default_factory=dict)
-    finite: dict[int, Tensor] = field(default_factory=dict)
-
-    def layout(self, grid: tuple[int, int]) -> TokenLayout:
-        if grid not in self.layouts:
-            self.layouts[grid] = TokenLayout(grid, self.sample, self.mask)
-        return self.layouts[grid]
 
 
 class LayerwisePerturbation:
@@ -78,12 +51,14 @@ class LayerwisePerturbation:
         they are, and log sigma stays out of them.
     config : site, layers, sigma, schedule, scale, distribution, draws. Sigma 0 or no layers attach
         nothing.
+    device : where log sigma lives (default: where the model is; needed for a model on `meta`).
 
     Attributes
     ----------
     log_sigma : float32 [slot] (nats): one entry per selected layer, one at embedding, final_hidden
         and logits, one per vocabulary entry with `per: vocab`.
     layers : resolved 0-based layers; empty away from the decoder layers and when nothing is attached.
+    loss_scale : factor on the loss in the backward (float16 training); gradients are logged without it.
 
     Raises
     ------
@@ -94,35 +69,42 @@ class LayerwisePerturbation:
     Ye et al. 2026, Adaptive Layerwise Perturbation, arXiv:2603.19470.
     """
 
-    def __init__(self, model: nn.Module, config: PerturbationConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PerturbationConfig,
+        *,
+        device: torch.device | str | int | None = None,
+    ) -> None:
         sites = find_sites(model)
         self.config, self._sites = config, sites
         attached = not config.attaches_nothing
         layerwise = attached and config.site in LAYER_SITES
         self.layers = resolve_layers(config.layers, len(sites.layers)) if layerwise else []
         entries = _entries(sites, config, len(self.layers)) if attached else 0
-        first = next(model.parameters())
+        device = next(model.parameters()).device if device is None else device
         init = math.nan if config.sigma.init is None else config.sigma.init
         self.log_sigma = nn.Parameter(
             torch.full(
                 (entries,),
                 math.log(init) if entries else 0.0,
                 dtype=torch.float32,
-                device=first.device,
+                device=device,
             ),
             requires_grad=config.sigma.learnable,
         )
         self._factor = 1.0 if config.schedule.constant else None
+        self.loss_scale = 1.0
         self._log = NoiseLog(config.site, self.layers)
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         if not attached:
             return
         self._hooks += [
             sites.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
-            *self._attach(),
+            *hook_states(sites, config.site, self.layers, self._add),
         ]
         if config.sigma.learnable:
-            self._hooks.append(self.log_sigma.register_hook(self._log.gradient))
+            self._hooks.append(self.log_sigma.register_hook(self._see_gradient))
         where = f" of layers {self.layers} of {len(sites.layers)}" if self.layers else ""
         logger.info("noise at %s%s, sigma %s", config.site, where, config.sigma.init)
 
@@ -167,11 +149,11 @@ class LayerwisePerturbation:
             )
         pair, member = divmod(draw, 2) if self.config.antithetic else (draw, 0)
         name = tuple(int(part) for part in key)
-        now = _Draw((*name, pair), 1 - 2 * member, self._factor, sample, mask)
+        noise = Draw((*name, pair), 1 - 2 * member, self._factor, sample, mask)
         self._log.micro_batch(name, _hashable(sample))
-        with opened(self, now):
+        with opened(self, noise):
             yield
-        self._refuse_nonfinite(now)
+        self._log.refuse_nonfinite(self.log_sigma, noise.finite)
 
     def at_step(self, step: int | None) -> None:
         """Set the schedule's factor for `step` (1-based); None: sigma itself, without the schedule."""
@@ -204,88 +186,39 @@ class LayerwisePerturbation:
         self._hooks.clear()
         unbind_checkpointing([self._sites.decoder, *self._sites.layers])
 
-    def _attach(self) -> list[Any]:
-        sites = self._sites
-        match self.config.site:
-            case "layer_input":
-                return [
-                    sites.layers[layer].register_forward_pre_hook(
-                        self._at_input(slot), with_kwargs=True
-                    )
-                    for slot, layer in enumerate(self.layers)
-                ]
-            case "attention_output":
-                modules = [sites.attention(layer) for layer in self.layers]
-            case "mlp_output":
-                modules = [sites.mlp(layer) for layer in self.layers]
-            case "embedding":
-                modules = [sites.embedding()]
-            case "final_hidden":
-                modules = [sites.decoder]
-            case "logits":
-                modules = [sites.head()]
-            case _:
-                assert_never(self.config.site)
-        return [m.register_forward_hook(self._at_output(slot)) for slot, m in enumerate(modules)]
+    def _see_gradient(self, gradient: Tensor) -> None:
+        self._log.gradient(gradient / self.loss_scale)
 
-    @_eager
+    @eager
     def _before_decoder(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         bind_checkpointing([module, *self._sites.layers])
         draw = current(self)
         if draw is None:
             return
-        cache = kwargs.get("past_key_values")
+        cache = cast(Cache | None, kwargs.get("past_key_values"))
         if cache is not None and cache.get_seq_length() > 0:
             raise RuntimeError(
                 "noise is keyed by whole samples, and this forward continues a KV cache; "
                 "run whole rows inside active(...), and generate outside of it"
             )
         inputs = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-        draw.grid = next(tuple(t.shape[:2]) for t in inputs if isinstance(t, Tensor))
-
-    def _at_input(self, slot: int) -> Any:
-        @_eager
-        def perturb(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            draw = current(self)
-            if draw is None:
-                return None
-            if args:
-                return (self._add(args[0], slot, draw), *args[1:]), kwargs
-            return args, {
-                **kwargs,
-                "hidden_states": self._add(kwargs["hidden_states"], slot, draw),
-            }
-
-        return perturb
-
-    def _at_output(self, slot: int) -> Any:
-        @_eager
-        def perturb(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            draw = current(self)
-            if draw is None:
-                return None
-            if isinstance(output, Tensor):
-                return self._add(output, slot, draw)
-            if isinstance(output, tuple):
-                return (self._add(output[0], slot, draw), *output[1:])
-            output.last_hidden_state = self._add(output.last_hidden_state, slot, draw)
-            return output
-
-        return perturb
+        draw.grid = next((t.shape[0], t.shape[1]) for t in inputs if isinstance(t, Tensor))
 
     def _add(
-        self, hidden: Float[Tensor, "*tokens hidden"], slot: int, draw: _Draw
-    ) -> Float[Tensor, "*tokens hidden"]:
+        self, hidden: Float[Tensor, "*tokens hidden"], slot: int
+    ) -> Float[Tensor, "*tokens hidden"] | None:
+        """The states with the slot's noise added, or None while the noise is off."""
+        draw = current(self)
+        if draw is None:
+            return None
         shape, head = hidden.shape, None
         if self.config.site == "logits":
-            grid, head = self._grid_of_logits(hidden, draw)
-        elif hidden.ndim == 2:  # OPT and some experts flatten [batch, tok] inside a layer
-            grid = _known(draw.grid)
-            hidden = hidden.view(*grid, -1)
+            grid, head = draw.grid_of_logits(hidden)
         else:
-            grid = (shape[0], shape[1])
+            grid = draw.grid_of(hidden)
+            hidden = hidden.view(*grid, -1) if hidden.ndim == 2 else hidden
         layout = draw.layout(grid)
         layer = self.layers[slot] if self.layers else 0
         stream = NoiseStream(
@@ -293,49 +226,14 @@ class LayerwisePerturbation:
         )
         log_sigma = self.log_sigma.to(hidden.device)
         log_sigma = log_sigma if self.config.sigma.per == "vocab" else log_sigma[slot]
-        scale = _rms(hidden) if self.config.scale == "rms" else None
+        scale = token_rms(hidden) if self.config.scale == "rms" else None
         noisy = add_noise(hidden, log_sigma, draw.factor, scale, stream)
         mask = None if head is not None else layout.mask
-        draw.finite[slot] = _all_finite(hidden, scale, mask)
+        draw.finite[slot] = all_finite(hidden, scale, mask)
         if draw.factor > 0:
             size = log_sigma.detach().exp() * draw.factor
             self._log.arrival(slot, hidden.detach(), noisy.detach(), size, scale, mask)
         return noisy.view(shape)
-
-    def _grid_of_logits(
-        self, logits: Tensor, draw: _Draw
-    ) -> tuple[tuple[int, int], HeadTokens | None]:
-        grid, head = _known(draw.grid), tokens_at_head()
-        if head is None and tuple(logits.shape[:-1]) != grid:
-            raise ValueError(
-                f"perturbation.site logits: logits of shape {list(logits.shape)} for a batch of "
-                f"{list(grid)} tokens do not say which tokens they are of; leave logits_to_keep out, "
-                "or name them with alpkit.policy.perturbation.gate.head_tokens"
-            )
-        return grid, head
-
-    def _refuse_nonfinite(self, draw: _Draw) -> None:
-        if not draw.finite:
-            return
-        slots = sorted(draw.finite)
-        device = self.log_sigma.device
-        flags = [self.log_sigma.detach().isfinite().all()]
-        flags += [draw.finite[slot].to(device) for slot in slots]
-        sigma, *states = torch.stack(flags).tolist()
-        if not sigma:
-            raise NumericalError(
-                "perturbation.sigma: log sigma is NaN or infinite",
-                where=self._log.place(slots[0]),
-                fix="lower perturbation.sigma.lr, or fix sigma with learnable: false",
-            )
-        for slot, fine in zip(slots, states, strict=True):
-            if not fine:
-                raise NumericalError(
-                    f"perturbation.site {self.config.site}: hidden states are NaN or infinite",
-                    where=self._log.place(slot),
-                    why="the model's own numbers, before this layer's noise: real tokens only are looked at",
-                    fix="look at the weights (a diverged update) or lower sigma in the layers below",
-                )
 
 
 def _entries(sites: Sites, config: PerturbationConfig, layers: int) -> int:
@@ -345,29 +243,6 @@ def _entries(sites: Sites, config: PerturbationConfig, layers: int) -> int:
     if config.sigma.per == "vocab":
         return int(cast(Tensor, sites.head().weight).shape[0])
     return 1
-
-
-def _rms(hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens 1"]:
-    """Per token, over the hidden size, float32 at least, a constant for autograd."""
-    wide = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
-    norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return norm / math.sqrt(hidden.shape[-1])
-
-
-def _all_finite(
-    hidden: Float[Tensor, "*tokens hidden"],
-    scale: Float[Tensor, "*tokens 1"] | None,
-    mask: Bool[Tensor, "*tokens"] | None,
-) -> Bool[Tensor, ""]:
-    """One number per token tells: a sum or an rms is finite when its terms are."""
-    told = hidden.detach().sum(-1) if scale is None else scale[..., 0]
-    return (told.isfinite() if mask is None else told.isfinite() | ~mask.bool()).all()
-
-
-def _known(grid: tuple[int, int] | None) -> tuple[int, int]:
-    if grid is None:
-        raise RuntimeError("call the model itself inside active(...), not a module inside it")
-    return grid
 
 
 def _hashable(sample: SampleIds | None) -> tuple[int, ...]:

@@ -12,22 +12,18 @@ Not here: the noise itself (`alpkit.policy.perturbation.noise`) and what opens t
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from alpkit.policy.perturbation.token_layout import SampleIds, TokenLayout
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-class _State(NamedTuple):
-    """What is open, by owner, and the backward pass (-1: none) in which that was said."""
-
-    open: Mapping[int, Any]
-    backward: int
 
 
 class HeadTokens(NamedTuple):
@@ -37,22 +33,71 @@ class HeadTokens(NamedTuple):
     column: Int[Tensor, " n"]
 
 
+@dataclass
+class Draw:
+    """One open `active(...)`: which noise, for which tokens, and whether all it met was finite."""
+
+    key: tuple[int, ...]
+    sign: int
+    factor: float
+    sample: SampleIds | None
+    mask: Bool[Tensor, "batch tok"] | None
+    grid: tuple[int, int] | None = None
+    """[batch, tok] of the model's input, once its decoder was entered."""
+    finite: dict[int, Tensor] = field(default_factory=dict)
+    """Slot -> whether the states that it met were finite."""
+    _layouts: dict[tuple[int, int], TokenLayout] = field(default_factory=dict)
+
+    def layout(self, grid: tuple[int, int]) -> TokenLayout:
+        """Which sample every token of a grid belongs to."""
+        if grid not in self._layouts:
+            self._layouts[grid] = TokenLayout(grid, self.sample, self.mask)
+        return self._layouts[grid]
+
+    def grid_of(self, hidden: Tensor) -> tuple[int, int]:
+        """[batch, tok] of hidden states; OPT and some experts flatten it inside a layer."""
+        return self._entered() if hidden.ndim == 2 else (hidden.shape[0], hidden.shape[1])
+
+    def grid_of_logits(self, logits: Tensor) -> tuple[tuple[int, int], HeadTokens | None]:
+        """[batch, tok] of the model's input, and which of its tokens the logits are of (None: all)."""
+        grid, head = self._entered(), tokens_at_head()
+        if head is None and tuple(logits.shape[:-1]) != grid:
+            raise ValueError(
+                f"perturbation.site logits: logits of shape {list(logits.shape)} for a batch of "
+                f"{list(grid)} tokens do not say which tokens they are of; leave logits_to_keep out, "
+                "or name them with alpkit.policy.perturbation.gate.head_tokens"
+            )
+        return grid, head
+
+    def _entered(self) -> tuple[int, int]:
+        if self.grid is None:
+            raise RuntimeError("call the model itself inside active(...), not a module inside it")
+        return self.grid
+
+
+class _State(NamedTuple):
+    """What is open, by owner, and the backward pass (-1: none) in which that was said."""
+
+    open: Mapping[int, Draw]
+    backward: int
+
+
 _CLOSED = _State(MappingProxyType({}), -1)
 _state: ContextVar[_State] = ContextVar("alpkit_gate", default=_CLOSED)
 _head_tokens: ContextVar[HeadTokens | None] = ContextVar("alpkit_head_tokens", default=None)
 
 
 @contextmanager
-def opened(owner: object, what: object) -> Iterator[None]:
-    """Inside, `current(owner)` gives `what`."""
-    token = _state.set(_State({**_state.get().open, id(owner): what}, _backward()))
+def opened(owner: object, draw: Draw) -> Iterator[None]:
+    """Inside, `current(owner)` gives `draw`."""
+    token = _state.set(_State({**_state.get().open, id(owner): draw}, _backward()))
     try:
         yield
     finally:
         _state.reset(token)
 
 
-def current(owner: object) -> Any:
+def current(owner: object) -> Draw | None:
     """What `owner` has open, or None. RuntimeError in a recomputed forward that was not `bound`."""
     state, backward = _state.get(), _backward()
     if state.backward != backward:
@@ -78,6 +123,11 @@ def bound(fn: Callable[_P, _T]) -> Callable[_P, _T]:
     return run
 
 
+def eager(hook: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Break torch.compile's graph at a hook: generators and gates are not for tracing."""
+    return cast(Callable[_P, _T], torch.compiler.disable(hook))
+
+
 @contextmanager
 def head_tokens(tokens: HeadTokens) -> Iterator[None]:
     """Say which tokens the LM head is about to see, where it does not see the whole grid."""
@@ -101,10 +151,10 @@ def _backward() -> int:
 class BoundCheckpointing:
     """A layer's checkpointing function (transformers calls it with fn and its inputs), bound."""
 
-    def __init__(self, original: Callable[..., Any]) -> None:
+    def __init__(self, original: Callable[..., object]) -> None:
         self.original = original
 
-    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, fn: Callable[..., object], *args: object, **kwargs: object) -> object:
         return self.original(bound(fn), *args, **kwargs)
 
 

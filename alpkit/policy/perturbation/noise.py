@@ -102,6 +102,13 @@ def add_noise(
     return noisy
 
 
+def token_rms(hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens 1"]:
+    """Per token, over the hidden size, float32 at least, a constant for autograd."""
+    wide = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
+    norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return norm / math.sqrt(hidden.shape[-1])
+
+
 class _AddNoise(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -5,17 +5,29 @@ Kept on the device and read once per step. Not here: what the keys mean (`alpkit
 
 import logging
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from alpkit.errors import NumericalError
 
 _ELEMENTS = 2**17
 """Noise is measured on the first rows of a step's first noisy forward, up to this many numbers."""
 
 
 logger = logging.getLogger("alpkit.perturbation")
+
+
+def all_finite(
+    hidden: Float[Tensor, "*tokens hidden"],
+    scale: Float[Tensor, "*tokens 1"] | None,
+    mask: Bool[Tensor, "*tokens"] | None,
+) -> Bool[Tensor, ""]:
+    """Whether the real tokens' states are finite, by one number a token: a sum or an rms tells of its terms."""
+    told = hidden.detach().sum(-1) if scale is None else scale[..., 0]
+    return (told.isfinite() if mask is None else told.isfinite() | ~mask.bool()).all()
 
 
 class NoiseLog:
@@ -75,15 +87,46 @@ class NoiseLog:
 
         Numbers that could not be computed are absent. Warns once when less than half the noise arrives.
         """
-        found = {"sigma/mean": sigma.mean(), "sigma/min": sigma.min(), "sigma/max": sigma.max()}
-        found |= self._by_layer("sigma", sigma)
+        values = {"sigma/mean": sigma.mean(), "sigma/min": sigma.min(), "sigma/max": sigma.max()}
+        values |= self._by_layer("sigma", sigma)
         if self._gradients:
-            found |= self._gradient_metrics()
-        if self._arrived:
-            found |= self._arrival_metrics()
+            values |= self._gradient_metrics()
+        slots = sorted(self._arrived)
+        arrived = [self._arrived[slot].to(sigma.device) for slot in slots]
+        if arrived:
+            values |= self._arrival_metrics(slots, torch.stack(arrived))
+        ratios = [ratio for _, ratio, _ in arrived]
+        # One transfer to the host, whatever the number of layers.
+        numbers = torch.stack([*values.values(), *ratios]).tolist()
+        self._warn_if_swallowed(slots, numbers[len(values) :])
         self.clear()
-        numbers = {name: float(value) for name, value in found.items()}
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+        named = zip(values, numbers)
+        return {name: value for name, value in named if math.isfinite(value)}
+
+    def refuse_nonfinite(
+        self, log_sigma: Float[Tensor, " entry"], met: Mapping[int, Tensor]
+    ) -> None:
+        """Raise `NumericalError` where log sigma, or the states that a slot `met`, were not finite."""
+        if not met:
+            return
+        slots = sorted(met)
+        flags = [log_sigma.detach().isfinite().all()]
+        flags += [met[slot].to(log_sigma.device) for slot in slots]
+        sigma, *states = torch.stack(flags).tolist()
+        if not sigma:
+            raise NumericalError(
+                "perturbation.sigma: log sigma is NaN or infinite",
+                where=self.place(slots[0]),
+                fix="lower perturbation.sigma.lr, or fix sigma with learnable: false",
+            )
+        for slot, fine in zip(slots, states, strict=True):
+            if not fine:
+                raise NumericalError(
+                    f"perturbation.site {self._site}: hidden states are NaN or infinite",
+                    where=self.place(slot),
+                    why="the model's own numbers, before this layer's noise: real tokens only are looked at",
+                    fix="look at the weights (a diverged update) or lower sigma in the layers below",
+                )
 
     def clear(self) -> None:
         """Forget what was collected."""
@@ -100,18 +143,16 @@ class NoiseLog:
             updates[key] = updates[key] + grad if key in updates else grad
         totals = torch.stack(list(updates.values()))
         micros = torch.stack([grad for _, grad in self._gradients])
-        found = {"sigma/grad_norm": totals.norm(dim=1).mean()}
-        found |= self._by_layer("sigma/grad_norm", totals.abs().mean(0))
+        metrics = {"sigma/grad_norm": totals.norm(dim=1).mean()}
+        metrics |= self._by_layer("sigma/grad_norm", totals.abs().mean(0))
         if len(micros) > 1:
             ratio = micros.mean(0).abs() / micros.std(0)
-            found["noise/signal_to_noise"] = ratio.mean()
-            found |= self._by_layer("noise/signal_to_noise", ratio)
-        return found
+            metrics["noise/signal_to_noise"] = ratio.mean()
+            metrics |= self._by_layer("noise/signal_to_noise", ratio)
+        return metrics
 
-    def _arrival_metrics(self) -> dict[str, Tensor]:
-        slots = sorted(self._arrived)
-        std, ratio, rms = torch.stack([self._arrived[slot] for slot in slots]).unbind(1)
-        self._warn_if_swallowed(slots, ratio)
+    def _arrival_metrics(self, slots: list[int], arrived: Tensor) -> dict[str, Tensor]:
+        std, ratio, rms = arrived.unbind(1)
         return {
             "noise/realised_std": std.mean(),
             "noise/realised_ratio": ratio.min(),
@@ -128,13 +169,13 @@ class NoiseLog:
         layers = self._layers if slots is None else [self._layers[slot] for slot in slots]
         return {f"{key}/layer_{layer:02d}": v for layer, v in zip(layers, values, strict=True)}
 
-    def _warn_if_swallowed(self, slots: list[int], ratio: Tensor) -> None:
-        worst, share = int(ratio.argmin()), float(ratio.min())
+    def _warn_if_swallowed(self, slots: list[int], ratios: list[float]) -> None:
+        share, slot = min(zip(ratios, slots, strict=True), default=(math.inf, 0))
         if share < 0.5 and not self._warned:
             self._warned = True
             logger.warning(
-                "the dtype swallows the noise at %s: %.2f of sigma arrives (spec/alp.md G1); "
+                "the dtype swallows the noise at %s: %.2f of sigma arrives ; "
                 "raise sigma, or keep float32 weights (dtype: bfloat16 is autocast over them)",
-                self.place(slots[worst]),
+                self.place(slot),
                 share,
             )

@@ -34,7 +34,6 @@ def test_seeds_are_the_outermost_loop_and_arms_keep_their_order() -> None:
         (seed, f"{arm} lag={lag}") for seed in (7, 3) for arm in ("gspo", "grpo") for lag in (1, 0)
     ]
     assert all(c.config.seed == c.seed and c.config.cell_id() == c.cell_id for c in made.cells)
-    assert made.seeds == (7, 3)
     assert made.arms == ("gspo lag=1", "gspo lag=0", "grpo lag=1", "grpo lag=0")
 
 
@@ -203,9 +202,6 @@ def test_a_missing_control_is_added_and_named_after_its_preset() -> None:
     made = grid(arms=["grpo", "seq-alp"], seeds=[0, 1, 2])
     assert made.arms == ("grpo", "seq-bypass", "seq-alp")
     assert made.controls == {"seq-alp": "seq-bypass"}
-    assert {c.arm: c.control_of for c in made.cells} == {
-        "grpo": None, "seq-bypass": "seq-alp", "seq-alp": None,
-    }  # fmt: skip
     assert made.notes == (
         "added the arm 'seq-bypass': 'seq-alp' without its noise, the sigma = 0 control",
     )

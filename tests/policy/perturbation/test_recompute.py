@@ -11,11 +11,12 @@ from torch.utils.checkpoint import checkpoint
 from alpkit.config import PerturbationConfig
 from alpkit.errors import NumericalError
 from alpkit.policy.logprobs import response_logprobs
-from alpkit.policy.perturbation import LayerwisePerturbation, noise
+from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.policy.perturbation.gate import bound
 from alpkit.policy.perturbation.noise import NoiseStream, add_noise
 from alpkit.policy.perturbation.token_layout import TokenLayout
+from tests.support.crossings import Crossings
 from tests.support.tiny_models import tiny, tiny_gpt2, tiny_qwen2
 
 TOKENS = torch.randint(1, 20, (3, 9), generator=torch.Generator().manual_seed(3))
@@ -50,7 +51,7 @@ def loss_of(model):
 def test_checkpointing_changes_nothing_wherever_backward_runs(
     architecture, site, reentrant, monkeypatch
 ):
-    """spec/alp.md H.13: gradients to 1e-6 relative, every forward drawn twice, the same numbers."""
+    """spec/alp.md H.13: gradients to 1e-6 relative, every draw made again, the same numbers."""
     model = tiny(architecture, **NO_DROPOUT[architecture]).train()
     perturbation = noisy(model, site=site)
     with perturbation.active(KEY):
@@ -58,12 +59,13 @@ def test_checkpointing_changes_nothing_wherever_backward_runs(
     plain = gradients(model, perturbation)
 
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    prints, forward = [], noise._AddNoise.forward
-    monkeypatch.setattr(
-        noise._AddNoise,
-        "forward",
-        staticmethod(lambda ctx, *a: prints.append((a[4].layer, a[4].key)) or forward(ctx, *a)),
-    )
+    prints, draw = [], NoiseStream.draw
+
+    def recorded(stream, like):
+        prints.append((stream.layer, stream.key))
+        return draw(stream, like)
+
+    monkeypatch.setattr(NoiseStream, "draw", recorded)
     for where in ("inside", "outside", "inside another"):
         prints.clear()
         with perturbation.active(KEY):
@@ -77,7 +79,8 @@ def test_checkpointing_changes_nothing_wherever_backward_runs(
                 loss.backward()
         for got, expected in zip(gradients(model, perturbation), plain, strict=True):
             assert_close(got, expected, rtol=1e-6, atol=1e-6)
-        assert sorted(prints) == sorted(2 * [(layer, (*KEY, 0)) for layer in range(3)])
+        # In the forward, in the one that is run again, and in backward.
+        assert sorted(prints) == sorted(3 * [(layer, (*KEY, 0)) for layer in range(3)])
 
     # A clean forward that is recomputed inside an open context stays clean.
     loss_of(model).backward()
@@ -286,20 +289,33 @@ def test_lognormal_ratios_have_the_known_chi2_and_ess(s, chi2, ess):
 @pytest.mark.parametrize("site", ["layer_input", "attention_output", "mlp_output"])
 def test_autocast_keeps_the_noise_in_float32(site):
     """spec/alp.md H.23: float32 masters under bfloat16 autocast, sigma 1e-4: 1.00 of it arrives."""
-    perturbation = noisy(tiny_qwen2(), site=site, sigma={"init": 1e-4})
+    model = tiny_qwen2()
+    perturbation = noisy(model, site=site, sigma={"init": 1e-4})
     with torch.autocast("cpu", torch.bfloat16), perturbation.active(KEY):
-        loss = loss_of(perturbation._sites.model)
+        loss = loss_of(model)
     loss.backward()
     assert perturbation.metrics()["noise/realised_ratio"] == pytest.approx(1.0, abs=0.05)
     assert perturbation.log_sigma.grad.abs().min() > 0
 
 
+def test_all_that_the_noise_did_crosses_to_the_host_once():
+    model = tiny_qwen2(layers=4)
+    perturbation = noisy(model, scale="rms")
+    with perturbation.active(KEY):
+        loss_of(model).backward()
+    with Crossings() as crossings:
+        metrics = perturbation.metrics()
+    assert crossings.calls == ["tolist"]
+    assert {"sigma/grad_norm/layer_03", "noise/to_rms/layer_00"} <= metrics.keys()
+
+
 def test_a_dtype_that_swallows_the_noise_is_warned_of_once(caplog):
-    perturbation = noisy(tiny_qwen2().bfloat16(), sigma={"init": 1e-5}, layers=[1])
+    model = tiny_qwen2().bfloat16()
+    perturbation = noisy(model, sigma={"init": 1e-5}, layers=[1])
     with caplog.at_level(logging.WARNING, "alpkit"):
         for _ in range(2):
             with torch.no_grad(), perturbation.active(KEY):
-                loss_of(perturbation._sites.model)
+                loss_of(model)
             perturbation.metrics()
     (record,) = caplog.records
     assert "the dtype swallows the noise at layer 1" in record.getMessage()
@@ -424,17 +440,18 @@ def test_states_that_are_no_numbers_stop_the_run_and_padding_does_not(scale):
     assert "perturbation.site layer_input" in caught.value.what
     perturbation.remove()
 
-    embedding = noisy(tiny_qwen2(), site="embedding", scale=scale)
+    model = tiny_qwen2()
+    embedding = noisy(model, site="embedding", scale=scale)
     mask = torch.ones_like(TOKENS, dtype=torch.bool)
     mask[0, :3] = False
     with torch.no_grad():
-        embedding._sites.embedding().weight[TOKENS[0, 0]] = math.inf
+        model.get_input_embeddings().weight[TOKENS[0, 0]] = math.inf
     only_padding = torch.where(TOKENS == TOKENS[0, 0], (TOKENS + 1) % 20, TOKENS)
     only_padding[0, 0] = TOKENS[0, 0]
     with embedding.active(KEY, mask=mask):
-        embedding._sites.model(input_ids=only_padding, attention_mask=mask.long())
+        model(input_ids=only_padding, attention_mask=mask.long())
     with torch.no_grad():
         embedding.log_sigma.fill_(math.nan)
     with pytest.raises(NumericalError, match=r"perturbation.sigma: log sigma is NaN"):
         with embedding.active(KEY):
-            embedding._sites.model(input_ids=(TOKENS % 3) + 1)
+            model(input_ids=(TOKENS % 3) + 1)

@@ -1,0 +1,44 @@
+"""Where exp would overflow float64, and what is reported instead: its largest number.
+
+The one home of the guard on K3 and of the cap on whatever is formed in log space. Torch callers take
+`K3_CAP` from here.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logsumexp
+
+LARGEST: Final = float(np.finfo(np.float64).max)
+LOG_LARGEST: Final = math.log(LARGEST)
+K3_CAP: Final = 500.0
+"""Log ratio (nats) up to which exp is summed as it is, far below overflow even over 1e80 items."""
+
+
+def exp_capped(log_value: float) -> float:
+    """`exp`, at most the largest float64 instead of an overflow; NaN stays NaN."""
+    return LARGEST if log_value >= LOG_LARGEST else math.exp(log_value)
+
+
+def expm1_capped(log_value: float) -> float:
+    """`expm1`, at most the largest float64 instead of an overflow; NaN stays NaN."""
+    return LARGEST if log_value >= LOG_LARGEST else math.expm1(log_value)
+
+
+def log_mean_exp(values: Float[np.ndarray, " item"]) -> float:
+    """Log of the mean of exp(values)."""
+    return float(logsumexp(values)) - math.log(values.size)
+
+
+def k3_terms(log_ratio: Float[np.ndarray, " item"]) -> Float[np.ndarray, " item"]:
+    """Each item's exp(d) - 1 - d, accurate for tiny d, with exp taken at `K3_CAP` beyond it."""
+    return np.asarray(np.expm1(np.minimum(log_ratio, K3_CAP)) - log_ratio)
+
+
+def mean_k3(log_ratio: Float[np.ndarray, " item"]) -> float:
+    """Mean of exp(d) - 1 - d, from the log sum where a ratio is beyond `K3_CAP`."""
+    if log_ratio.max() < K3_CAP:
+        return float(np.mean(k3_terms(log_ratio)))
+    return exp_capped(log_mean_exp(log_ratio))

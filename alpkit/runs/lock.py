@@ -1,0 +1,44 @@
+"""`.lock`: one process at a time runs a grid, and anybody can ask whether one does."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from alpkit.errors import GridError
+from alpkit.runs.folder import GridFolder
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the grid's folder; the kernel lets go when this process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with GridFolder(folder).lock.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise GridError(
+                f"grid {folder.name} is running already",
+                where=str(folder),
+                why=f"process {holder} holds it, and two would write the same cells",
+                fix="wait for it, or stop it",
+            ) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def is_live(folder: Path) -> bool:
+    """Whether some process is running this grid right now."""
+    try:
+        with GridFolder(folder).lock.open("r") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,101 @@
+"""`metrics.jsonl`: a line of metrics per step, appended by the process that trains, rewound by a resume.
+
+    tracker = CellTracker(folder); tracker.log(1, {"reward/mean": 0.5}); read_steps(folder)
+
+Not here: which keys exist (`alpkit.metrics`), MLflow (`alpkit.tracking`).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from alpkit.errors import TrackingError
+from alpkit.metrics import check_keys
+from alpkit.runs.faults import Contents, scan_json_lines
+from alpkit.runs.folder import RunFolder
+from alpkit.runs.swap import write_text
+
+OnStep = Callable[[int, Mapping[str, float]], None]
+
+
+class Step(NamedTuple):
+    """One line: a step's metrics, None where the value was not finite."""
+
+    step: int
+    metrics: dict[str, float | None]
+
+
+class Tracker(Protocol):
+    """What the trainer is given: `log` once per step, `rewind` once when it resumes."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one step's metrics; non-finite values become gaps."""
+
+    def rewind(self, step: int | None) -> None:
+        """Forget every step after `step` (None: all of them): training goes on from there."""
+
+
+class CellTracker:
+    """A cell's `Tracker`: a line of JSON per step, and a listener that passes the step on."""
+
+    def __init__(self, folder: Path, *, on_step: OnStep | None = None) -> None:
+        self._folder = folder
+        self._on_step = on_step
+        folder.mkdir(parents=True, exist_ok=True)
+        self._last = max((step for step, _ in read_steps(folder)), default=-1)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one step's metrics under keys of the closed list; non-finite values become gaps."""
+        check_keys(metrics)
+        path = RunFolder(self._folder).metrics
+        if step <= self._last:
+            raise TrackingError(
+                f"step {step} was logged after step {self._last}",
+                where=str(path),
+                why="every step has one line",
+                fix="call rewind(step) when training resumes from an earlier step",
+            )
+        values = {key: float(value) for key, value in metrics.items()}
+        finite = {key: value for key, value in values.items() if math.isfinite(value)}
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(_line(Step(step, {key: finite.get(key) for key in values})))
+        self._last = step
+        if self._on_step is not None:
+            self._on_step(step, finite)
+
+    def rewind(self, step: int | None) -> None:
+        """Drop the lines after `step` (None: all of them), and what a kill left half-written."""
+        last = -1 if step is None else step
+        kept = [row for row in read_steps(self._folder) if row.step <= last]
+        if RunFolder(self._folder).metrics.exists():
+            write_steps(self._folder, kept)
+        self._last = kept[-1].step if kept else -1
+
+
+def scan_steps(folder: Path) -> Contents[Step]:
+    """Read a run's `metrics.jsonl`, and name the lines that cannot be read."""
+    return scan_json_lines(RunFolder(folder).metrics, _step)
+
+
+def read_steps(folder: Path) -> list[Step]:
+    """Read a run's `metrics.jsonl`; `TrackingError` where it is damaged.
+
+    The half line that a killed process leaves at the end is skipped.
+    """
+    fix = "restore the file, or delete the cell's folder to run it again"
+    return scan_steps(folder).strict("a step's metrics cannot be read", fix)
+
+
+def write_steps(folder: Path, steps: Iterable[Step]) -> None:
+    """Replace a run's `metrics.jsonl`."""
+    write_text(RunFolder(folder).metrics, "".join(map(_line, steps)))
+
+
+def _step(line: dict[str, Any]) -> Step:
+    return Step(int(line.pop("step")), line)
+
+
+def _line(row: Step) -> str:
+    return json.dumps({"step": row.step, **row.metrics}) + "\n"

@@ -1,0 +1,107 @@
+"""k̂ over steps: each step's own as a line, of recorded steps as points with their intervals."""
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alpkit.analysis.figures.over_steps import FINISHED_SERIES, over_steps
+from alpkit.analysis.figures.panels import INK, SHORT, SIDE_NAMES, Looks, legend_below
+from alpkit.analysis.figures.pools import DRAWN, joined
+from alpkit.analysis.figures.spec import ReportFigure, range_text
+from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.reading.pooled import SIDES
+
+UNTRUSTED: Final = 0.7
+
+
+def numbers(frame: GridFrame) -> pd.DataFrame:
+    """arm, level, side, source, step, khat, low, high, n: k̂ over steps.
+
+    source `steps`: the mean over finished seeds of each step's own k̂ (low, high as in `over_steps`);
+    `records`: k̂ of a recorded step's tokens pooled over seeds, with its 90 % bootstrap over prompts.
+    """
+    keys = {f"ratio/raw/{level}/khat_{side}": (level, side) for level in DRAWN for side in SIDES}
+    lines = over_steps(frame, keys)
+    lines = lines[lines["series"] == FINISHED_SERIES].rename(columns={"mean": "khat"})
+    place = [keys[key] for key in lines["metric"]]
+    lines = lines.assign(
+        level=[level for level, _ in place], side=[side for _, side in place], source="steps"
+    )
+    rows = [
+        (arm, item.level, item.side, "records", item.step, *item.fit[:3], item.fit.n)
+        for arm in frame.arms
+        for item in frame.pooled[arm].tails
+        if item.level in DRAWN and np.isfinite(item.fit.estimate)
+    ]
+    columns = ["arm", "level", "side", "source", "step", "khat", "low", "high", "n"]
+    return joined([lines, pd.DataFrame(rows, columns=columns)], columns)
+
+
+def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
+    """Ratio and inverse, tokens above, responses below."""
+    figure = Figure(figsize=(11, 7.0))
+    grid = figure.subplots(len(DRAWN), len(SIDES), sharex=True, sharey="row", squeeze=False)
+    for level, row in zip(DRAWN, grid):
+        for side, panel in zip(SIDES, row):
+            draw_panel(data[(data["level"] == level) & (data["side"] == side)], panel, looks)
+            panel.set_title(f"{SIDE_NAMES[side]}, {SHORT[level]}")
+        row[0].set_ylabel("k̂")
+    for panel in grid[-1]:
+        panel.set_xlabel("step")
+    grid[0, 0].annotate(
+        "0.7", (1.0, UNTRUSTED), xycoords=("axes fraction", "data"), xytext=(2, 0),
+        textcoords="offset points", va="center", fontsize=8, color=INK,
+    )  # fmt: skip
+    legend_below(figure, grid.ravel(), looks)
+    return figure
+
+
+def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
+    """k̂ of every step as a line, of recorded steps as points with their intervals, over the 0.7 line."""
+    arms = list(dict.fromkeys(data["arm"]))
+    span = float(data["step"].max() - data["step"].min()) if len(data) else 0.0
+    for place, arm in enumerate(arms):
+        look, own = looks[arm], data[data["arm"] == arm]
+        steps = own[own["source"] == "steps"]
+        axes.plot(steps["step"], steps["khat"], color=look.colour, ls=look.line, lw=1, alpha=0.45)
+        points = own[own["source"] == "records"]
+        # Side by side, or the last arm's bars would hide the others'.
+        shift = (place - (len(arms) - 1) / 2) * min(0.011, 0.08 / len(arms)) * span
+        errors = (points["khat"] - points["low"], points["high"] - points["khat"])
+        axes.errorbar(
+            points["step"] + shift, points["khat"], [e.clip(lower=0) for e in errors], fmt="o",
+            color=look.colour, ms=3.5, lw=1.1, label=arm,
+        )  # fmt: skip
+    axes.axhline(UNTRUSTED, color=INK, lw=1, ls=(0, (4, 2)))
+    return axes
+
+
+def alt(frame: GridFrame, data: pd.DataFrame) -> str:
+    """Range of every arm's recorded k-hat."""
+    tokens = data[(data["level"] == "token") & (data["side"] == "right")]
+    points = tokens[tokens["source"] == "records"]
+    points = points if len(points) else tokens
+    spans = [f"{arm} {range_text(part['khat'])}" for arm, part in points.groupby("arm", sort=False)]
+    return (
+        "k̂ over steps with a line at 0.7, ratio and inverse, tokens above, responses below. Token ratio, "
+        f"lowest to highest: {'; '.join(spans)}."
+    )
+
+
+FIGURE: Final = ReportFigure(
+    name="khat",
+    section="The ratio",
+    title="k̂ over steps",
+    numbers=numbers,
+    sheet=sheet,
+    alt=alt,
+    caption=(
+        "Pale line: each step's own k̂, mean over finished seeds. Points: k̂ of up to 12 recorded steps, "
+        "seeds pooled, with the 90 % bootstrap over prompts, set side by side. Above the dashed 0.7 a "
+        "mean of the ratios cannot be trusted at any sample size."
+    ),
+    absent="no finished cell logged a k̂; tails were flat or short throughout.",
+)

@@ -1,0 +1,85 @@
+"""`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
+
+The folder is built beside its final place and swapped in whole, so a reader never sees half a report
+and a second analysis replaces the first. What the report says: `alpkit.analysis.report.compose`.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from alpkit.analysis.frames import GridFrame, load
+from alpkit.analysis.report.compose import compose
+from alpkit.analysis.report.page import Picture
+from alpkit.analysis.tables import Table
+from alpkit.runs.swap import swapped_folder
+
+REPORTS: Final = "reports"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report lies, what it says (JSON-ready), its files (names in the folder), and of what it is."""
+
+    folder: Path
+    summary: dict[str, Any]
+    files: list[str]
+    frame: GridFrame
+
+
+def analyze(
+    run_id: str = "latest", *, root: Path | str = Path("."), tracking_uri: str | None = None
+) -> Report:
+    """Write `reports/<id>/` under `root` for a grid or one of its cells, and return it.
+
+    Works from the run folder alone; the store at `tracking_uri` (default: the one the grid was logged to)
+    is printed, and read where the folder is gone. Unreadable files and unfinished cells are listed in
+    the report, not raised; only a grid that cannot be found is an error.
+    """
+    frame = load(run_id, root=root, strict=False, tracking_uri=tracking_uri)
+    tracking_uri = tracking_uri or frame.grid.tracking_uri or None
+    target = Path(root) / REPORTS / report_id(frame)
+    with swapped_folder(target) as work:
+        summary = _write(frame, work, tracking_uri)
+    return Report(target, summary, sorted(path.name for path in target.iterdir()), frame)
+
+
+def report_id(frame: GridFrame) -> str:
+    """Grid name and the first eight digits of its id; a single cell's id follows if it is one."""
+    parts = [frame.grid.name, frame.grid.grid_id[:8]]
+    if frame.only_cell:
+        parts.append(frame.only_cell)
+    return "-".join(part.replace(os.sep, "_") for part in parts if part)
+
+
+def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:
+    page, summary, unshown = compose(frame, tracking_uri)
+    for section in page.sections:
+        for block in section.blocks:
+            match block:
+                case Table():
+                    _write_table(block, folder)
+                case Picture():
+                    _write_picture(block, folder)
+    for table in unshown:
+        _write_table(table, folder)
+    (folder / "report.md").write_text(page.markdown(), encoding="utf-8")
+    (folder / "report.html").write_text(page.html(), encoding="utf-8")
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    return summary
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    table.data.to_csv(folder / f"{table.name}.csv", index=False)
+    text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
+    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+
+
+def _write_picture(picture: Picture, folder: Path) -> None:
+    picture.data.to_csv(folder / f"{picture.name}.csv", index=False)
+    (folder / f"{picture.name}.png").write_bytes(picture.png)
+    (folder / f"{picture.name}.svg").write_bytes(picture.svg)

@@ -1,0 +1,67 @@
+"""How values become text: numbers, intervals and dashes in tables, plain types in JSON."""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from alpkit.analysis.seeds.verdicts import Interval
+
+DASH: Final = "–"
+
+
+def number(value: float, digits: int) -> str:
+    """Fixed digits; scientific where those would show nothing; a dash for NaN."""
+    if not np.isfinite(value):
+        return DASH
+    if value != 0 and (abs(value) < 0.5 * 10.0**-digits or abs(value) >= 1e5):
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def with_bounds(value: float, low: float, high: float, digits: int) -> str:
+    """`0.41 [0.32, 0.50]`; a dash for NaN. A bound near 0 is a 0, unless all three are tiny."""
+    if not np.isfinite(value):
+        return DASH
+    step = 0.5 * 10.0**-digits
+    if max(abs(value), abs(low), abs(high)) >= step:
+        low, high = (0.0 if abs(bound) < step else bound for bound in (low, high))
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def interval_text(interval: Interval, digits: int) -> str:
+    """Mean [low, high] from three seeds on, both points with two, the value with one."""
+    match interval.kind:
+        case "none":
+            return DASH
+        case "t":
+            return with_bounds(interval.mean, interval.low, interval.high, digits)
+        case "single" | "range":
+            return " · ".join(number(point, digits) for point in interval.points)
+
+
+def signed_points(points: tuple[float, ...]) -> str:
+    """Differences seed by seed: `+0.1 · -0.02`."""
+    return " · ".join(f"{p:+.3g}" for p in points) if points else DASH
+
+
+def first_line(text: str) -> str:
+    """What an error says, without its traceback."""
+    return text.strip().splitlines()[0][:160] if text.strip() else DASH
+
+
+def row_dicts(data: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as mappings by column name, whose values mypy lets through."""
+    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
+
+
+def json_ready(value: Any) -> Any:
+    """JSON's types only: numpy scalars unwrapped, NaN and infinities as null."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
