@@ -64,7 +64,7 @@ def test_the_page_s_task_is_a_task_like_any_other(countdown):
 
 @pytest.mark.slow
 def test_the_page_s_task_can_be_trained_on(countdown, tmp_path):
-    from alpkit.tracking import CellTracker
+    from alpkit.runs.steps import CellTracker
     from alpkit.trainer import train_cell
 
     data = {
