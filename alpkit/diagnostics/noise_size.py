@@ -34,8 +34,8 @@ class NoiseSize(NamedTuple):
         share = self.share
         if share is not None and share < NEARLY_NONE:
             yield (
-                f"nearly its control: the noise moves log-probs by {self.perturbation:.2g} nats a token, {share:.1%} of "
-                f"the ratio's own {self.ratio:.2g}; raise perturbation.sigma.init, or set sigma.target_ratio_std"
+                f"nearly its control: the noise moves log-probs by {self.perturbation:.2g} nats a token, {share:.1%} "
+                f"of the ratio's own {self.ratio:.2g}; raise perturbation.sigma.init, or set sigma.target_ratio_std"
             )
         if self.perturbation > ANOTHER_POLICY:
             yield (

@@ -7,62 +7,66 @@ that is scored, or could not write the answer if it knew it.
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
+from typing import Final
 
-from pydantic import TypeAdapter
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from alpkit.config.run import TaskConfig
-from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.loading import BUILTINS, converted_folder, encode_prompt
-from alpkit.tasks import Item, load_task, train_items
+from alpkit.config.run import RunConfig
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
+from alpkit.errors import ConfigError
+from alpkit.policy.checking import tokenizer_of
+from alpkit.policy.loading import encode_prompt
+from alpkit.tasks import Item, train_items
+from alpkit.tasks.evaluation import ask
 
+TEXT_FIELDS: Final[set[str]] = {"model", "revision", "task", "prompt", "eval", "evals"}
+"""Fields of a run that decide which texts its model reads and writes."""
 _ITEMS = 20
-_TASK: TypeAdapter[TaskConfig] = TypeAdapter(TaskConfig)
 
 
 @cache
-def check_texts(name: str, revision: str | None, task: str) -> None:
-    """Refuse a task (its section as JSON) of whose prompts and answers the model's tokenizer loses parts.
+def check_texts(run: str) -> None:
+    """Refuse a run (its `TEXT_FIELDS` as JSON) of whose tasks the model's tokenizer loses parts.
 
-    Reads the tokenizer only; looks at 20 items. A built-in that is not converted yet is let through.
+    Looks at 20 prompts and answers of the task that is trained on and of every evaluation set. Reads the
+    tokenizer only; a built-in that is not converted yet is let through.
     """
-    folder = converted_folder(name)
-    if folder is None and name in BUILTINS:
+    config = RunConfig.model_validate_json(run)
+    tokenizer = tokenizer_of(config.model, config.revision)
+    if tokenizer is None:
         return
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder or name, revision=None if folder else revision
-        )
-    except (OSError, ValueError, KeyError) as error:
-        lines = str(error).strip().splitlines()
-        raise PrerequisiteError(
-            f"the tokenizer of model {name} cannot be loaded",
-            where="model",
-            why=lines[0] if lines else type(error).__name__,
-            fix="give a folder or hub id that has a tokenizer",
-        ) from error
-    items = train_items(load_task(_TASK.validate_json(task)), seed=0, step=1, count=_ITEMS)
-    try:
-        check_round_trip(tokenizer, items)
-    except ConfigError as error:
-        error.what = f"{error.what} under the tokenizer of {name}"
-        raise
+    asked = ask(config)
+    texts = {"task": (train_items(asked.task, seed=0, step=1, count=_ITEMS), config.prompt)}
+    for index, entry in enumerate(asked.sets if config.evals else ()):
+        texts[f"evals[{index}]"] = (list(entry.items[:_ITEMS]), entry.prompt)
+    for where, (items, prompt) in texts.items():
+        try:
+            check_round_trip(tokenizer, items, prompt)
+        except ConfigError as error:
+            error.what, error.where = f"{config.model} cannot hold {error.what}", where
+            raise
 
 
-def check_round_trip(tokenizer: PreTrainedTokenizerBase, items: Iterable[Item]) -> None:
+def check_round_trip(
+    tokenizer: PreTrainedTokenizerBase,
+    items: Iterable[Item],
+    prompt: PromptConfig = PLAIN_PROMPT,
+) -> None:
     """Raise `ConfigError` for the first prompt or answer that is another text after encoding and decoding.
 
     White space counts as one space, and compatible characters (NFKC) as equal.
     """
     for item in items:
-        prompt = _decode(tokenizer, encode_prompt(tokenizer, item.prompt))
-        if _plain(item.prompt) not in _plain(prompt):
-            raise _lost("prompt", item.prompt, prompt)
+        asked = item.prompt + prompt.suffix
+        read = _decode(tokenizer, encode_prompt(tokenizer, item.prompt, prompt))
+        for part in (prompt.system or "", asked):
+            if _plain(part) not in _plain(read):
+                raise _lost("prompt", part, read)
         ids = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
         # What a task scores has no special tokens, so an unknown character's is no answer either.
-        answer = _decode(tokenizer, ids, skip_special_tokens=True)
-        if _plain(item.answer) != _plain(answer):
-            raise _lost("answer", item.answer, answer)
+        written = _decode(tokenizer, ids, skip_special_tokens=True)
+        if _plain(item.answer) != _plain(written):
+            raise _lost("answer", item.answer, written)
 
 
 def _decode(
@@ -80,7 +84,7 @@ def _plain(text: str) -> str:
 
 def _lost(what: str, text: str, came: str) -> ConfigError:
     return ConfigError(
-        f"the {what} {_short(text)} comes back as {_short(came)}",
+        f"the {what} {_short(text)}, which comes back as {_short(came)}",
         where="task",
         why="what has no token vanishes, so the model would be asked and scored on different texts",
         fix="choose a model that knows these characters, or a task that this one can write "
