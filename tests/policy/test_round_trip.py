@@ -73,7 +73,7 @@ def test_suffix_and_system_are_part_of_the_prompt():
     items = [Item("1+1=?", "2")]
     check_round_trip(tokenizer, items, PromptConfig(suffix="\nthink", system="answer"))
     for prompt in (PromptConfig(suffix=" THINK"), PromptConfig(system="BE BRIEF")):
-        with pytest.raises(ConfigError, match="THINK|BE BRIEF"):
+        with pytest.raises(ConfigError, match=r"THINK|BE BRIEF"):
             check_round_trip(tokenizer, items, prompt)
 
 
