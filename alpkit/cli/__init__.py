@@ -168,7 +168,7 @@ def compare(
 @app.command()
 def replay(
     methods: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Presets or YAML files (objective:) to compare.")
+        str, typer.Option(metavar="A,B,…", help="Presets or method files (YAML) to compare.")
     ],
     run_id: RunId = "latest",
     steps: Annotated[
@@ -205,7 +205,10 @@ def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> 
 @app.command()
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A preset, for its whole card.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A preset or a method file (YAML), for its whole card."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from alpkit.config.correction import RejectDivergence, RejectRatio
+from alpkit.config.grid.own_methods import is_method_file, load_method
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
 from alpkit.config.presets import PRESETS, Preset, preset
@@ -61,6 +62,8 @@ class Card:
         """The card for a terminal."""
         rows = {"formula": self.preset.formula, **self.axes, "source": self.preset.source}
         rows["avoid"] = self.preset.avoid
+        # A method file may leave its words out.
+        rows = {key: text for key, text in rows.items() if text}
         width = max(map(len, rows))
         lines = [self.name, *(f"  {key:<{width}}  {value}" for key, value in rows.items())]
         return "\n".join([*lines, "", self.settings])
@@ -88,8 +91,14 @@ class Card:
 
 
 def card(name: str) -> Card:
-    """Make the card of one preset; raises `ConfigError` for a name that is none."""
-    method = preset(name)
+    """Make the card of one preset, or of a method file; raises `ConfigError` for a name that is neither."""
+    if is_method_file(name):
+        method = load_method(name)
+        return _card(method.name, method.preset)
+    return _card(name, preset(name))
+
+
+def _card(name: str, method: Preset) -> Card:
     objective = ObjectiveConfig.model_validate(method.settings["objective"])
     noise = method.settings.get("perturbation")
     perturbation = None if noise is None else PerturbationConfig.model_validate(noise)

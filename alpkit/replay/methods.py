@@ -1,34 +1,20 @@
 """Which corrections a replay compares: the run's own, presets by name, YAML files.
 
-A YAML file is written like an arm: `objective:` and, if wanted, `preset:` and `perturbation:`.
+A YAML file holds one method (`alpkit.config.grid.own_methods`).
 Imports no torch.
 
     methods_of(["token-tis", "mine.yaml"], config)
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-
-from alpkit.config import (
-    PRESETS,
-    Document,
-    ObjectiveConfig,
-    PerturbationConfig,
-    Preset,
-    RunConfig,
-    preset,
-)
-from alpkit.config.files.faults import explain
-from alpkit.config.files.yaml import Fault, config_error, load_yaml
-from alpkit.config.grid.overlay import Overlay
+from alpkit.config import ObjectiveConfig, PerturbationConfig, RunConfig, preset
+from alpkit.config.grid.own_methods import is_method_file, load_method
 from alpkit.config.objective import ReferenceKLConfig
-from alpkit.errors import ConfigError, did_you_mean
+from alpkit.errors import ConfigError
 
 OWN: Final = "own"
-_KEYS: Final = ("preset", "objective", "perturbation")
 
 
 class Method(NamedTuple):
@@ -76,39 +62,11 @@ def _method(name: str, config: RunConfig, own: bool) -> Method:
 
 
 def _settings(name: str) -> RunConfig:
-    """A run of the method, everything else default: the run config checks the combination."""
-    if name not in PRESETS and (name.endswith((".yaml", ".yml")) or Path(name).is_file()):
-        return _from_file(name)
+    """Return a run of the method with everything else at its default, so that the combination is checked."""
+    if is_method_file(name):
+        return load_method(name).run
     try:
         return RunConfig.model_validate(preset(name, where="--methods").settings)
     except ConfigError as error:
         error.why = "a method is a preset or a YAML file, and there is no such file"
         raise
-
-
-def _from_file(name: str) -> RunConfig:
-    document = load_yaml(name)
-    overlay = Overlay(name)
-    faults = [_unknown(document, key) for key in document.data if key not in _KEYS]
-    start: Preset | None = None
-    try:
-        start = preset(document.data.get("preset", "grpo"))
-    except ConfigError as error:
-        faults.append(Fault(document.position(("preset",)), error.what, error.fix))
-    if not faults and not document.data.keys() & set(_KEYS):
-        faults.append(Fault(name, "sets nothing", "write objective:, perturbation: or preset:"))
-    if faults or start is None:
-        raise config_error(faults)
-    overlay.merge((), start.settings, Document.constant({}, name), ())
-    for key in ("objective", "perturbation"):
-        if key in document.data:
-            overlay.merge((key,), document.data[key], document, (key,))
-    try:
-        return RunConfig.model_validate(overlay.data)
-    except ValidationError as error:
-        raise explain(error, overlay.document, model=RunConfig) from error
-
-
-def _unknown(document: Document, key: str) -> Fault:
-    where = document.position((key,), key=True)
-    return Fault(where, f"{key} is not a field of a method", did_you_mean(key, _KEYS, "allowed"))

@@ -156,9 +156,11 @@ def _unknown_field(
 
 
 def _title(model: type[BaseModel]) -> str:
-    return {"RunConfig": "the run config", "AblationConfig": "an ablation file"}.get(
-        model.__name__, model.__name__
-    )
+    return {
+        "RunConfig": "the run config",
+        "AblationConfig": "an ablation file",
+        "MethodConfig": "a method",
+    }.get(model.__name__, model.__name__)
 
 
 class _Place(NamedTuple):

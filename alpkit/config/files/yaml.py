@@ -65,9 +65,9 @@ def config_error(faults: Iterable[Fault]) -> ConfigError:
     return ConfigError("\n".join(f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)))
 
 
-def _line(fault: Fault) -> tuple[int, int]:
-    match = re.search(r":(\d+):(\d+)$", fault.where)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+def _line(fault: Fault) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.*):(\d+):(\d+)", fault.where)
+    return (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
 
 
 _TAG = "tag:yaml.org,2002:"

@@ -49,6 +49,7 @@ class Points:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self._config, self._document = ablation.config, ablation.document
+        self._methods = ablation.methods
         self._faults: dict[tuple[str, str], Fault] = {}
         self._fixed = {
             ".".join(o.path): _Value(o.value, Document.constant(o.value, o.where), ())
@@ -85,10 +86,10 @@ class Points:
         return points
 
     def without_noise(self, point: Point, taken: set[str]) -> Point:
-        """Build the sigma = 0 twin of a perturbed point, named like the preset that it equals."""
+        """Build the sigma = 0 twin of a perturbed point, named like the preset or method that it equals."""
         twin = point.config.model_copy(update={"perturbation": None})
         axes = {k: v for k, v in point.axes.items() if k.split(".")[0] != "perturbation"}
-        for base_arm in PRESETS:
+        for base_arm in (*PRESETS, *self._methods):
             name = base_arm + _suffix(axes)
             if name not in taken and self._is_preset(base_arm, axes, twin):
                 return Point(name, base_arm, axes, twin)
@@ -115,8 +116,14 @@ class Points:
         overlay = Overlay(where)
         overlay.merge((), self._config.base, self._document, ("base",))
         if "preset" in settings:
-            method = preset(settings["preset"]).settings
-            overlay.merge((), method, Document.constant(method, where), ())
+            name = settings["preset"]
+            if name in self._methods:
+                overlay.merge(
+                    (), self._methods[name].preset.settings, self._methods[name].document, ()
+                )
+            else:
+                method = preset(name).settings
+                overlay.merge((), method, Document.constant(method, where), ())
         own = {k: v for k, v in settings.items() if k not in ("preset", "name")}
         overlay.merge((), own, self._document, at)
         return overlay
