@@ -73,23 +73,24 @@ def unversioned(before: Defaults, now: Defaults) -> str:
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, info in model.model_fields.items():
         default = info.get_default(call_default_factory=True, validated_data={})
-        sections = list(_sections(info.annotation))
+        below = list(sections(info.annotation))
         if default is PydanticUndefined:
             yield prefix + name, _REQUIRED
         else:
             shown = differences(default) if isinstance(default, BaseModel) else default
             yield prefix + name, json.loads(canonical(shown))
-        for section in sections:
-            label = "" if len(sections) == 1 else f"[{_kind(section, sections)}]"
+        for section in below:
+            label = "" if len(below) == 1 else f"[{_kind(section, below)}]"
             yield from _rows(section, f"{prefix}{name}{label}.")
 
 
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+def sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that an annotation allows, also those inside a list."""
     for branch in branches(annotation):
         if is_section(branch):
             yield branch
         elif get_origin(branch) in (list, tuple):
-            yield from _sections(get_args(branch)[0])
+            yield from sections(get_args(branch)[0])
 
 
 def _kind(section: type[BaseModel], siblings: list[type[BaseModel]]) -> str:

@@ -177,6 +177,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     perturbation: PerturbationConfig | None = None
     seed: NonNegativeInt = 0
+    """Keys every random stream: prompts, sampling, noise. In a grid it comes from `seeds`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -61,6 +61,7 @@ class AblationConfig(Section):
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     """One run of every arm for each; the outermost loop."""
     launch: LaunchConfig = LaunchConfig()
+    """Where cells run, and how many at a time."""
 
     @model_validator(mode="before")
     @classmethod
