@@ -107,8 +107,10 @@ class PerturbationConfig(Section):
 
     site: Site = "layer_input"
     """layer_input: the residual stream before the layer's input norm (the paper's site);
-    attention_output, mlp_output: what a layer's block adds to it; embedding: token embeddings;
-    final_hidden: what the LM head reads; logits: before soft-capping, temperature and softmax."""
+    attention_output, mlp_output: what a layer's block adds to it, behind the block's own norm where a layer has
+    one there (gemma2, gemma3, olmo2), before granite's residual multiplier; embedding: token embeddings;
+    final_hidden: what the LM head reads; logits: before the model's logit scale, its soft cap, temperature and
+    softmax."""
     layers: str | tuple[int, ...] = "all"
     """all | early | middle | late | first:k | last:k | middle:k | every:k | a-b (inclusive, 0-based) | [i, ...];
     no effect at embedding, final_hidden and logits."""

@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -75,7 +76,8 @@ class _Rollout(Section):
 class HfRolloutConfig(_Rollout):
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
-    """Precision that the sampler's linear weights are rounded to: a dial for the train/inference mismatch."""
+    """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
+    mismatch."""
     batch: PositiveInt = 512
     """Sequences generated at once."""
 
@@ -84,6 +86,8 @@ class VllmRolloutConfig(_Rollout):
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute dtype of vLLM's copy."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """float32: vLLM forms its logits in float32 whatever its dtype; auto: in its dtype."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Storage of keys and values; fp8 is the largest mismatch one key can make."""
     kv_cache_gib: PositiveFloat = 1.0
@@ -92,6 +96,11 @@ class VllmRolloutConfig(_Rollout):
     """Share of a GPU's memory for vLLM beside the trainer."""
     max_model_len: PositiveInt = 1024
     """Longest prompt plus response, tokens."""
+
+    @field_validator("head_dtype")
+    @classmethod
+    def _drop_a_float32_head_of_a_float32_engine(cls, value: str, info: ValidationInfo) -> str:
+        return "auto" if info.data.get("dtype") == "float32" else value
 
 
 RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminator="engine")]
@@ -165,8 +174,10 @@ class RunConfig(Section):
     """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: float32 master weights with autocast."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """bfloat16, float16: float32 master weights with autocast; float16 with a loss scale that is found on the way."""
+    head: Literal["autocast", "float32"] = "autocast"
+    """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
@@ -189,6 +200,11 @@ class RunConfig(Section):
             if isinstance(data.get(section), dict):
                 data[section] = {key: default, **data[section]}
         return data
+
+    @field_validator("head")
+    @classmethod
+    def _drop_a_float32_head_without_autocast(cls, value: str, info: ValidationInfo) -> str:
+        return "autocast" if info.data.get("dtype") == "float32" else value
 
     @field_validator("perturbation")
     @classmethod

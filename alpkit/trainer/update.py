@@ -110,7 +110,7 @@ def _accumulate(
         columns |= {"logp_train": scored.logp, "entropy": scored.entropy}
     else:
         columns["logp_perturbed"] = scored.logp
-    columns |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
+    columns |= {"keep": output.keep, "weight": output.weight, "slope": _slope(state, scored)}
     with clock("diagnostics"):
         rows = token_rows(micro, columns)
     loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
@@ -132,15 +132,17 @@ def _backward(state: TrainerState, micro: MicroBatch, normalizer: Normalizer) ->
                 normalizer=normalizer,
                 logp_reference=logp_reference,
             )
-            (output.loss / draws).backward()
+            (output.loss * state.loss_scale.value / draws).backward()
         drawn.append(_Drawn(scored, output))
     return drawn
 
 
-def _slope(scored: TokenLogprobs) -> Tensor:
+def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
     """|d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
-    return torch.zeros_like(scored.logp) if slope is None else slope.abs()
+    if slope is None:
+        return torch.zeros_like(scored.logp)
+    return state.loss_scale.slope(slope).abs()
 
 
 def _logprobs(
@@ -148,7 +150,7 @@ def _logprobs(
 ) -> TokenLogprobs:
     """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    with state.precision.autocast(state.device):
         return response_logprobs(
             state.policy.model if model is None else model,
             rollout.tokens,
@@ -156,6 +158,7 @@ def _logprobs(
             rollout.response,
             temperature=config.rollout.temperature,
             chunk=config.train.head_chunk,
+            head_float32=state.precision.head_float32,
         )
 
 
@@ -200,11 +203,16 @@ def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
     optimizer's momentum must not move the weights in its stead.
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    state.loss_scale.unscale(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.config.train.grad_clip)
     # The update's one wait for the device.
     numbers = torch.stack([loss.double(), norm.double(), survivors.double()]).tolist()
     taken = _Step(numbers[0], numbers[1], bool(numbers[2]))
-    if math.isfinite(taken.grad_norm) and taken.survivors:
+    finite = math.isfinite(taken.grad_norm)
+    if finite and taken.survivors:
         state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    state.loss_scale.update(finite=finite)
+    if state.perturbation is not None:
+        state.perturbation.loss_scale = state.loss_scale.value
     return taken

@@ -54,10 +54,11 @@ def cosines(found, step=1):
         ("seq-mis", {}),
         ("gspo", {}),
         ("token-tis", {"dtype": "bfloat16"}),
+        ("token-tis", {"dtype": "float16", "head": "float32"}),
         ("token-tis", {"rollout": {"lag": 1}, "train": {"updates_per_rollout": 1, "steps": 3}}),
         ("seq-alp", {"perturbation": PAIRS}),
     ],
-    ids=["token-tis", "seq-mis", "gspo", "bfloat16", "lag", "seq-alp of two draws"],
+    ids=["token-tis", "seq-mis", "gspo", "bfloat16", "float16", "lag", "seq-alp of two draws"],
 )
 def test_with_one_update_the_gradients_norm_is_the_trainers(tmp_path, preset, changes):
     folder = trained(tmp_path / "cell", preset, **{"train": ONE_UPDATE, **changes})

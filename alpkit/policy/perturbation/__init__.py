@@ -57,6 +57,7 @@ class LayerwisePerturbation:
     log_sigma : float32 [slot] (nats): one entry per selected layer, one at embedding, final_hidden
         and logits, one per vocabulary entry with `per: vocab`.
     layers : resolved 0-based layers; empty away from the decoder layers and when nothing is attached.
+    loss_scale : factor on the loss in the backward (float16 training); gradients are logged without it.
 
     Raises
     ------
@@ -86,6 +87,7 @@ class LayerwisePerturbation:
             requires_grad=config.sigma.learnable,
         )
         self._factor = 1.0 if config.schedule.constant else None
+        self.loss_scale = 1.0
         self._log = NoiseLog(config.site, self.layers)
         self._hooks: list[RemovableHandle] = []
         if not attached:
@@ -95,7 +97,7 @@ class LayerwisePerturbation:
             *hook_states(sites, config.site, self.layers, self._add),
         ]
         if config.sigma.learnable:
-            self._hooks.append(self.log_sigma.register_hook(self._log.gradient))
+            self._hooks.append(self.log_sigma.register_hook(self._see_gradient))
         where = f" of layers {self.layers} of {len(sites.layers)}" if self.layers else ""
         logger.info("noise at %s%s, sigma %s", config.site, where, config.sigma.init)
 
@@ -176,6 +178,9 @@ class LayerwisePerturbation:
             hook.remove()
         self._hooks.clear()
         unbind_checkpointing([self._sites.decoder, *self._sites.layers])
+
+    def _see_gradient(self, gradient: Tensor) -> None:
+        self._log.gradient(gradient / self.loss_scale)
 
     @eager
     def _before_decoder(
