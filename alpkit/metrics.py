@@ -189,6 +189,12 @@ _PLAIN = (
         "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
         "tokens.",
         "Above removed tokens' share: the correction takes the tokens that matter most."),
+    Metric("receipt/reference_log_ratio_clamped", "share",
+        "Valid tokens whose log ratio to the reference met reference_kl.log_ratio_clamp / valid tokens.",
+        "Above 0: tokens that are not pulled back, however far they have gone."),
+    Metric("receipt/reference_value_clamped", "share",
+        "Valid tokens whose KL estimate met reference_kl.value_clamp / valid tokens.",
+        "Above 0: tokens that are not pulled back, but for k3_straight_through."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),

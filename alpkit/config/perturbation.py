@@ -7,7 +7,14 @@ one hash: `layers` away from the decoder layers, and the optimizer's settings of
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from alpkit.config.base import Section
 from alpkit.errors import ConfigError
@@ -31,8 +38,8 @@ class SigmaConfig(Section):
     """Whether log sigma is trained through the ratio."""
     per: Literal["scalar", "vocab"] = "scalar"
     """vocab: one sigma per vocabulary entry (site logits only)."""
-    lr: PositiveFloat = 0.01
-    """AdamW learning rate of log sigma."""
+    lr: NonNegativeFloat = 0.01
+    """AdamW learning rate of log sigma; 0: it keeps its gradient and never moves."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decay on log sigma pulls sigma towards 1; the released scripts have 0.01 without saying so."""
 
@@ -127,6 +134,12 @@ class PerturbationConfig(Section):
     antithetic: bool = False
     """Draws come in pairs of opposite sign; `draws` counts both members."""
 
+    gradient: Literal["perturbed", "clean"] = "perturbed"
+    """Which policy the loss's gradient goes through. perturbed: the one whose ratio is clipped (ALP). clean:
+    the value of the perturbed ratio with the gradient of pi_theta, a control that tells the noise in the ratio
+    from the smoothing of the network; it costs one more forward, and sigma has no gradient, so that it must be
+    fixed."""
+
     @model_validator(mode="before")
     @classmethod
     def _drop_what_has_no_effect(cls, data: object) -> object:
@@ -160,6 +173,11 @@ class PerturbationConfig(Section):
             raise ValueError(
                 f"antithetic: pairs need an even number of draws, got {self.draws}; set draws: {self.draws + 1}"
             )
+        if self.gradient == "clean" and self.sigma.learnable:
+            raise ValueError(
+                "sigma.learnable: gradient: clean sends nothing through the noise, so sigma has no gradient to learn "
+                "from; set sigma.learnable: false, or gradient: perturbed"
+            )
         return self
 
     @property
@@ -171,7 +189,7 @@ class PerturbationConfig(Section):
 def resolve_layers(spec: str | tuple[int, ...], count: int) -> list[int]:
     """Layer indices that `spec` selects in a model of `count` layers.
 
-    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth (`docs`, design §4).
+    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth.
     Raises `ConfigError` for an index or a window outside the model, and for an empty named window.
     """
     if isinstance(spec, tuple):

@@ -39,13 +39,20 @@ _REFUSED_SAMPLING = {
 }
 
 
-class AdditionConfig(Section):
+class _Task(Section):
+    @property
+    def multi_turn(self) -> bool:
+        """Whether a response may have several turns, so that the turn levels differ from the product."""
+        return False
+
+
+class AdditionConfig(_Task):
     name: Literal["addition"] = "addition"
     digits: Annotated[int, Field(ge=1, le=9)] = 3
     """Digits of each operand."""
 
 
-class ReasoningGymConfig(Section):
+class ReasoningGymConfig(_Task):
     name: Literal["reasoning_gym"]
     dataset: str
     """Any data set of the reasoning-gym package, for example chain_sum."""
@@ -111,8 +118,8 @@ class TrainConfig(Section):
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
-    lr: PositiveFloat = 2e-4
-    """AdamW learning rate of the policy."""
+    lr: NonNegativeFloat = 2e-4
+    """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -222,6 +229,20 @@ class RunConfig(Section):
                 f"{self.rollout.prompts} ({samples} responses), so mini-batches would differ in size or cut a group; "
                 "choose a divisor"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_need_a_task_that_has_them(self) -> Self:
+        objective = self.objective
+        for section, level in (
+            ("ratio", objective.ratio.level),
+            ("weight", objective.weight.level),
+        ):
+            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+                raise ValueError(
+                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
+                    "another one's copy under its own name; set level: product, or choose a multi-turn task"
+                )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,10 @@ class ObjectiveLoss:
                 "TRL hands the loss one micro-batch and its own reference: use normalizer: keep, "
                 "weight.normalize: none and reference_kl.coef: 0"
             )
+        if perturbation is not None and perturbation.gradient == "clean":
+            raise ValueError(
+                "perturbation.gradient: clean needs a second forward, which TRL's loss has not; set it to perturbed"
+            )
         super().__init__(*args, **kwargs)
         self.objective = objective
         self.perturbation = None

@@ -1,4 +1,4 @@
-"""What the loss did to a micro-batch's tokens, as sums, so that micro-batches add up to a step.
+"""Count what the loss did to a micro-batch's tokens, as sums, so that micro-batches add up to a step.
 
 Shares are made from them in `alpkit.trainer.measure`; `alpkit.metrics` says how to read each.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alpkit.config.objective import SurrogateConfig
 from alpkit.objective.surrogate import band
-from alpkit.objective.tokens import TokenBatch, indicator
+from alpkit.objective.tokens import TokenBatch, marks
 
 
 def loss_receipt(
@@ -19,26 +19,21 @@ def loss_receipt(
     config: SurrogateConfig,
     removed: Float[Tensor, "batch tok"] | None,
 ) -> dict[str, Tensor]:
-    """Counts by side and advantage sign, and how much |advantage| went.
+    """Count tokens by side and advantage sign, and sum how much |advantage| went.
 
     `removed`: 1 for valid tokens that weight or rejection took out, None where nothing can.
     """
-    negative, positive = _signs(advantage)
     size = advantage.abs()
     sums = {
-        "sequences": (tokens.count > 0).sum().to(size.dtype),
+        "sequences": marks(torch.gt, tokens.count, 0.0).sum(),
         "nonfinite": tokens.nonfinite,
         "advantage": tokens.rows(size).sum(),
     }
     if removed is not None:
-        # Where a response has one advantage, its count of removed tokens is all that matters.
+        sums |= {f"removed_{sign}": n for sign, n in _by_sign(tokens, removed, advantage).items()}
         gone = tokens.rows(removed) if size.shape[1] == 1 else removed
-        sums["removed_negative"] = (gone * negative).sum()
-        sums["removed_positive"] = (gone * positive).sum()
         sums["advantage_removed"] = (gone * size).sum()
-    if config.kind != "reinforce":
-        sums |= _outside(tokens, ratio, advantage, config)
-    return sums
+    return sums if config.kind == "reinforce" else sums | _outside(tokens, ratio, advantage, config)
 
 
 def _outside(
@@ -47,31 +42,28 @@ def _outside(
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
 ) -> dict[str, Tensor]:
-    """Ratios outside the band by side and sign of the advantage, and how many of them that clipped."""
-    negative, positive = _signs(advantage)
+    """Count ratios outside the band by side and sign of the advantage, and those that were clipped."""
     low, high = band(config)
-    marks = torch.empty_like(ratio)
-    sums: dict[str, Tensor] = {}
-    for side, beyond, bound, dies in (
-        ("low", torch.lt, low, "negative"),
-        ("high", torch.gt, high, "positive"),
-    ):
-        # Masked tokens have ratio 1, which no band leaves out.
-        outside = beyond(ratio, bound, out=marks)
-        outside = tokens.rows(outside) if advantage.shape[1] == 1 else outside
-        by_sign = {"negative": (outside * negative).sum(), "positive": (outside * positive).sum()}
-        sums |= {f"outside_{side}_{sign}": count for sign, count in by_sign.items()}
-        # Where the gradient lives on, every ratio outside the band is clipped.
-        every = config.kind == "cispo"
-        sums[f"clipped_{side}"] = tokens.rows(marks).sum() if every else by_sign[dies]
+    # Masked tokens have ratio 1, which no band leaves out.
+    below, above = marks(torch.lt, ratio, low), marks(torch.gt, ratio, high)
+    low_by, high_by = (_by_sign(tokens, side, advantage) for side in (below, above))
+    sums = {f"outside_low_{sign}": count for sign, count in low_by.items()}
+    sums |= {f"outside_high_{sign}": count for sign, count in high_by.items()}
+    if config.kind == "cispo":  # no gradient dies, so that every ratio outside the band is clipped
+        sums |= {"clipped_low": tokens.rows(below).sum(), "clipped_high": tokens.rows(above).sum()}
+    else:
+        sums |= {"clipped_low": low_by["negative"], "clipped_high": high_by["positive"]}
     if config.dual_clip is not None:
-        capped = torch.gt(ratio, config.dual_clip, out=marks)
-        capped = tokens.rows(capped) if advantage.shape[1] == 1 else capped
-        sums["dual_clipped"] = (capped * negative).sum()
+        capped = marks(torch.gt, ratio, config.dual_clip)
+        sums["dual_clipped"] = _by_sign(tokens, capped, advantage)["negative"]
     return sums
 
 
-def _signs(
-    advantage: Float[Tensor, "batch #tok"],
-) -> tuple[Float[Tensor, "batch #tok"], Float[Tensor, "batch #tok"]]:
-    return indicator(torch.lt, advantage, 0.0), indicator(torch.gt, advantage, 0.0)
+def _by_sign(
+    tokens: TokenBatch, marked: Float[Tensor, "batch #tok"], advantage: Float[Tensor, "batch #tok"]
+) -> dict[str, Tensor]:
+    """Count marked valid tokens with a negative and with a positive advantage."""
+    # Where a response has one advantage, its count of marked tokens is all that matters.
+    count = tokens.rows(marked) if advantage.shape[1] == 1 else marked
+    signs = {"negative": torch.lt, "positive": torch.gt}
+    return {name: (count * marks(sign, advantage, 0.0)).sum() for name, sign in signs.items()}

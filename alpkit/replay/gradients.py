@@ -148,7 +148,7 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
             [slope[at].to(scorer.device) / len(draws) for slope in per_draw] for per_draw in slopes
         ]
         if any(bool(seed.any()) for per_draw in seeds for seed in per_draw):
-            forwards = [scorer.logp(micro, draw) for draw in draws]
+            forwards = [scorer.live_logp(micro, draw) for draw in draws]
             for member, per_draw in zip(members, seeds, strict=True):
                 member.add(_gradient(forwards, per_draw, parameters, scales))
         else:  # a group of equal rewards: no advantage, no gradient

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -63,6 +63,13 @@ class Scorer:
                 chunk=config.train.head_chunk,
                 head_float32=precision.head_float32,
             ).logp
+
+    def live_logp(self, micro: MicroBatch, draw: int) -> Tensor:
+        """The log-probs that the gradient goes through: of the clean policy where the method says so."""
+        noise = self.numerator.perturbation
+        if noise is not None and noise.gradient == "clean":
+            return replace(self, noise=None).logp(micro, draw)
+        return self.logp(micro, draw)
 
     def _noise(
         self, micro: MicroBatch, attention: Tensor, draw: int

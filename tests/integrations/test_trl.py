@@ -105,6 +105,9 @@ def test_noise_makes_the_first_ratio_differ_from_one_and_sigma_learns(tmp_path):
 def test_what_trl_cannot_feed_is_refused():
     with pytest.raises(ValueError, match="normalizer: keep"):
         grpo_trainer()(objective=ObjectiveConfig(reference_kl={"coef": 0.1}))
+    clean = PerturbationConfig(gradient="clean", sigma={"learnable": False})
+    with pytest.raises(ValueError, match="needs a second forward"):
+        grpo_trainer()(objective=ObjectiveConfig(), perturbation=clean)
 
 
 def test_opsm_is_trls_off_policy_mask():

@@ -23,7 +23,8 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "perturbation: {sigmaa: 1}",
             "f.yaml:1:16  perturbation.sigmaa is not a field of perturbation\n"
-            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
+            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, gradient, layers, scale, schedule, "
+            "sigma, site",
         ),
         (
             "rollout: {engine: vllm, weights: int4}",
@@ -146,7 +147,7 @@ def test_an_unknown_path_offers_the_field_elsewhere() -> None:
         "here",
         "perturbation.init is not a field of perturbation",
         "did you mean 'perturbation.sigma.init'?  "
-        "allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
+        "allowed: antithetic, distribution, draws, gradient, layers, scale, schedule, sigma, site",
     )
     fault = check_path(RunConfig, ("train", "steps", "x"), "here")
     assert fault == Fault("here", "train.steps.x is not a field of train.steps", "")
