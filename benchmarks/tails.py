@@ -62,8 +62,9 @@ Which side? *Right* is where the policy finds a token much likelier than the sam
 explodes); *left* is the opposite (1/x is huge, the policy has dropped what was sampled).
 
 A status is an answer too: `flat` means no spread, so no tail; `short` too few items for one; `saturated` that the
-ratios meet a clamp, so the true tail is heavier. For everything else, `hill` beside `fit_gpd` beside `moment_estimator`: where
-they agree the number is the data's, where they differ it is the estimator's. The rest of this page says by how much.
+ratios meet a clamp, so the true tail is heavier. For everything else, put `hill` beside `fit_gpd` beside
+`moment_estimator`: where they agree the number is the data's, where they differ it is the estimator's. The rest of
+this page says by how much.
 
 ## How to read them
 
