@@ -118,12 +118,12 @@ _PLAIN = (
         for key, unit, definition, reading in (
             ("spike", "flag",
                 f"1 when log {what} stands more than 4 robust standard deviations above its trailing window.",
-                "Share of ones = spike rate. Absent until 16 steps have computed v (design §6). Who made it: "
+                "Share of ones = spike rate. Absent until 16 steps have computed v. Who made it: "
                 "spikes.jsonl."),
             ("spike_z", "robust sd",
                 f"(log v - median) / (1.4826 max(MAD, 0.05)) over the last 50 values of v before this one, v = {what}; "
                 "the largest where there are two.",
-                "Above 4 is a spike; no look-ahead (corrections §3.2)."),
+                "Above 4 is a spike; no look-ahead."),
         )
     ),
     *(
@@ -225,14 +225,14 @@ _PLAIN = (
     Metric("noise/realised_ratio", "ratio",
         "Root mean square of the noise that arrived / (sigma, times the token's rms where relative); the "
         "smallest over perturbed layers.",
-        "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, alp.md G1)."),
+        "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, docs/alp.md)."),
     Metric("noise/to_rms", "ratio",
         "noise/realised_std / root mean square of the state before the addition; mean over layers.",
         "How loud the noise is; with scale: absolute it falls with depth as the residual stream grows."),
     Metric("noise/signal_to_noise", "ratio",
         "|mean| / sample standard deviation, over the step's micro-batches, of the gradient of log sigma; "
         "mean over its entries. Absent below two micro-batches.",
-        "Near 0 log sigma walks at random: its signal grows with sigma itself (alp.md F.2.4)."),
+        "Near 0 log sigma walks at random: its signal grows with sigma itself (docs/alp.md)."),
     Metric("rollout/rounded_share", "share",
         "Weights of the decoder blocks' matrices that rollout.weights rounds / all of them; at step 0, and "
         "absent where none is rounded.",
@@ -316,9 +316,9 @@ RATIO_STATS: Final[dict[str, Metric]] = {
             (f"p{digits}", "nats", f"{percent} % quantile (linear interpolation) {_LOG}.", reading)
             for digits, percent, reading in (
                 ("01", "1", "Left tail: tokens that the trainer disowns."),
-                ("02", "2", "Lower edge of the paper's envelope (alp.md D.2.2)."),
+                ("02", "2", "Lower edge of the paper's envelope."),
                 ("50", "50", "0 when most tokens agree."),
-                ("98", "98", "Upper edge of the paper's envelope (alp.md D.2.2)."),
+                ("98", "98", "Upper edge of the paper's envelope."),
                 ("99", "99", "Right tail."),
                 ("999", "99.9", "Needs 1000 items to differ from the maximum."),
             )

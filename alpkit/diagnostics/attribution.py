@@ -58,10 +58,6 @@ def attribute(
         mixed signs tokens rank by size, and a sequence by the size of its sum.
     sequence : id of each token's sequence; any integers, in any order.
     top : numbers of items that shares are wanted for.
-
-    References
-    ----------
-    spec/corrections.md §3.2 (share of the total from the top 1, 10, 100 items).
     """
     values, ids = np.asarray(contribution, np.float64), np.asarray(sequence)
     status = _status(values)

@@ -25,7 +25,7 @@ logger = logging.getLogger("alpkit.rollout")
 
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
-# Largest healthy mean |gap|, nats per token: generous multiples of what was measured (design §4).
+# Largest healthy mean |gap|, nats per token: generous multiples of what was measured.
 _FLOAT32, _HALF, _EIGHT_BIT, _FOUR_BIT = 1e-3, 0.3, 1.5, 3.0
 
 
