@@ -70,7 +70,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 # Calls that can be left out: `x.abs()` becomes `x`, `clean(x, real)` becomes `x`.
 METHODS = frozenset({"abs", "clamp", "clone", "cumsum", "detach", "exp", "expm1", "sqrt", "square"})
-WRAPPERS = frozenset({"clean", "valid"})
+WRAPPERS = frozenset({"clean"})
 
 
 class Mutant(NamedTuple):

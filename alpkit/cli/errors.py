@@ -1,4 +1,4 @@
-"""How failures look on the terminal: a panel for what the user can act on, a traceback for bugs."""
+"""Show failures on the terminal: a panel for what the user can act on, a traceback for bugs."""
 
 import sys
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ class Group(TyperGroup):
     """Turns an `AlpkitError` from any command into its panel and exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; 130 when interrupted."""
+        """Run the command; exit with 130 when interrupted."""
         from alpkit.errors import AlpkitError
 
         try:
@@ -31,7 +31,7 @@ class Group(TyperGroup):
 
 
 def show(error: Exception) -> None:
-    """Print an `AlpkitError` as a panel on stderr, and nothing but text where that is no terminal."""
+    """Print an error on stderr: as a panel on a terminal, as plain text elsewhere."""
     from rich.console import Console
     from rich.panel import Panel
     from rich.text import Text

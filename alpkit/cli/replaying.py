@@ -1,4 +1,4 @@
-"""`alpkit replay`: what other corrections would have made of a run's recorded batches."""
+"""`alpkit replay`: apply other corrections to a run's recorded batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +45,7 @@ def replay(
     *,
     as_json: bool,
 ) -> None:
-    """Replay, write `reports/<id>-replay/`, print the numbers pooled over steps."""
+    """Replay, write `reports/<id>-replay/`, and print the numbers pooled over steps."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
         raise ConfigError(

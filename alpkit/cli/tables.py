@@ -37,7 +37,7 @@ RESULTS = (
 
 
 def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]:
-    """One JSON-ready row per cell of a plan."""
+    """Make one JSON-ready row per cell of a plan."""
     return [
         {
             "cell_id": cell.cell_id,
@@ -86,7 +86,7 @@ def state_table(records: Iterable[CellRecord]) -> Table:
 
 
 def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
-    """Per arm: each score's mean and standard deviation over the seeds that finished."""
+    """Give every arm's scores: mean and standard deviation over the seeds that finished."""
     arms: dict[str, list[CellRecord]] = {}
     for record in records:
         arms.setdefault(record.arm, []).append(record)
@@ -124,7 +124,7 @@ def method_table(cards: Iterable[Card]) -> Table:
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Rows of text as they are."""
+    """Make a table of rows that are text already."""
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)

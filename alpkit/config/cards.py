@@ -49,17 +49,17 @@ class Card:
 
     @property
     def axes(self) -> dict[str, str]:
-        """Every axis in one line."""
+        """Describe every axis in one line."""
         return _axes(self.objective, self.perturbation)
 
     @property
     def settings(self) -> str:
-        """YAML of the settings, as an arm would have them."""
+        """Write the settings as YAML, as an arm would have them."""
         return yaml.safe_dump(self.preset.settings, sort_keys=False, default_flow_style=None)
 
     @property
     def text(self) -> str:
-        """The card for a terminal."""
+        """Format the card for a terminal."""
         rows = {"formula": self.preset.formula, **self.axes, "source": self.preset.source}
         rows |= {"not taken": self.preset.not_taken} if self.preset.not_taken else {}
         rows["avoid"] = self.preset.avoid
@@ -71,7 +71,7 @@ class Card:
 
     @property
     def section(self) -> list[str]:
-        """The card in docs/methods.md."""
+        """Format the card for docs/methods.md."""
         lines = ["", f"### {self.name}", "", f"`{self.preset.formula}`", ""]
         lines += [f"- **{key}**: {value}" for key, value in self.axes.items()]
         lines += [f"- **source**: {self.preset.source}", f"- **avoid** {self.preset.avoid}"]
@@ -80,7 +80,7 @@ class Card:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The card for a program: every axis in full, as a run would have it."""
+        """Give the card for a program: every axis in full, as a run would have it."""
         noise = self.perturbation
         return {
             "name": self.name,
@@ -175,7 +175,7 @@ def _rule(rule: dict[str, Any]) -> str:
 
 
 def markdown() -> str:
-    """Text of docs/methods.md."""
+    """Return the text of docs/methods.md."""
     lines = [*_HEAD.splitlines(), "", "## Axes", ""]
     lines += _table(("axis", "values and meaning"), _fields())
     lines += ["", "## Presets", ""]
@@ -191,7 +191,7 @@ def markdown() -> str:
 
 
 def _fields() -> list[tuple[str, str]]:
-    """Each setting of the objective with its docstring, in the order of the config."""
+    """List each setting of the objective with its docstring, in the order of the config."""
     rows = []
     for name, info in ObjectiveConfig.model_fields.items():
         section = info.default

@@ -1,4 +1,4 @@
-"""The table of every default of a run, committed so that none changes unnoticed.
+"""A table of every default of a run, committed so that none changes unnoticed.
 
 A changed default makes other cells of the same file, so it needs a new `DEFAULTS_VERSION`
 (`identity.py`). A new field needs none, only its line in the table:
@@ -25,7 +25,7 @@ _REQUIRED: Final = "(required)"
 
 
 class Defaults(NamedTuple):
-    """Defaults by dotted field, `rollout[vllm].dtype` where a section has alternatives."""
+    """Defaults by dotted field; a section with alternatives is written `rollout[vllm].dtype`."""
 
     version: int
     fields: dict[str, Any]
@@ -94,7 +94,7 @@ def sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _kind(section: type[BaseModel], siblings: list[type[BaseModel]]) -> str:
-    """The first value of the field that tells `section` from its siblings."""
+    """Find the first value of the field that tells `section` from its siblings."""
     for name, info in section.model_fields.items():
         own = choices([info.annotation])
         others = [s.model_fields[name].annotation for s in siblings if name in s.model_fields]

@@ -1,4 +1,4 @@
-"""What a cell is hashed by: the fields that differ from the defaults, and the version of the defaults.
+"""A cell's id: a hash of the fields that differ from the defaults, and of the version of the defaults.
 
 So a new field changes no id: no cell made before it sets it. A default that changes does change ids,
 through `DEFAULTS_VERSION` and nothing else; the committed table of defaults (`defaults.py`) holds us to it.
@@ -23,7 +23,7 @@ APART: Final = frozenset({"checkpoint"})
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """Return the canonical JSON-ready form of what decides a run's numbers.
+    """Return, JSON-ready, the settings that decide a run's numbers.
 
     Two configs have one identity exactly if all of their resolved fields are equal, but for `APART`.
     """

@@ -162,7 +162,7 @@ class ObjectiveConfig(Section):
 
     @property
     def bounds(self) -> dict[str, tuple[str, ...]]:
-        """Every bound that this method sets, and the `receipt/` counts of what it touched."""
+        """List every bound that this method sets, each with the `receipt/` counts of the tokens it touched."""
         weight = {
             "none": (),
             "truncate": ("truncated",),
@@ -185,7 +185,7 @@ class ObjectiveConfig(Section):
 
     @property
     def corrected(self) -> frozenset[str]:
-        """What weight and rejections look at: mismatch, bypass, both or nothing."""
+        """Name the ratios that weight and rejections look at: mismatch, bypass, both or none."""
         return frozenset(
             [
                 *([self.weight.of] if self.weight.action != "none" else []),
@@ -195,7 +195,7 @@ class ObjectiveConfig(Section):
 
     @property
     def of_whole_batch(self) -> frozenset[str]:
-        """What must be known of a whole mini-batch before its first update: as `corrected`."""
+        """Name the ratios that must be known for a whole mini-batch before its first micro-batch's loss."""
         weight = [self.weight.of] if self.weight.normalize == "batch" else []
         shrinking = [rule.of for rule in self.reject if rule.normalizer == "shrink"]
         return frozenset([*weight, *shrinking])

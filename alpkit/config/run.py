@@ -1,4 +1,4 @@
-"""What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
+"""The configuration of one run: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
 `RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
 of it.

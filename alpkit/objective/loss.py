@@ -73,20 +73,17 @@ def policy_loss(
         advantage=advantage,
         mean_weight=None if whole is None else whole.mean_weight,
     )
-    terms = weighted_terms(tokens, ratio, advantage, corrected, config)
-    loss, slope = terms.loss, terms.slope
-
-    removed = tokens.real - corrected.kept if config.corrected else None
     receipt = {
         **corrected.receipt,
-        **loss_receipt(tokens, ratio.value, advantage, config.surrogate, removed),
+        **loss_receipt(tokens, ratio.value, advantage, config, corrected.kept),
         "saturated": tokens.rows(ratio.clamped).sum(),
-        "surviving": terms.alive.sum(),
     }
+    loss, slope, receipt["surviving"] = weighted_terms(tokens, ratio, advantage, corrected, config)
     if config.reference_kl.coef > 0:
         kl = pull(tokens, logp_reference, config.reference_kl)
         strength = config.reference_kl.coef * corrected.accepted
-        loss, slope = loss + strength * kl.value, slope + strength * kl.slope
+        loss = loss + (strength * kl.value).sum(dim=1, keepdim=True)
+        slope = slope + strength * kl.slope
         receipt["reference_kl"] = kl.value.sum()
         receipt["reference_log_ratio_clamped"] = kl.log_ratio_clamped.sum()
         receipt["reference_value_clamped"] = kl.value_clamped.sum()
@@ -106,7 +103,7 @@ def policy_loss(
 
 
 class _WithSlope(torch.autograd.Function):
-    """sum(loss * scale), whose derivative by each token's log-prob is given: slope * scale.
+    """sum(loss * scale) over responses, whose derivative by each token's log-prob is given: slope * scale.
 
     Left to autograd, a masked or clipped token gets 0 * d x / d logp, which is 0 * inf = NaN where its
     log-prob is infinite or its ratio overflows, and one such token ruins the whole step. The formula is
@@ -119,7 +116,7 @@ class _WithSlope(torch.autograd.Function):
     def forward(ctx: Any, logp: Tensor, loss: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(slope, scale)
         ctx.dtype = logp.dtype
-        return (loss.sum(dim=1, keepdim=True) * scale).sum()
+        return (loss * scale).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

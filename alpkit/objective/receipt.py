@@ -3,11 +3,13 @@
 Shares are made from them in `alpkit.trainer.measure`; `alpkit.metrics` says how to read each.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.config.objective import SurrogateConfig
+from alpkit.config.objective import ObjectiveConfig, SurrogateConfig
 from alpkit.objective.surrogate import band
 from alpkit.objective.tokens import TokenBatch, marks
 
@@ -16,12 +18,12 @@ def loss_receipt(
     tokens: TokenBatch,
     ratio: Float[Tensor, "batch #tok"],
     advantage: Float[Tensor, "batch #tok"],
-    config: SurrogateConfig,
-    removed: Float[Tensor, "batch tok"] | None,
+    config: ObjectiveConfig,
+    kept: Float[Tensor, "batch tok"],
 ) -> dict[str, Tensor]:
     """Count tokens by side and advantage sign, and sum how much |advantage| went.
 
-    `removed`: 1 for valid tokens that weight or rejection took out, None where nothing can.
+    `kept`: 1 for valid tokens that weight and rejections left in.
     """
     size = advantage.abs()
     sums = {
@@ -29,11 +31,13 @@ def loss_receipt(
         "nonfinite": tokens.nonfinite,
         "advantage": tokens.rows(size).sum(),
     }
-    if removed is not None:
-        sums |= {f"removed_{sign}": n for sign, n in _by_sign(tokens, removed, advantage).items()}
-        gone = tokens.rows(removed) if size.shape[1] == 1 else removed
-        sums["advantage_removed"] = (gone * size).sum()
-    return sums if config.kind == "reinforce" else sums | _outside(tokens, ratio, advantage, config)
+    if config.corrected:
+        removed = _by_sign(tokens, tokens.real - kept, advantage)
+        sums["removed_negative"], sums["removed_positive"] = removed.negative, removed.positive
+        sums["advantage_removed"] = removed.size
+    if config.surrogate.kind == "reinforce":
+        return sums
+    return sums | _outside(tokens, ratio, advantage, config.surrogate)
 
 
 def _outside(
@@ -45,25 +49,44 @@ def _outside(
     """Count ratios outside the band by side and sign of the advantage, and those that were clipped."""
     low, high = band(config)
     # Masked tokens have ratio 1, which no band leaves out.
-    below, above = marks(torch.lt, ratio, low), marks(torch.gt, ratio, high)
-    low_by, high_by = (_by_sign(tokens, side, advantage) for side in (below, above))
-    sums = {f"outside_low_{sign}": count for sign, count in low_by.items()}
-    sums |= {f"outside_high_{sign}": count for sign, count in high_by.items()}
-    if config.kind == "cispo":  # no gradient dies, so that every ratio outside the band is clipped
-        sums |= {"clipped_low": tokens.rows(below).sum(), "clipped_high": tokens.rows(above).sum()}
-    else:
-        sums |= {"clipped_low": low_by["negative"], "clipped_high": high_by["positive"]}
+    below = _by_sign(tokens, marks(torch.lt, ratio, low), advantage)
+    above = _by_sign(tokens, marks(torch.gt, ratio, high), advantage)
+    every = (
+        config.kind == "cispo"
+    )  # no gradient dies, so that every ratio outside the band is clipped
+    sums = {
+        "outside_low_negative": below.negative,
+        "outside_low_positive": below.positive,
+        "outside_high_negative": above.negative,
+        "outside_high_positive": above.positive,
+        "clipped_low": below.every if every else below.negative,
+        "clipped_high": above.every if every else above.positive,
+    }
     if config.dual_clip is not None:
-        capped = marks(torch.gt, ratio, config.dual_clip)
-        sums["dual_clipped"] = _by_sign(tokens, capped, advantage)["negative"]
+        capped = _by_sign(tokens, marks(torch.gt, ratio, config.dual_clip), advantage)
+        sums["dual_clipped"] = capped.negative
     return sums
+
+
+class _BySign(NamedTuple):
+    """How many valid tokens are marked: all, by the sign of their advantage; and the sum of its size."""
+
+    every: Float[Tensor, ""]
+    negative: Float[Tensor, ""]
+    positive: Float[Tensor, ""]
+    size: Float[Tensor, ""]
 
 
 def _by_sign(
     tokens: TokenBatch, marked: Float[Tensor, "batch #tok"], advantage: Float[Tensor, "batch #tok"]
-) -> dict[str, Tensor]:
-    """Count marked valid tokens with a negative and with a positive advantage."""
+) -> _BySign:
+    """Count marked valid tokens by the sign of the advantage."""
     # Where a response has one advantage, its count of marked tokens is all that matters.
-    count = tokens.rows(marked) if advantage.shape[1] == 1 else marked
-    signs = {"negative": torch.lt, "positive": torch.gt}
-    return {name: (count * marks(sign, advantage, 0.0)).sum() for name, sign in signs.items()}
+    rows = tokens.rows(marked)
+    count = rows if advantage.shape[1] == 1 else marked
+    return _BySign(
+        every=rows.sum(),
+        negative=(count * marks(torch.lt, advantage, 0.0)).sum(),
+        positive=(count * marks(torch.gt, advantage, 0.0)).sum(),
+        size=(count * advantage.abs()).sum(),
+    )

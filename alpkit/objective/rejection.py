@@ -49,7 +49,7 @@ def reject(
         rejected = torch.maximum(rejected, outside)
         if rule.normalizer == "shrink":
             uncounted = torch.maximum(uncounted, outside)
-    return Rejection(tokens.valid(rejected), tokens.valid(uncounted))
+    return Rejection(rejected * tokens.real_like(rejected), uncounted * tokens.real_like(uncounted))
 
 
 def _outside(
@@ -57,10 +57,10 @@ def _outside(
 ) -> Float[Tensor, "batch #tok"]:
     """1 where the statistic is below or above the rule's bounds, which themselves stay."""
     sides = ((torch.lt, rule.lower), (torch.gt, rule.upper))
-    return sum(
-        (marks(beyond, statistic, bound) for beyond, bound in sides if bound is not None),
-        start=torch.zeros_like(statistic),
+    first, *second = (
+        marks(beyond, statistic, bound) for beyond, bound in sides if bound is not None
     )
+    return first + second[0] if second else first
 
 
 def _statistic(
@@ -70,13 +70,13 @@ def _statistic(
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
-        return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp()
-    log_ratio = log_ratio.clamp(*clamp)
+        return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp_()
+    log_ratio = log_ratio.clamp_(*clamp)
     match rule.statistic:
         case "k1":
-            values = -log_ratio
+            values = log_ratio.neg_()
         case "k2":
-            values = log_ratio.square().div_(2)
+            values = log_ratio.square_().div_(2)
         case "k3":
             values = log_ratio.exp().sub_(1).sub_(log_ratio)
         case "prob_gap":
@@ -101,8 +101,8 @@ def _reduce(
         case "sum":
             return values.sum(dim=1, keepdim=True)
         case "min":
-            return values.add(1 - tokens.real, alpha=_BEYOND).amin(dim=1, keepdim=True)
+            return (1 - tokens.real).mul_(_BEYOND).add_(values).amin(dim=1, keepdim=True)
         case "max":
-            return values.sub(1 - tokens.real, alpha=_BEYOND).amax(dim=1, keepdim=True)
+            return (tokens.real - 1).mul_(_BEYOND).add_(values).amax(dim=1, keepdim=True)
         case _:
             assert_never(rule.reduce)

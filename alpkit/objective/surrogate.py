@@ -42,16 +42,16 @@ def surrogate(
             negative = advantage < 0
             floor = torch.where(negative, ratio.new_tensor(low), ratio.new_tensor(-torch.inf))
             ceiling = torch.where(negative, ratio.new_tensor(cap), ratio.new_tensor(high))
-            bounded = torch.minimum(torch.maximum(ratio, floor), ceiling)
+            bounded = torch.maximum(ratio, floor).clamp_(max=ceiling)
             alive = marks(torch.eq, bounded, ratio)
             loss = -advantage * bounded
             return Surrogate(loss, loss * alive, alive)  # d(-A x) / d logp = -A x
         case "cispo":
             slope = -advantage * ratio.clamp(low, high)
-            return Surrogate(slope * logp, slope, torch.ones_like(slope))
+            return Surrogate(slope * logp, slope, torch.ones_like(advantage))
         case "reinforce":
             slope = -advantage * ratio
-            return Surrogate(slope * logp, slope, torch.ones_like(slope))
+            return Surrogate(slope * logp, slope, torch.ones_like(advantage))
         case _:
             assert_never(config.kind)
 

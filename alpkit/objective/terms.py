@@ -27,14 +27,13 @@ class Ratio(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Weighted loss of every token, its slope by the token's log-prob, and 1 where that can be other than 0.
-
-    All are 0 at tokens that are masked or removed.
+    """Weighted loss summed over each response, its slope by every token's log-prob, and how many tokens
+    have a gradient at all.
     """
 
-    loss: Float[Tensor, "batch tok"]
+    loss: Float[Tensor, "batch 1"]
     slope: Float[Tensor, "batch tok"]
-    alive: Float[Tensor, "batch tok"]
+    surviving: Float[Tensor, ""]
 
 
 def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
@@ -52,7 +51,8 @@ def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
     per_token = tokens.log_ratio(now, under)
     level = reduce_clean(per_token, tokens.real, config.ratio.level, tokens.turn)
     log_ratio = level.clamp(*config.log_ratio_clamp)
-    return Ratio(log_ratio.exp(), marks(torch.ne, log_ratio, level))
+    clamped = marks(torch.ne, log_ratio, level)
+    return Ratio(log_ratio.exp_(), clamped)
 
 
 def weighted_terms(
@@ -66,12 +66,15 @@ def weighted_terms(
     now = tokens.numerator("bypass")
     logp = now if config.surrogate.kind == "ppo" else clean(now, tokens.real)
     loss, slope, alive = surrogate(ratio.value, logp, advantage, config.surrogate)
-    factor = corrected.weight * corrected.kept
     alive = alive * corrected.kept
     if config.surrogate.kind == "ppo":
         # Clamped, the ratio is a constant. The others detach it, so that its clamp stops no gradient.
-        alive = alive * (1 - ratio.clamped)
-    return Terms(loss * factor, slope * corrected.weight * alive, alive)
+        alive = alive.mul_(1 - ratio.clamped)
+    return Terms(
+        loss=(loss * corrected.kept).mul_(corrected.weight).sum(dim=1, keepdim=True),
+        slope=(slope * alive).mul_(corrected.weight),
+        surviving=alive.sum(),
+    )
 
 
 def pull(

@@ -3,7 +3,7 @@
 Values that are one per response stay [batch, 1] ("batch #tok") and broadcast. Marks are floats, 0 or 1,
 and are multiplied with: on a CPU, torch's `where` and `masked_fill` take twenty times as long as a product.
 Functions of this package leave the tensors that they are given as they are; an operation in place (`mul_`)
-is always on a tensor that the same expression has made, because each new one costs more than its arithmetic.
+is always on a tensor that the same function has made, because a new one costs more than its arithmetic.
 """
 
 from collections.abc import Callable
@@ -50,8 +50,10 @@ class TokenBatch:
         rollout = logp_rollout.detach().to(dtype)
         given = as_float(mask, dtype)
         # One sum is finite exactly where all of its (moderate) terms are.
-        total = sum((x for x in (now, old) if x is not None), start=rollout)
-        real = total.abs().lt_(torch.inf).mul_(given)
+        total = rollout.abs()
+        for values in (now, old):
+            total = total if values is None else total.sub_(values)
+        real = total.abs_().lt_(torch.inf).mul_(given)
         count = real.sum(dim=1, keepdim=True)
         return cls(now, old, rollout, real, count, turn, given.sum() - count.sum())
 
@@ -67,7 +69,7 @@ class TokenBatch:
         self, over: Float[Tensor, "batch tok"], under: Float[Tensor, "batch tok"]
     ) -> Float[Tensor, "batch tok"]:
         """`over` - `under` in nats; exactly 0 where masked, whatever stands there."""
-        return clean(over - under, self.real)
+        return (over - under).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).mul_(self.real)
 
     def rows(self, values: Float[Tensor, "batch #tok"]) -> Float[Tensor, "batch 1"]:
         """Sum over each response's valid tokens; `values` are one per response, or 0 where masked."""
@@ -75,9 +77,9 @@ class TokenBatch:
             return values * self.count
         return values.sum(dim=1, keepdim=True)
 
-    def valid(self, values: Float[Tensor, "batch #tok"]) -> Float[Tensor, "batch #tok"]:
-        """`values`, and 0 where masked; one per response stays as it is."""
-        return values if values.shape[1] == 1 else values * self.real
+    def real_like(self, values: Float[Tensor, "batch #tok"]) -> Float[Tensor, "batch #tok"]:
+        """The factor that makes `values` 0 where masked; 1 for values that are one per response."""
+        return torch.ones_like(values) if values.shape[1] == 1 else self.real
 
 
 def as_float(mask: Tensor, dtype: torch.dtype) -> Float[Tensor, "*shape"]:

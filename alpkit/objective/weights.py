@@ -32,35 +32,45 @@ def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, flo
     """
     if config.action == "none":
         return Weights(torch.ones_like(tokens.count), None, {})
-    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
-    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
-    raw = tokens.valid(level.clamp(*clamp).exp_())
+    raw = _untouched(tokens, config, clamp)
+    real = tokens.real_like(raw)
     inside = None
+    touched = {"weight_raw": tokens.rows(raw).sum()}
     match config.action:
         case "truncate":
+            touched |= _above(raw, tokens, config.upper)
             weight = raw.clamp(max=config.upper)
-            touched = _above(raw, tokens, config)
         case "clip":
-            weight = tokens.valid(raw.clamp(config.lower, config.upper))
-            below = tokens.valid(marks(torch.lt, raw, config.lower))
-            touched = _above(raw, tokens, config) | {"raised": tokens.rows(below).sum()}
+            below = marks(torch.lt, raw, config.lower).mul_(real)
+            touched |= _above(raw, tokens, config.upper) | {"raised": tokens.rows(below).sum()}
+            weight = raw.clamp(config.lower, config.upper).mul_(real)
         case "mask":
-            high_enough = marks(torch.ge, raw, config.lower)
-            inside = tokens.valid(marks(torch.le, raw, config.upper).mul_(high_enough))
-            weight = raw * inside
-            touched = {"masked": tokens.count.sum() - tokens.rows(inside).sum()}
+            inside = marks(torch.le, raw, config.upper).mul_(real)
+            if config.lower > 0:
+                inside = inside.mul_(marks(torch.ge, raw, config.lower))
+            touched["masked"] = tokens.count.sum() - tokens.rows(inside).sum()
+            touched["weight_removed"] = tokens.rows((1 - inside).mul_(raw)).sum()
+            weight = raw.mul_(inside)
         case _:
             assert_never(config.action)
-    touched["weight_raw"] = tokens.rows(raw).sum()
-    touched["weight_removed"] = tokens.rows((raw - weight).clamp_(min=0)).sum()
     return Weights(weight, inside, touched)
 
 
-def _above(
-    raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, config: WeightConfig
-) -> dict[str, Tensor]:
-    """How many weights are above the upper bound; masked ones are 0."""
-    return {"truncated": tokens.rows(marks(torch.gt, raw, config.upper)).sum()}
+def _untouched(
+    tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]
+) -> Float[Tensor, "batch #tok"]:
+    """The ratio itself at the configured level; 0 where masked."""
+    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
+    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
+    return level.clamp(*clamp).exp_().mul_(tokens.real_like(level))
+
+
+def _above(raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, upper: float) -> dict[str, Tensor]:
+    """How many weights are above the upper bound, and by how much in all; masked ones are 0."""
+    return {
+        "truncated": tokens.rows(marks(torch.gt, raw, upper)).sum(),
+        "weight_removed": tokens.rows((raw - upper).clamp_(min=0)).sum(),
+    }
 
 
 def weight_sums(

@@ -1,4 +1,4 @@
-"""YAML that remembers where everything stood, read by the YAML 1.2 core schema.
+"""Read YAML by the 1.2 core schema, and remember where everything stood.
 
 PyYAML's own schema is YAML 1.1: `1e-5` is text, `on` is true, `010` is 8, and of two equal keys
 the second wins silently. Here they are a float, text, 10, and an error. What a file's content
@@ -41,7 +41,7 @@ class Document:
         return cls(data, {(): Mark(where, where)})
 
     def position(self, path: KeyPath, *, key: bool = False) -> str:
-        """`file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
+        """Give `file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
         while path and path not in self.marks:
             path, key = path[:-1], False
         mark = self.marks[path]
@@ -85,7 +85,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as something else, so that both read it back."""
+    """A dumper that quotes whatever YAML 1.1 or 1.2 would not read back as the same text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The ablation file: its schema, and every check that needs no cell.
+"""The ablation file: its fields, and every check that can be made before the grid is expanded.
 
 Usage: `load_ablation("experiments/quickstart.yaml", ["train.steps=5"])`, then `grid.expand`.
 What a cell's merged config may be is checked in `points.py`, after merging.
@@ -38,12 +38,12 @@ class LaunchConfig(Section):
 
 
 class AblationConfig(Section):
-    """One ablation file, as written."""
+    """The contents of an ablation file."""
 
     name: str
-    """Names the grid's folder and its MLflow experiment; decides no cell id."""
+    """Name of the grid's folder and of its MLflow experiment. Cells do not depend on it."""
     question: str = ""
-    """What the grid is to answer, in one sentence."""
+    """The question that the grid is to answer, in one sentence."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Run fields that all arms share."""
     methods: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class AblationConfig(Section):
     exclude: tuple[dict[str, Any], ...] = ()
     """Combinations {arm, axis: value} of the product to leave out."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
-    """One run of every arm for each; the outermost loop."""
+    """Every arm is run once with each seed; all arms of the first seed come first."""
     launch: LaunchConfig = LaunchConfig()
     """Where cells run, and how many at a time."""
 
@@ -82,7 +82,7 @@ class AblationConfig(Section):
 
 
 class Override(NamedTuple):
-    """One value of a `--set`, and the option's text for messages."""
+    """One value that `--set` gives, with the option's text for messages."""
 
     path: tuple[str, ...]
     value: Any
@@ -91,7 +91,7 @@ class Override(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A checked ablation file, the places of its entries, and what overrides it."""
+    """A checked ablation file, with the positions of its entries and the `--set` overrides."""
 
     config: AblationConfig
     document: Document
@@ -154,7 +154,7 @@ def _base(document: Document) -> Iterator[Fault]:
 
 
 def _methods(document: Document, folder: Path) -> tuple[dict[str, OwnMethod], list[Fault]]:
-    """Read the method files, and return the faults in them with the methods that have none."""
+    """Read the method files; return the methods that are sound, and every fault of the others."""
     paths = document.data.get("methods")
     methods: dict[str, OwnMethod] = {}
     faults: list[Fault] = []

@@ -49,11 +49,11 @@ class Grid:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, in order."""
+        """List the names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
     def manifest(self) -> dict[str, Any]:
-        """JSON-ready summary, without the configs."""
+        """Give a JSON-ready summary, without the configs."""
         return {
             "grid": self.name,
             "grid_id": self.grid_id,

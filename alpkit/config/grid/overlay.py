@@ -108,7 +108,7 @@ class Overlay:
         return Document(self.data, self._marks)
 
     def copy(self) -> Self:
-        """Fork, so that what is laid over the copy does not reach the original."""
+        """Copy, so that later merges into the copy do not reach the original."""
         fork = type(self)("")
         fork.data, fork._marks = copy.deepcopy(self.data), dict(self._marks)
         return fork

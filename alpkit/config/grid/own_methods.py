@@ -31,7 +31,7 @@ _SETTINGS = ("objective", "perturbation")
 
 
 class MethodConfig(Section):
-    """A method file, as written."""
+    """The contents of a method file."""
 
     name: str = ""
     """What arms call the method; default: the file's name without its ending."""

@@ -43,7 +43,7 @@ class _Value(NamedTuple):
 
 
 class Points:
-    """Builds points from an ablation; collects what is worth saying about it."""
+    """Builds points from an ablation, and collects notes and warnings on the way."""
 
     def __init__(self, ablation: Ablation) -> None:
         self.notes: list[str] = []

@@ -51,6 +51,7 @@ class LayerwisePerturbation:
         they are, and log sigma stays out of them.
     config : site, layers, sigma, schedule, scale, distribution, draws. Sigma 0 or no layers attach
         nothing.
+    device : where log sigma lives (default: where the model is; needed for a model on `meta`).
 
     Attributes
     ----------
@@ -68,21 +69,27 @@ class LayerwisePerturbation:
     Ye et al. 2026, Adaptive Layerwise Perturbation, arXiv:2603.19470.
     """
 
-    def __init__(self, model: nn.Module, config: PerturbationConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PerturbationConfig,
+        *,
+        device: torch.device | str | int | None = None,
+    ) -> None:
         sites = find_sites(model)
         self.config, self._sites = config, sites
         attached = not config.attaches_nothing
         layerwise = attached and config.site in LAYER_SITES
         self.layers = resolve_layers(config.layers, len(sites.layers)) if layerwise else []
         entries = _entries(sites, config, len(self.layers)) if attached else 0
-        first = next(model.parameters())
+        device = next(model.parameters()).device if device is None else device
         init = math.nan if config.sigma.init is None else config.sigma.init
         self.log_sigma = nn.Parameter(
             torch.full(
                 (entries,),
                 math.log(init) if entries else 0.0,
                 dtype=torch.float32,
-                device=first.device,
+                device=device,
             ),
             requires_grad=config.sigma.learnable,
         )
