@@ -22,7 +22,7 @@ EVALUATIONS: Final = 3
 
 
 def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
-    """Of the steps that logged a value, those whose mean is the run's score: never the last point alone.
+    """Select the steps whose mean is the run's score, among those that logged a value; never the last alone.
 
     These are the ones among the last `WINDOW` steps of a run of `last`; where fewer than `at_least` fall
     there, the last `at_least` of all. Step 0 is the evaluation before training and no score of the run.
@@ -34,7 +34,7 @@ def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
 
 
 class Metric(NamedTuple):
-    """One key, or one template of a family: definition with weighting, reading with source."""
+    """One metric key, or the template of a family: its unit, its definition, and how to read it."""
 
     key: str
     unit: str
@@ -408,7 +408,7 @@ def _table() -> dict[str, Metric]:
 
 
 def describe(key: str) -> Metric:
-    """Definition of `key`; raises `TrackingError` that names the closest key when there is none."""
+    """Give the definition of `key`; raises `TrackingError`, naming the closest key, when there is none."""
     if metric := _table().get(key):
         return metric
     if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
@@ -453,7 +453,7 @@ def _metric_rows(metrics: Iterable[Metric]) -> list[str]:
 
 
 def markdown() -> str:
-    """Text of docs/metrics.md."""
+    """Return the text of docs/metrics.md."""
     areas: dict[str, list[Metric]] = {}
     for metric in _PLAIN:
         areas.setdefault(metric.key.split("/")[0], []).append(metric)

@@ -1,4 +1,4 @@
-"""Who carries a step's divergence: the tokens and sequences behind a spike, and their share.
+"""Find the tokens and sequences that carry most of a step's divergence, and their share of it.
 
 Takes any per-token contribution to a sum (the terms of K3, say). What a spike is: `spikes`.
 
@@ -30,7 +30,7 @@ class SequenceShare(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """Concentration of a sum; shares are NaN where `status` says that there are none."""
+    """How concentrated a sum is: shares of its largest items, NaN where `status` says that there are none."""
 
     share_tokens: dict[int, float]
     """Share of the k tokens with the largest |contribution|, for each k asked for; 1 where k >= n."""
@@ -50,7 +50,7 @@ def attribute(
     sequence: Int[np.ndarray, " tok"],
     top: Sequence[int] = (1, 10, 100),
 ) -> Attribution:
-    """Share of a sum that its largest tokens and sequences carry.
+    """Measure the share of a sum that its largest tokens and sequences carry.
 
     Parameters
     ----------
@@ -92,13 +92,13 @@ def _status(values: np.ndarray) -> AttributionStatus:
 
 
 def _ranked(values: np.ndarray, top: int) -> np.ndarray:
-    """Indices of the `top` largest by size, NaN and infinities first, ties by index."""
+    """Give the indices of the `top` largest by size, NaN and infinities first, ties by index."""
     size = np.where(np.isfinite(values), np.abs(values), np.inf)
     return np.argsort(-size, kind="stable")[:top]
 
 
 def _shares(values: np.ndarray, status: AttributionStatus) -> np.ndarray:
-    """Share of each item in the sum of sizes; sums that cancel to 0 everywhere have none."""
+    """Give each item's share of the sum of sizes; NaN where all sums are 0."""
     size = np.abs(values)
     if status != "ok" or not size.any():
         return np.full(values.shape, math.nan)
@@ -106,6 +106,6 @@ def _shares(values: np.ndarray, status: AttributionStatus) -> np.ndarray:
 
 
 def _cumulative(descending: np.ndarray, top: Sequence[int]) -> dict[int, float]:
-    """Share of the first k, for each k; NaN of nothing."""
+    """Give the share of the first k items, for each k; NaN of no items."""
     nothing = math.nan if not descending.size else 0.0
     return {k: float(descending[:k].sum()) + nothing for k in top}

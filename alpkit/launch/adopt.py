@@ -1,4 +1,4 @@
-"""Cells that an earlier version began go on in its folders, found by the `config.yaml` that these hold.
+"""Continue cells that an earlier version began, in their folders, found by the `config.yaml` in them.
 
 A version may hash a config to another id than the one before it did. The folder, its id, its run and its
 checkpoint are then the cell's own; nothing is moved, and nothing is run twice.
@@ -17,7 +17,7 @@ from alpkit.runs.states import CellRecord, killed_if_not_live, read_cell
 
 
 def adopt(grid: Grid, root: Path) -> Grid:
-    """Give each cell without a folder the id of the folder in which the same config and seed began.
+    """Give each cell without a folder the id of a folder in which its config and seed were begun.
 
     Notes what goes on there, and which folders could not be read. A second call changes nothing.
     """
@@ -44,7 +44,7 @@ def adopt(grid: Grid, root: Path) -> Grid:
 
 
 def _begun(folder: Path, known: set[str]) -> tuple[dict[str, CellRecord], list[str]]:
-    """The furthest of the other folders for each id of this version, and what is wrong with any."""
+    """Find the furthest of the other folders for each id of this version, and what is wrong with any."""
     begun: dict[str, CellRecord] = {}
     notes = []
     for run in GridFolder(folder).runs():

@@ -24,7 +24,7 @@ _STATE: Final = "state.pt"
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int | None
 ) -> None:
-    """Write step's checkpoint under `folder`, then drop all but the `keep` newest (None: none)."""
+    """Write the checkpoint of a step under `folder`, then delete all but the `keep` newest (None: delete none)."""
     # A killed attempt leaves all of a model's weights.
     remove_unfinished(folder)
     with swapped_folder(step_folder(folder, step)) as work:
@@ -36,7 +36,7 @@ def save_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, if there is one."""
+    """Find the newest complete checkpoint, if there is one."""
     complete = step_folders(folder)
     return complete[max(complete)] if complete else None
 

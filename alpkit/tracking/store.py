@@ -1,4 +1,4 @@
-"""The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
+"""The MLflow store, as the parent process uses it: experiment, runs, tags, statuses, artifacts.
 
 Only the parent touches it (a cold SQLite store raced by processes dies in its migrations), and never
 through MLflow's global active run. mlflow is imported at first use.
@@ -173,7 +173,7 @@ class Store:
                 self.client.set_tag(run_id, key, value)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        """Say that a run goes on, or end it."""
+        """Set a run's status: going on, or ended."""
         with store_errors(self.uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)

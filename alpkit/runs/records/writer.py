@@ -1,4 +1,4 @@
-"""Writes the records: in the trainer's own thread, or behind its back."""
+"""Write the records: in the trainer's own thread, or in one of their own."""
 
 import logging
 from collections import deque
