@@ -1,4 +1,4 @@
-"""Which corrections a replay compares: the run's own, presets by name, YAML files.
+"""Select the corrections that a replay compares: the run's own, presets by name, method files.
 
 A YAML file holds one method (`alpkit.config.grid.own_methods`).
 Imports no torch.
@@ -29,7 +29,7 @@ class Method(NamedTuple):
     own: bool
 
     def obstacle(self, columns: Collection[str], own: PerturbationConfig | None) -> str:
-        """Why log-probs that were recorded do not give this method's loss; '' where they do.
+        """Say why recorded log-probs do not give this method's loss; '' where they do.
 
         `columns`: the log-probs that the step recorded; `own`: the perturbation of the run.
         """
@@ -46,7 +46,7 @@ class Method(NamedTuple):
 
 
 def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
-    """The run's own method, then the named ones; own goes by a given name where one of them is it.
+    """List the run's own method, then the named ones; where one of these equals it, it goes by that name.
 
     Raises `ConfigError` for a name that is neither a preset nor a readable YAML file.
     """

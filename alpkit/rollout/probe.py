@@ -40,7 +40,7 @@ class Gap(NamedTuple):
 
 
 def default_tolerance(config: RolloutConfig, dtype: TrainDtype = "float32") -> float:
-    """Mean gap past which the engine's precision and the trainer's `dtype` are no explanation, nats."""
+    """Give the mean gap, in nats, that the engine's precision and the trainer's `dtype` do not explain."""
     return max(_of_engine(config), _FLOAT32 if dtype == "float32" else _HALF)
 
 
@@ -74,12 +74,12 @@ class SyncProbe:
         self.temperature, self.tolerance, self.precision = temperature, tolerance, precision
 
     def gap(self, sampler: Sampler, model: PreTrainedModel) -> Gap:
-        """How far apart the two engines are now."""
+        """Measure how far apart the two engines are now."""
         difference = np.abs(self._trainer(model, self.precision) - self._sampler(sampler))
         return Gap(float(difference.mean()), float(difference.max()))
 
     def check(self, sampler: Sampler, model: PreTrainedModel) -> Gap:
-        """The gap after a sync; `RolloutError` past the tolerance."""
+        """Measure the gap after a sync; `RolloutError` past the tolerance."""
         gap = self.gap(sampler, model)
         if not gap.mean <= self.tolerance:
             raise RolloutError(
@@ -92,7 +92,7 @@ class SyncProbe:
         return gap
 
     def prove_sync(self, sampler: Sampler, model: PreTrainedModel, seed: int) -> Gap:
-        """Push shaken weights and see that they arrive, then restore; returns the gap of the real ones.
+        """Push shaken weights, check that they arrive, and push the real ones; returns the gap of these.
 
         `RolloutError` names what did not arrive; what the probe cannot see is named in the log.
         """
