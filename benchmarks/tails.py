@@ -229,7 +229,7 @@ def clustered() -> str:
 
 
 def verdicts() -> str:
-    """How often the two tests say what, at the default threshold."""
+    """Count the answers of the two tests, at the default threshold."""
     laws: dict[str, Draw] = {
         "Pareto, xi = 0.5": lambda rng, n: 0.5 * rng.exponential(size=n),
         "GPD, xi = 0.5": gpd(0.5),

@@ -117,9 +117,9 @@ class ObjectiveConfig(Section):
     ratio: RatioConfig = RatioConfig()
     """The ratio that the surrogate clips."""
     surrogate: SurrogateConfig = SurrogateConfig()
-    """What is done with that ratio."""
+    """Use of that ratio in the loss: how it is clipped."""
     weight: WeightConfig = WeightConfig()
-    """A detached factor on the loss."""
+    """A factor on the loss that carries no gradient: the importance weight."""
     reject: tuple[RejectConfig, ...] = ()
     """Tokens and responses that are left out; an item goes if any entry rejects it."""
     aggregate: Aggregate = "token_mean"

@@ -1,4 +1,4 @@
-"""Where the noise goes, how large it is, and whether it learns (ALP, arXiv 2603.19470).
+"""Settings of the noise: where it goes, how large it is, whether it learns (ALP, arXiv 2603.19470; docs/alp.md).
 
 A value without effect is dropped from the validated config, so that two spellings of one noise have
 one hash: `layers` away from the decoder layers, and the optimizer's settings of a fixed sigma.

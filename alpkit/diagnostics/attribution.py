@@ -35,7 +35,7 @@ class Attribution(NamedTuple):
     share_tokens: dict[int, float]
     """Share of the k tokens with the largest |contribution|, for each k asked for; 1 where k >= n."""
     share_sequences: dict[int, float]
-    """The same for sequences, whose contribution is the sum over their tokens."""
+    """Shares of sequences; a sequence contributes the sum over its tokens."""
     tokens: Int[np.ndarray, " top"]
     """Indices of the largest tokens, largest first; ties by index. As many as the largest k."""
     sequences: list[SequenceShare]

@@ -158,7 +158,7 @@ class Vuong(NamedTuple):
     """Log-likelihood ratio over its standard deviation times sqrt(n_tail); never negative, as the
     Pareto is a limit of the log-normal. 0: the best log-normal is the Pareto."""
     p: float
-    """Of the log-likelihood ratio if the tail were Pareto: half its mass at 0, half chi-squared(1)."""
+    """p-value of the log-likelihood ratio if the tail were Pareto: half its mass at 0, half chi-squared(1)."""
     favours: Literal["lognormal", "power law", "neither"]
     """lognormal: p < 0.05 and its second parameter pays by BIC. power law: neither of the two, which is
     all that can be said for it. neither: the two disagree, the tail is heavier than any power law (CV of

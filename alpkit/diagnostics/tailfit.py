@@ -48,7 +48,7 @@ class TailFit(NamedTuple):
     n: int
     n_tail: int
     threshold: float
-    """Where the tail starts: log ratio in nats (minus the log ratio for the left side)."""
+    """Start of the tail: log ratio in nats (minus the log ratio for the left side)."""
     scale: float
     """Scale of the generalised Pareto, divided by the ratio at the threshold; else NaN."""
     status: Status

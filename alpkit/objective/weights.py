@@ -66,7 +66,7 @@ def _untouched(
 
 
 def _above(raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, upper: float) -> dict[str, Tensor]:
-    """How many weights are above the upper bound, and by how much in all; masked ones are 0."""
+    """Count the weights above the upper bound, and sum the excess; masked ones are 0."""
     return {
         "truncated": tokens.rows(marks(torch.gt, raw, upper)).sum(),
         "weight_removed": tokens.rows((raw - upper).clamp_(min=0)).sum(),

@@ -23,7 +23,7 @@ UPDATE: Final = 0
 
 
 class Numerator(NamedTuple):
-    """What log-probs a gradient is of: which noise, and whether in float32 or in the run's precision."""
+    """The log-probs that a gradient is of: under which noise, in float32 or the run's precision."""
 
     perturbation: PerturbationConfig | None
     in_float32: bool

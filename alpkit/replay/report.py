@@ -35,7 +35,7 @@ class Pooled(TypedDict):
 
 
 class Written(NamedTuple):
-    """Where a replay's files lie, and whether an earlier replay made way for them."""
+    """The folder of a replay's files, and whether they replaced an earlier replay's."""
 
     folder: Path
     replaced: bool

@@ -1,4 +1,4 @@
-"""The weight-sync probe: one fixed set of sequences, scored by trainer and sampler after every sync.
+"""Probe the weight sync: one fixed set of sequences, scored by trainer and sampler after every sync.
 
 A sampler with stale or half-replaced weights looks exactly like the phenomenon under study
 (trl#5312), so the gap is logged after every sync and a gap past the engines' own precision stops the

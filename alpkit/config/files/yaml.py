@@ -22,7 +22,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """Where an entry stands: its key, and its value (a container's value is marked by its key)."""
+    """The position of an entry: of its key, and of its value (a container's value is marked by its key)."""
 
     key: str
     value: str
@@ -36,7 +36,7 @@ class Document:
     marks: Mapping[KeyPath, Mark]
 
     @classmethod
-    def constant(cls, data: Any, where: str) -> "Document":
+    def constant(cls, data: object, where: str) -> "Document":
         """Wrap data that came from one place: a preset, a command-line option."""
         return cls(data, {(): Mark(where, where)})
 

@@ -97,7 +97,7 @@ class Ablation:
     document: Document
     overrides: tuple[Override, ...] = ()
     methods: Mapping[str, OwnMethod] = field(default_factory=dict)
-    """What `methods:` lists, by name."""
+    """The methods of the files under `methods:`, by name."""
 
 
 def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:

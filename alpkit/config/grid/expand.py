@@ -42,9 +42,9 @@ class Grid:
     controls: dict[str, str]
     """Perturbed arm -> its control arm."""
     notes: tuple[str, ...]
-    """What expansion did: arms added, cells merged, axes without effect."""
+    """Notes on the expansion: arms added, cells merged, axes without effect."""
     warnings: tuple[str, ...]
-    """What may make the grid answer less than it seems to."""
+    """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
 
     @property

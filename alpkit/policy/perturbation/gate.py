@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class HeadTokens(NamedTuple):
-    """Which tokens of the [batch, tok] grid the rows of an LM-head call are."""
+    """The tokens of the [batch, tok] grid that an LM-head call computes."""
 
     row: Int[Tensor, " n"]
     column: Int[Tensor, " n"]
