@@ -32,17 +32,17 @@ def print_table(table: RenderableType) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark on stderr; stdout is for the result."""
+    """Say something beside the result."""
     err().print(text, soft_wrap=True)
 
 
 def ui_command(uri: str) -> str:
-    """Return the command that opens the store in a browser."""
+    """What to type to see the store."""
     return (
         "mlflow ui" if uri == DEFAULT_URI else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
     )
 
 
 def charts_link(experiment_id: str, base: str = "http://127.0.0.1:5000") -> str:
-    """Return the address of an experiment's charts in a UI at `base`."""
+    """Address of an experiment's charts in a UI at `base`."""
     return f"{base}/{charts_path(experiment_id)}"

@@ -36,7 +36,7 @@ def options(
 
 
 def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
-    """Run the grid; return whether every cell finished."""
+    """Run the grid; True if nothing failed."""
     grid = adopt(expand(load_ablation(file, sets)), options.root)
     todo = check(grid, options)
     for text in grid.notes:

@@ -1,4 +1,4 @@
-"""Label a grid's runs in the store: tags, parameters, the commit."""
+"""What a grid's runs are labelled with in the store: tags, parameters, the commit."""
 
 import platform
 import subprocess
@@ -8,13 +8,13 @@ from alpkit.runs.states import Manifest
 
 
 def parent_tags(grid: Grid, git: str) -> dict[str, str]:
-    """Make the tags of the grid's parent run."""
+    """Tags of the grid's parent run."""
     tags = {"alpkit.grid_id": grid.grid_id, "alpkit.git": git, "alpkit.host": platform.node()}
     return tags | ({"mlflow.note.content": grid.question} if grid.question else {})
 
 
 def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:
-    """Make the tags of one cell's run."""
+    """Tags of one cell's run."""
     return {
         "alpkit.grid_id": manifest.grid_id,
         "alpkit.cell_id": cell.cell_id,
@@ -25,7 +25,7 @@ def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:
 
 
 def params(cell: Cell) -> dict[str, object]:
-    """Make a run's parameters: varied fields and those a table of runs needs; the whole config is an artifact."""
+    """The varied fields and what a table of runs is read by; the whole config is an artifact."""
     config, objective, noise = cell.config, cell.config.objective, cell.config.perturbation
     rollout = config.rollout
     params: dict[str, object] = {
@@ -64,7 +64,7 @@ def params(cell: Cell) -> dict[str, object]:
 
 
 def git_commit() -> str:
-    """Give the commit of the working directory, `-dirty` with local changes; empty outside a repository."""
+    """Commit of the working directory, `-dirty` with local changes; empty outside a repository."""
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

@@ -1,4 +1,4 @@
-"""Run a grid from its cells to its outcome.
+"""A grid from its cells to its end: what is left to do, its runs, its launcher, its outcome.
 
 Running the same grid again runs what has not finished; an amended grid adds its new cells. Everything
 that can be checked is checked before the first file or run is created.
@@ -49,7 +49,7 @@ LauncherName = Literal["inline", "processes"]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a launch; None: as the grid's file says."""
+    """How a grid is run; None: as the grid's file says."""
 
     root: Path = Path(".")
     tracking_uri: str | None = None
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a launch: `launched` cells were run, `skipped` ones had finished before."""
+    """What a launch left behind: `launched` cells had yet to finish, `skipped` ones had."""
 
     folder: Path
     parent_run_id: str
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
-    """Read how far every cell of the grid got; `pending` if it never ran."""
+    """Where every cell of the grid stands on disk; `pending` if it never ran."""
     grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
     records = [
@@ -95,7 +95,7 @@ def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
-    """Select the cells of the arms in `only` (all, if empty); raises for a name that is no arm."""
+    """The cells of the arms in `only` (all, if empty); a name that is no arm is an error."""
     for name in only:
         if name not in grid.arms:
             raise GridError(
@@ -108,7 +108,7 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
-    """Check everything that can be checked without creating a file; return the cells that a launch would run."""
+    """Check what needs no file to be created; give the cells that a launch would run."""
     grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
     finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
@@ -121,7 +121,7 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
 def run_grid(
     grid: Grid, options: Options = Options(), on_event: OnEvent = lambda _event: None
 ) -> Outcome:
-    """Run the cells that have not finished; when interrupted, write every state and raise `KeyboardInterrupt`."""
+    """Run what is left of the grid; `KeyboardInterrupt` when interrupted, with every state written."""
     grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
@@ -209,7 +209,7 @@ def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options:
 def _open_cell(
     cell: Cell, record: CellRecord, folder: Path, store: Store, manifest: Manifest
 ) -> CellRecord:
-    """Give the cell its MLflow run, an earlier one or a new one, holding all that its folder holds."""
+    """Give the cell its run, the one it had or a new one, with all that its folder knows in it."""
     sent = store.last_step(record.run_id)
     goes_on = record.state == "finished" or RunFolder(folder).has_checkpoint
     if sent is not None and sent >= 0 and not goes_on:
@@ -253,7 +253,7 @@ def _mark_retired(
 
 
 def _retired(old: GridRecord | None, grid: Grid) -> tuple[CellRecord, ...]:
-    """List the cells that only an earlier version of the file had: kept and findable, but not compared."""
+    """Cells that an earlier version of the file had: kept and findable, but not compared."""
     if old is None:
         return ()
     current = {cell.cell_id for cell in grid.cells}

@@ -1,4 +1,4 @@
-"""Send a cell's metrics to MLflow, buffered and without holes.
+"""A cell's metrics into MLflow, buffered and without holes.
 
 The process that trains writes a file (`alpkit.runs.steps`); the parent, which hears every step, writes
 the store: one writer for SQLite, and no import of mlflow in workers.
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class MlflowSink:
-    """Sends one run's metrics to MLflow, buffered; steps that the store holds already are left out.
+    """One run's metrics into MLflow, buffered; what the store already holds is not sent twice.
 
     A failed write keeps its buffer and is tried again with the next; what is still unsent at
     `flush` raises a `TrackingError`, because a log with holes is worse than a stop.
@@ -47,7 +47,7 @@ class MlflowSink:
         self._flushed = time.monotonic()
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take one step; sends every 25 steps, or when the time is up."""
+        """Take one step; flushes every 25 steps, or when the time is up."""
         if step <= self.sent:
             return
         self._steps.append((step, time.time_ns() // 1_000_000, dict(metrics)))
@@ -91,7 +91,7 @@ class MlflowSink:
 
 
 def backfill(folder: Path, sink: MlflowSink) -> None:
-    """Send the steps that the run's file holds and the store does not: after a kill, or into a new store."""
+    """Send what the run's own file holds beyond the store: after a kill, or into a new store."""
     for step, values in read_steps(folder):
         sink.add(step, {key: value for key, value in values.items() if value is not None})
     sink.flush()

@@ -1,4 +1,4 @@
-"""Sample a step: the training rollout with its rewards, and the held-out evaluation."""
+"""What a step samples: the training rollout with its rewards, and the held-out evaluation."""
 
 from collections.abc import Sequence
 

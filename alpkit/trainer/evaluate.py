@@ -22,7 +22,7 @@ def evaluate(
     generate: Generate,
     decode: Callable[[Response], str],
 ) -> dict[str, float]:
-    """Evaluate `items`: eval/greedy, eval/avg_at_k, eval/pass_at_k (rewards in [0, 1]; solved means 1).
+    """eval/greedy, eval/avg_at_k and eval/pass_at_k over `items` (rewards in [0, 1]; solved means 1).
 
     The draws depend on (seed, item, sample) only: every evaluation of every arm shares them.
     """

@@ -1,4 +1,4 @@
-"""Hold what a running cell needs; start it, save it, resume it."""
+"""What a running cell holds, how it starts, and how it is saved and taken up again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -187,17 +187,17 @@ def resume(state: TrainerState) -> int | None:
 
 
 def decode(policy: Policy, response: Response) -> str:
-    """Decode a response without special tokens, as a task scores it."""
+    """A response's text without special tokens: what a task scores."""
     return str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
 
 
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
-    """Make a decoder of token ids that shows special tokens, for readers of spikes."""
+    """Token ids to text, special tokens included: what a reader of a spike sees."""
     return lambda ids: str(policy.tokenizer.decode(ids))
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
-    """Load a second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
+    """A second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
@@ -229,7 +229,7 @@ def _optimizer(
 def _probe_sequences(
     policy: Policy, items: Sequence[Item], max_tokens: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Make the probe's sequences: held-out prompts with the untrained policy's greedy responses."""
+    """Held-out prompts with the untrained policy's own greedy responses."""
     prompts = [encode_prompt(policy.tokenizer, item.prompt) for item in items[:_PROBE_ITEMS]]
     responses = generate(
         policy.model,

@@ -1,4 +1,4 @@
-"""Compare arms across seeds: intervals, paired differences and verdicts.
+"""What may be said across seeds: intervals, paired differences and verdicts.
 
 A verdict is the paired t over seeds against the arm's control, with Holm over every pair × endpoint
 of the grid; below three seeds there is none. Arms are never ranked. `difference` = arm − control,
@@ -21,7 +21,7 @@ _ROUNDING: Final = 1e-12
 
 
 class Interval(NamedTuple):
-    """A mean over seeds with low and high; `kind` says what these are."""
+    """Seeds' values in one line; `kind` says what low and high are."""
 
     mean: float
     low: float
@@ -32,7 +32,7 @@ class Interval(NamedTuple):
 
 
 def over_seeds(values: "Sequence[float] | pd.Series[float] | FloatArray") -> Interval:
-    """Summarise seeds: a 95 % t interval from three on, the range of two, one value alone. NaN is dropped."""
+    """95 % t interval from three seeds on; with two, their range; with one, itself. NaN is dropped."""
     points = np.asarray(values, dtype=float)
     points = points[np.isfinite(points)]
     n = len(points)
@@ -101,12 +101,12 @@ class Verdict(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Say the comparison in a sentence with its numbers."""
+        """The comparison in words with its numbers."""
         return f"{self.arm} − {self.control}, {LABELS[self.endpoint]}: {self.words}"
 
     @property
     def words(self) -> str:
-        """Say the difference in words with its numbers."""
+        """The difference in words with its numbers."""
         n = len(self.points)
         if not self.tested:
             points = " · ".join(f"{p:+.3g}" for p in self.points)
@@ -132,7 +132,7 @@ SHORT: Final = {endpoint.column: endpoint.short for endpoint in ENDPOINTS}
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down; NaN stays NaN and does not count as a test."""
+    """Holm's step-down adjustment; NaN stays NaN and does not count as a test."""
     values = np.asarray(p, float)
     adjusted = np.full(len(values), np.nan)
     tested = np.flatnonzero(np.isfinite(values))
@@ -144,13 +144,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def smallest_detectable(sd: float, n: int, tests: int) -> float:
-    """Give the difference found with 80 % power at the strictest of `tests` Holm levels, for this spread of pairs."""
+    """Difference found with 80 % power at the strictest of `tests` Holm levels, for this spread of pairs."""
     quantiles = special.stdtrit(n - 1, [1 - (1 - LEVEL) / (2 * max(tests, 1)), 0.8])
     return float(quantiles.sum() * sd / np.sqrt(n))
 
 
 def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
-    """Test every (arm, control) on every endpoint that both have on a shared finished seed.
+    """Every (arm, control) on every endpoint that both have on a shared finished seed.
 
     Tested are those with three shared seeds or more whose paired differences have any spread.
     """
@@ -170,7 +170,7 @@ def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verd
 
 
 def _by_seed(cells: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
-    """Lay out finished cells' endpoint, a row per seed and a column per arm."""
+    """Finished cells' endpoint, a row per seed and a column per arm."""
     if endpoint.column not in cells.columns:
         return pd.DataFrame()
     done = cells[cells["state"] == FINISHED]
