@@ -41,9 +41,9 @@ class AblationConfig(Section):
     """The contents of an ablation file."""
 
     name: str
-    """Name of the grid's folder and of its MLflow experiment. Cells do not depend on it."""
+    """Names the grid's folder and its MLflow experiment; decides no cell id."""
     question: str = ""
-    """The question that the grid is to answer, in one sentence."""
+    """What the grid is to answer, in one sentence."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Run fields that all arms share."""
     methods: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class AblationConfig(Section):
     exclude: tuple[dict[str, Any], ...] = ()
     """Combinations {arm, axis: value} of the product to leave out."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
-    """Every arm is run once with each seed; all arms of the first seed come first."""
+    """One run of every arm for each; the outermost loop."""
     launch: LaunchConfig = LaunchConfig()
     """Where cells run, and how many at a time."""
 
