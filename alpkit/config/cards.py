@@ -6,6 +6,7 @@
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ class Card:
         return [*lines, "", "```yaml", *self.settings.rstrip().splitlines(), "```"]
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, object]:
         """Give the card for a program: every axis in full, as a run would have it."""
         noise = self.perturbation
         return {
@@ -217,7 +218,7 @@ def _anchor(name: str) -> str:
     return name.replace("/", "")
 
 
-def _table(header: tuple[str, ...], rows: list[Any]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [header, tuple("---" for _ in header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines]
 

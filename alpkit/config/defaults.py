@@ -70,7 +70,7 @@ def unversioned(before: Defaults, now: Defaults) -> str:
     return f"defaults changed: {'; '.join(changed)}" if changed else ""
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, object]]:
     for name, info in model.model_fields.items():
         default = info.get_default(call_default_factory=True, validated_data={})
         below = list(sections(info.annotation))

@@ -265,7 +265,7 @@ class RunConfig(Section):
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         return identity(self)
 

@@ -94,7 +94,7 @@ class Manifest:
         manifest = cls(**known)
         return manifest if manifest.launched else replace(manifest, launched=manifest.created)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Give what `from_json` takes."""
         return asdict(self)
 

@@ -52,7 +52,7 @@ class Grid:
         """List the names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, object]:
         """Give a JSON-ready summary, without the configs."""
         return {
             "grid": self.name,
