@@ -81,6 +81,8 @@ class _Rollout(Section):
 
 
 class HfRolloutConfig(_Rollout):
+    """Sampling by transformers, on a copy of the weights that may be rounded."""
+
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
     """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
@@ -90,6 +92,8 @@ class HfRolloutConfig(_Rollout):
 
 
 class VllmRolloutConfig(_Rollout):
+    """Sampling by vLLM, in the trainer's process."""
+
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute dtype of vLLM's copy."""
@@ -114,6 +118,8 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
+    """How long to train, and the optimizer."""
+
     steps: PositiveInt = 60
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
@@ -144,6 +150,8 @@ class EvalConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    """How often the ratio's factors are measured, and when a run stops itself."""
+
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
         "two corrections remove; take it out"
@@ -158,6 +166,8 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
+    """Which steps keep the log-probs of every token."""
+
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
     weight: bool = False
@@ -168,6 +178,8 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """How often a run saves itself. No part of a cell's id."""
+
     every: PositiveInt = 10
     """Steps between checkpoints."""
     keep: PositiveInt = 2

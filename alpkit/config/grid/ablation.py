@@ -24,6 +24,8 @@ _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
 
 class LaunchConfig(Section):
+    """Where cells run, and how many at a time."""
+
     launcher: Literal["inline", "processes"] = "processes"
     """inline: one cell after the other in this process; processes: one process per cell."""
     jobs: int | Literal["auto"] = "auto"
