@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
     """Print scores, what differs in the configs, and what the seeds tell apart."""
     for name in names:
-        # A typing error is worth hearing before pandas is imported.
+        # A misspelt name is reported before pandas is imported, which takes a second.
         if ":" not in name:
             resolve(name)
     from alpkit.analysis.compare import compare as compare_runs

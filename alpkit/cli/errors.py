@@ -26,7 +26,7 @@ class Group(TyperGroup):
             show(error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; the same command goes on from here\n")
+            sys.stderr.write("interrupted; run the same command again to resume\n")
             raise typer.Exit(INTERRUPTED) from None
 
 

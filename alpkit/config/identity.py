@@ -1,7 +1,7 @@
 """A cell's id: a hash of the fields that differ from the defaults, and of the version of the defaults.
 
-So a new field changes no id: no cell made before it sets it. A default that changes does change ids,
-through `DEFAULTS_VERSION` and nothing else; the committed table of defaults (`defaults.py`) holds us to it.
+A new field therefore changes no id, because no earlier cell sets it. A changed default does change ids, but
+only through `DEFAULTS_VERSION`; the committed table of defaults (`defaults.py`) shows when it has to rise.
 
     cell_id(identity(config))
 """
@@ -16,16 +16,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 DEFAULTS_VERSION: Final = 1
-"""One more whenever a default changes: cells that took the old one are other cells then."""
+"""Raised by one whenever a default changes, because cells that took the old default are then other cells."""
 
 APART: Final = frozenset({"checkpoint"})
-"""Fields of a run that decide none of its numbers."""
+"""Fields of a run that change none of its numbers."""
 
 
 def identity(config: BaseModel) -> dict[str, object]:
     """Return, JSON-ready, the settings that decide a run's numbers.
 
-    Two configs have one identity exactly if all of their resolved fields are equal, but for `APART`.
+    Two configs have the same identity exactly when all of their resolved fields, except `APART`, are equal.
     """
     fields = differences(config)
     return {

@@ -1,7 +1,6 @@
 """The configuration of one run: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
-of it.
+Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run saves itself is no part of it.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -101,7 +101,7 @@ def _of_factors(factors: dict[str, np.ndarray], total: np.ndarray) -> Decomposit
     edge = np.partition(size, -math.ceil(_TAIL * size.size))[-math.ceil(_TAIL * size.size)]
     if edge == 0.0 and not size.any():
         return Decomposition(variance, nothing, correlations, total.size, 0, "flat")
-    # Whoever ties with the edge is in, so that the order of the items decides nothing.
+    # Items that tie with the edge are in, so that the order of the items decides nothing.
     tail = (size >= edge) & (size > 0)
     weight = size[tail].sum()
     share = {

@@ -1,7 +1,7 @@
 """Continue cells that an earlier version began, in their folders, found by the `config.yaml` in them.
 
-A version may hash a config to another id than the one before it did. The folder, its id, its run and its
-checkpoint are then the cell's own; nothing is moved, and nothing is run twice.
+Another version of alpkit may give a config another id. Such a cell keeps its folder, with the old id, its
+MLflow run and its checkpoint; nothing is moved, and nothing is run twice.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from alpkit.runs.states import CellRecord, killed_if_not_live, read_cell
 def adopt(grid: Grid, root: Path) -> Grid:
     """Give each cell without a folder the id of a folder in which its config and seed were begun.
 
-    Notes what goes on there, and which folders could not be read. A second call changes nothing.
+    Adds notes on the cells that are continued and on folders that cannot be read. A second call changes nothing.
     """
     folder = grid_folder(root, grid.name)
     homeless = {c.cell_id for c in grid.cells if read_cell(folder / c.cell_id) is None}

@@ -15,7 +15,7 @@ from alpkit.launch.base import visible_gpus
 def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
     """Check that this machine has what the cells need; raises for the first thing that it lacks.
 
-    `models`: whether `model` means what alpkit's own trainer takes it for.
+    `models`: check the models too; another trainer may take `model` for something else.
     """
     for cell in cells:
         try:

@@ -1,7 +1,7 @@
 """Read files that a killed run may have left half-written: the rows that can be read, and every fault.
 
-Each artefact has one reader that gives `Contents`. Whoever needs all of it calls `strict`; the analysis
-lists the faults and goes on.
+Each artefact has one reader that gives `Contents`. A caller that needs all of it calls `strict`;
+the analysis lists the faults and goes on.
 """
 
 import json

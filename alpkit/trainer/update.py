@@ -1,7 +1,7 @@
 """One optimizer update on one mini-batch, micro-batch by micro-batch.
 
-The forward (with noise where the arm has it), the loss, the backward, the step. What the loss is, is
-`alpkit.objective`'s business; this file names no method.
+The forward (with noise where the arm has it), the loss, the backward, the step. The loss is computed in
+`alpkit.objective`; this file names no method.
 """
 
 import math
@@ -239,7 +239,7 @@ def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
     """Clip and step.
 
     A non-finite gradient is dropped and shows in the norm. Where nothing survived the correction the
-    optimizer's momentum must not move the weights in its stead.
+    optimizer must not move the weights by its momentum alone.
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.loss_scale.unscale(parameters)

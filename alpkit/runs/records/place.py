@@ -25,7 +25,7 @@ def recorded_steps(run: Path) -> list[int]:
 def rewind(run: Path, step: int | None) -> None:
     """Remove records and replay checkpoints after `step` (None: all), and what a kill left half-written.
 
-    A spike of the steps that a resumed run takes again need not come again.
+    Records of spikes go too: steps that are taken again may not spike again.
     """
     last = -1 if step is None else step
     folder = RunFolder(run)

@@ -59,8 +59,8 @@ class RecordWriter:
 class BackgroundWriter:
     """A `RecordWriter` in a thread of its own, so that training does not wait for the disk.
 
-    At most two steps wait: a slow disk slows the run down instead of filling its memory. What a write
-    raises comes out of the next `write`, `flush` or `close`.
+    At most two steps wait: a slow disk slows the run down instead of filling its memory. An error in
+    the thread is raised by the next `write` or `flush`.
     """
 
     def __init__(self, folder: Path) -> None:
