@@ -13,7 +13,7 @@ from alpkit.policy.loading import load_policy
 from alpkit.rollout import Request
 from alpkit.rollout.hf import generate, score
 from alpkit.runs.checkpoint import load_checkpoint
-from alpkit.tracking import CellTracker
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import start_line, state, train_cell
 from alpkit.trainer.collect import held_out_scores
 from alpkit.trainer.loss_scale import LossScale
