@@ -38,8 +38,8 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 def charts_path(experiment_id: str) -> str:
     """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
 
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
-    by name, because in order of time cells are folded under a parent that has no metrics.
+    The address asks for the model-training view, because MLflow 3.17 opens every experiment in its GenAI view.
+    It sorts by name, because sorted by time the cells are folded under a parent that has no metrics.
     """
     cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
     return (
