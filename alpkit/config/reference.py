@@ -143,6 +143,8 @@ def _row(name: str, info: FieldInfo) -> str:
     meaning = _line(info.description)
     if not meaning and len(choices([info.annotation])) == 1:
         meaning = "Picks this form of the section."
+    # A section that has no text of its own is what its classes say.
+    meaning = meaning or " ".join(_line(each.__doc__) for each in below if each.__doc__)
     cells = (f"`{name}`", _values(info), _default(info, bool(below)), meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
