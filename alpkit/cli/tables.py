@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from rich.table import Table
 
@@ -36,7 +36,17 @@ RESULTS = (
 )
 
 
-def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]:
+class PlanRow(TypedDict):
+    """A cell of a plan, JSON-ready."""
+
+    cell_id: str
+    arm: str
+    seed: int
+    axes: dict[str, object]
+    state: str
+
+
+def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[PlanRow]:
     """Make one JSON-ready row per cell of a plan."""
     return [
         {
@@ -50,7 +60,7 @@ def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]
     ]
 
 
-def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def plan_table(rows: Iterable[PlanRow]) -> Table:
     table = _table("cell", "arm", "seed", "axes", "state")
     for row in rows:
         axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
@@ -58,7 +68,7 @@ def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def state_rows(records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
     return [
         {
             "cell_id": r.cell_id,

@@ -28,7 +28,7 @@ class Defaults(NamedTuple):
     """Defaults by dotted field; a section with alternatives is written `rollout[vllm].dtype`."""
 
     version: int
-    fields: dict[str, Any]
+    fields: dict[str, object]
 
 
 def defaults(model: type[BaseModel] = RunConfig) -> Defaults:

@@ -6,6 +6,7 @@ state: they are keyed by (seed, step, ...). `<run>/replay/` holds folders of the
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ _STATE: Final = "state.pt"
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int | None
+    folder: Path, step: int, model: nn.Module, state: Mapping[str, object], *, keep: int | None
 ) -> None:
     """Write the checkpoint of a step under `folder`, then delete all but the `keep` newest (None: delete none)."""
     # A killed attempt leaves all of a model's weights.

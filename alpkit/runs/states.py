@@ -50,7 +50,7 @@ class ManifestCell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, object] = field(default_factory=dict)
     run_id: str = ""
     state: CellState = "pending"
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from alpkit.config.grid.ablation import Ablation, LaunchConfig
 from alpkit.config.grid.cautions import cautions
@@ -26,7 +25,7 @@ class Cell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any]
+    axes: dict[str, object]
     """The varied fields that this arm uses, dotted, with this cell's values."""
     config: RunConfig
 

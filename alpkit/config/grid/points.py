@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
     arm: str
     base_arm: str
-    axes: dict[str, Any]
+    axes: dict[str, object]
     config: RunConfig
 
 
@@ -98,7 +98,7 @@ class Points:
             name += " (control)"
         return Point(name, point.base_arm, axes, twin)
 
-    def _is_preset(self, name: str, axes: Mapping[str, Any], twin: RunConfig) -> bool:
+    def _is_preset(self, name: str, axes: Mapping[str, object], twin: RunConfig) -> bool:
         overlay = self._overlay({"preset": name}, "preset", ())
         nowhere = Document.constant(None, "preset")
         self._assign(overlay, {key: _Value(value, nowhere, ()) for key, value in axes.items()})
@@ -203,7 +203,7 @@ class Points:
                 self.warnings.append(f"exclude {_text(rule)} matches nothing")
 
 
-def _matches(rule: Mapping[str, Any], point: Point) -> bool:
+def _matches(rule: Mapping[str, object], point: Point) -> bool:
     return all(
         value == point.base_arm
         if key == "arm"
@@ -217,7 +217,7 @@ def _depth(key: str) -> tuple[int, bool, str]:
     return len(path), not is_kind(path), key
 
 
-def _suffix(axes: Mapping[str, Any]) -> str:
+def _suffix(axes: Mapping[str, object]) -> str:
     return "".join(f" {_label(key)}={_text(value)}" for key, value in axes.items())
 
 
@@ -231,7 +231,7 @@ def _label(key: str) -> str:
     return _SHORT.get(key, key)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Write a value as in YAML's flow style, so that equal numbers look equal."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
