@@ -60,6 +60,11 @@ avoid: when the sampler is exact"""
 _PLURALS: Final = {int: "whole numbers", float: "numbers", str: "texts"}
 EXAMPLES: Final = {
     "task reasoning_gym": "task: {name: reasoning_gym, dataset: chain_sum, params: {max_terms: 3}}",
+    "task file": "task: {name: file, path: data/train.jsonl, prompt: question, answer: answer, grader: number}",
+    "task math": "task: {name: math, set: builtin, levels: [1, 2]}",
+    "task any other": "task: {name: countdown, params: {highest: 800}}",
+    "prompt": "prompt: {suffix: ' Put the final answer in a box.', stop: ['Question:']}",
+    "evals[]": "evals: [{name: greedy-set, items: 128, k: 1}, {name: wide-set, items: 32, k: 16, temperature: 1.2}]",
     "rollout hf": "rollout: {engine: hf, weights: int4, prompts: 64, group: 8}",
     "rollout vllm": "rollout: {engine: vllm, dtype: bfloat16, kv_cache_dtype: fp8_e5m2, max_tokens: 64}",
     "train": "train: {steps: 200, updates_per_rollout: 16, lr: 1.0e-5}",
@@ -112,7 +117,11 @@ def markdown() -> str:
     if is_section(launch):
         lines += _block("`launch`", launch, "launch: {launcher: processes, jobs: 4}")
     lines += _block("Run fields", RunConfig, "")
+    shown: set[type[BaseModel]] = set()
     for part in parts(RunConfig):
+        if part.model in shown:
+            continue
+        shown.add(part.model)
         lines += _block(part.title, part.model, part.example, part.text)
     return "\n".join(lines) + "\n"
 
@@ -183,7 +192,8 @@ def _branch(annotation: Any, metadata: list[Any]) -> str:
     if get_origin(annotation) is Annotated:
         annotation, *own = get_args(annotation)
         inner = [m for field in own for m in getattr(field, "metadata", [field])]
-        return " or ".join(_branch(b, [*inner, *metadata]) for b in _alternatives(annotation))
+        texts = (_branch(b, [*inner, *metadata]) for b in _alternatives(annotation))
+        return " or ".join(dict.fromkeys(texts))
     if annotation is types.NoneType:
         return "null"
     if get_origin(annotation) is Literal:
@@ -217,7 +227,7 @@ def _picked_by(section: type[BaseModel], siblings: list[type[BaseModel]]) -> dic
             elsewhere = set(choices([other.annotation for other in others]))
             if not elsewhere & set(values):
                 return {name: values}
-    return {"anything else": [section.__name__.removesuffix("Config")]}
+    return {next(iter(section.model_fields)): ["any other"]}
 
 
 def _defaults(part: _Part) -> str:

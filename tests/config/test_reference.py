@@ -42,8 +42,9 @@ def test_every_field_has_its_row_and_its_meaning(model: type[BaseModel]):
 
 def test_every_top_section_has_an_example_and_every_example_is_a_run():
     for part in page.parts(RunConfig):
-        assert part.example or "." in part.path or part.picked_by, part.path
-        if part.example:
+        assert part.example or "." in part.path, part.path
+        # What an installed package would offer is not installed here.
+        if part.example and part.example != page.EXAMPLES["task any other"]:
             data = parse_yaml(part.example, part.path).data
             config = RunConfig.model_validate(data)
             if part.path == "perturbation":
