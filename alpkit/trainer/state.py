@@ -170,7 +170,7 @@ def match_sigma(state: TrainerState) -> None:
 
 
 def _calibration_items(state: TrainerState) -> Sequence[Item]:
-    """Choose held-out items; where the task makes up any number, the choice does not depend on how many are evaluated."""
+    """Choose held-out items; a task that makes up any number gives the same ones however many are evaluated."""
     if isinstance(state.task, ListedTask):
         return state.sets[0].items[:_CALIBRATION_ITEMS]
     return eval_items(state.task, _CALIBRATION_ITEMS)
