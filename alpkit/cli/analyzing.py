@@ -6,7 +6,7 @@ from alpkit.tracking import log_report
 
 
 def analyze(run_id: str, tracking_uri: str | None, *, as_json: bool) -> None:
-    """Write the report, then log its files; a store out of reach costs the second only."""
+    """Write the report and log its files to MLflow; if the store is out of reach, there is still the report."""
     from alpkit.analysis import analyze as write_report  # heavy: pandas, matplotlib
 
     report = write_report(run_id, tracking_uri=tracking_uri)

@@ -22,9 +22,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
     rows = tables.cell_rows(grid, states(grid))
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
-        if full:
-            rows = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        print_json({**grid.manifest(), "cells": rows})
+        whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
+        print_json({**grid.manifest(), "cells": whole if full else rows})
         return
     if full:
         for cell in grid.cells:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -23,7 +22,7 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""Running a grid's cells: in worker processes (the default) or in this one."""
+"""Run a grid's cells, in worker processes (the default) or in this one."""
 
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import CellTask, Ended, Event, Launcher, OnEvent, Started, Stepped

@@ -1,4 +1,4 @@
-"""Cells one after another in this very process: for debuggers, breakpoints and profilers."""
+"""Run cells one after another in this process: for debuggers and profilers."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The state of a running grid, on disk and in the store: written by the parent process alone.
+"""Write the state of a running grid, on disk and in the store; only the parent process does.
 
 Turns a launcher's events into `cell.json`, `grid.json`, metrics and statuses of runs. A store that
 stops answering does not stop the grid: what it refused is sent again at the end.

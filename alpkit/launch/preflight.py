@@ -1,4 +1,4 @@
-"""What can be known to be missing before anything is created: packages, models, layers, places.
+"""Find what is missing before anything is created: packages, models, layers, places to write.
 
 Looks for packages without importing them, and at a model's config without reading its weights.
 """
@@ -15,9 +15,9 @@ from alpkit.launch.base import visible_gpus
 
 
 def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
-    """Raise the first thing that some cell needs and this machine lacks.
+    """Check that this machine has what the cells need; raises for the first thing that it lacks.
 
-    `models`: whether `model` means what alpkit's own trainer takes it for.
+    `models`: check the models too; another trainer may take `model` for something else.
     """
     for cell in cells:
         try:

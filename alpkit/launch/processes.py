@@ -1,4 +1,4 @@
-"""Cells in spawned worker processes: one thread or one GPU each, crashes contained, none orphaned.
+"""Run cells in spawned worker processes: one thread or GPU each; a crash ends one cell, and no process is left behind.
 
 The parent waits on every worker's pipe and sentinel at once, and on signals through a pipe of its
 own, so that no exception ever arrives in the middle of its bookkeeping.
@@ -122,7 +122,7 @@ class Processes:
         return _Worker(index, process, ours)
 
     def _lease(self, index: int) -> dict[str, str]:
-        """Environment of worker `index`: its threads, and its GPU or its core."""
+        """Give the environment of worker `index`: its threads, and its GPU or its core."""
         lease = {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
         if self._gpus:
             return {**lease, "CUDA_VISIBLE_DEVICES": self._gpus[index % len(self._gpus)]}
@@ -143,7 +143,7 @@ def _reap(w: _Worker) -> int | None:
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
-    """End every worker: the idle by a word, the busy by SIGTERM, the stubborn by SIGKILL."""
+    """End every worker: an idle one by message, a busy one by SIGTERM, and by SIGKILL if it goes on."""
     for w in workers:
         if w.task is None:
             with contextlib.suppress(OSError):

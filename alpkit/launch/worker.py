@@ -1,4 +1,4 @@
-"""The child's side of `processes`: one persistent worker that runs the cells it is sent.
+"""The worker process of `processes`, which runs the cells that it is sent.
 
 Imports no torch at the top: threads and devices are settled by the environment before it loads.
 """

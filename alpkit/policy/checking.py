@@ -1,4 +1,4 @@
-"""What can be known of a model from its config alone: that it loads, has layers, can be perturbed.
+"""Check a model by its config alone: that it loads, has layers, and can be perturbed.
 
 Builds the architecture on the meta device: no weights are read, and nothing is created. The launcher
 asks before it creates the first run, so that a mistake costs no half-made grid.

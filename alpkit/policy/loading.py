@@ -1,4 +1,4 @@
-"""The model that is trained: where it comes from, how it is prompted.
+"""Load the model that is trained, and encode its prompts.
 
 Weights are always loaded as float32 masters in eval mode; a run's `dtype: bfloat16` is autocast
 over them. `Policy.source` is a folder that a second engine can load the very same weights from.

@@ -86,7 +86,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _publish(finished: Path, target: Path) -> None:
-    """Rename into place; whoever comes second in a race keeps the first one's folder."""
+    """Rename into place; of two processes in a race, the second takes the first one's folder."""
     try:
         finished.rename(target)
     except OSError:

@@ -1,4 +1,4 @@
-"""A replay pooled over its steps, and its files: `reports/<grid>-<id>-<cell>-replay/`.
+"""Pool a replay over its steps, and write its files: `reports/<grid>-<id>-<cell>-replay/`.
 
 The folder is built beside its final place and swapped in whole: a second replay replaces the first.
 """
@@ -35,7 +35,7 @@ class Pooled(TypedDict):
 
 
 class Written(NamedTuple):
-    """Where a replay's files lie, and whether an earlier replay made way for them."""
+    """The folder of a replay's files, and whether they replaced an earlier replay's."""
 
     folder: Path
     replaced: bool
@@ -60,7 +60,7 @@ def pooled(replayed: Replay) -> Pooled:
 
 
 def as_json(replayed: Replay) -> dict[str, object]:
-    """Everything but tokens, JSON-ready: the pooled numbers and every frame's rows."""
+    """Give everything but tokens, JSON-ready: the pooled numbers and every frame's rows."""
     cell = replayed.cell
     return {
         "cell_id": cell.cell_id,
@@ -118,5 +118,5 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def _plain(value: object) -> object:
-    """Numpy's scalars as Python's, which json knows."""
+    """Turn numpy's scalars into Python's, which json knows."""
     return value.item() if isinstance(value, np.generic) else value

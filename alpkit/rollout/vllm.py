@@ -144,7 +144,7 @@ class VllmSampler:
         """Say that vLLM cannot show its weights: on a CPU it keeps them packed, elsewhere fused."""
 
     def facts(self) -> dict[str, float]:
-        """Nothing beyond what its config says."""
+        """Give nothing: its config says everything."""
         return {}
 
     def close(self) -> None:

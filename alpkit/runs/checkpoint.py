@@ -6,6 +6,7 @@ state: they are keyed by (seed, step, ...). `<run>/replay/` holds folders of the
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,9 @@ _STATE: Final = "state.pt"
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, state: dict[str, Any], *, keep: int | None
+    folder: Path, step: int, model: nn.Module, state: Mapping[str, object], *, keep: int | None
 ) -> None:
-    """Write step's checkpoint under `folder`, then drop all but the `keep` newest (None: none)."""
+    """Write the checkpoint of a step under `folder`, then delete all but the `keep` newest (None: delete none)."""
     # A killed attempt leaves all of a model's weights.
     remove_unfinished(folder)
     with swapped_folder(step_folder(folder, step)) as work:
@@ -36,7 +37,7 @@ def save_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, if there is one."""
+    """Find the newest complete checkpoint, if there is one."""
     complete = step_folders(folder)
     return complete[max(complete)] if complete else None
 

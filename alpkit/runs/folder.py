@@ -1,4 +1,4 @@
-"""Names of everything in a run folder: a grid's, and one of its cells'. Nothing here reads or writes.
+"""Name everything in a grid's folder and in a cell's. Nothing here reads or writes.
 
     runs/<grid>/                   GridFolder
         grid.json                  manifest of the grid
@@ -116,11 +116,11 @@ def grid_folders(root: Path) -> list[Path]:
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where `folder`, one of checkpoints, keeps that of `step`."""
+    """Give the folder of one step's checkpoint inside `folder`."""
     return folder / f"{_STEP}{step:06d}"
 
 
 def step_folders(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints in `folder` by step, ascending."""
+    """List the complete checkpoints in `folder` by step, ascending."""
     numbered = ((path.name.removeprefix(_STEP), path) for path in folder.glob(f"{_STEP}*"))
     return dict(sorted((int(step), path) for step, path in numbered if step.isdigit()))

@@ -93,7 +93,7 @@ def rewind_spikes(folder: Path, step: int | None) -> None:
 
 
 def spike_tags(spikes: Sequence[Spike]) -> dict[str, str]:
-    """MLflow tags: how many spikes there are in all, and of each watched metric."""
+    """Make MLflow tags that count the spikes, in all and of each watched metric."""
     counts = {"alpkit.spikes": len(spikes)}
     for metric in WATCHED:
         tag = f"alpkit.spikes.{metric.replace('/', '.')}"
@@ -102,7 +102,7 @@ def spike_tags(spikes: Sequence[Spike]) -> dict[str, str]:
 
 
 def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
-    """A row per spike: when, how far, how concentrated, its largest sequence."""
+    """Make a row per spike: when, how far, how concentrated, its largest sequence."""
     plain, first = ("step", "metric", "value", "z"), ("sample", "prompt", "text")
     shares = [(kind, k) for kind in ("tokens", "sequences") for k in ("1", "10", "100")]
     columns = [

@@ -50,7 +50,7 @@ class ManifestCell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, object] = field(default_factory=dict)
     run_id: str = ""
     state: CellState = "pending"
 
@@ -94,7 +94,7 @@ class Manifest:
         manifest = cls(**known)
         return manifest if manifest.launched else replace(manifest, launched=manifest.created)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Give what `from_json` takes."""
         return asdict(self)
 

@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 
 class Tracker(Protocol):
-    """What the trainer is given: `log` once per step, `rewind` once when it resumes."""
+    """The trainer's way to log: `log` once per step, `rewind` once when it resumes."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's metrics; non-finite values become gaps."""

@@ -1,4 +1,4 @@
-"""Runs in an MLflow store. Imports no mlflow until one is opened. A run's own files: `alpkit.runs`."""
+"""Keep runs in an MLflow store; mlflow is imported when one is opened. A run's own files: `alpkit.runs`."""
 
 from alpkit.tracking.sink import MlflowSink, backfill
 from alpkit.tracking.store import (

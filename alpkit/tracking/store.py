@@ -1,4 +1,4 @@
-"""The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
+"""The MLflow store, as the parent process uses it: experiment, runs, tags, statuses, artifacts.
 
 Only the parent touches it (a cold SQLite store raced by processes dies in its migrations), and never
 through MLflow's global active run. mlflow is imported at first use.
@@ -38,8 +38,8 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 def charts_path(experiment_id: str) -> str:
     """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
 
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
-    by name, because in order of time cells are folded under a parent that has no metrics.
+    The address asks for the model-training view, because MLflow 3.17 opens every experiment in its GenAI view.
+    It sorts by name, because sorted by time the cells are folded under a parent that has no metrics.
     """
     cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
     return (
@@ -173,7 +173,7 @@ class Store:
                 self.client.set_tag(run_id, key, value)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        """Say that a run goes on, or end it."""
+        """Set a run's status: going on, or ended."""
         with store_errors(self.uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)

@@ -78,7 +78,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
 
 
 def start_line(state: TrainerState) -> str:
-    """The run in one line: model, precision, engine and what the engine says of itself."""
+    """Describe the run in one line: model, precision, engine and what the engine says of itself."""
     config, facts = state.config, state.sampler.facts()
     told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
     return (
@@ -88,7 +88,7 @@ def start_line(state: TrainerState) -> str:
 
 
 def first_look(state: TrainerState) -> dict[str, float]:
-    """Step 0: prove the weight sync, then score the policy before any training."""
+    """Take step 0: prove the weight sync, then score the policy before any training."""
     clock = Clock()
     with clock("sync"):
         gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
@@ -98,7 +98,7 @@ def first_look(state: TrainerState) -> dict[str, float]:
 
 
 def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]:
-    """One rollout and its updates; returns the step's metrics."""
+    """Take one step: a rollout and its updates; returns the step's metrics."""
     config = state.config
     lag = state.history.version - state.history.sampler_version
     if state.perturbation is not None:

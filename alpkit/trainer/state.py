@@ -1,4 +1,4 @@
-"""What a running cell holds, how it starts, and how it is saved and taken up again."""
+"""Hold what a running cell needs; start it, save it, resume it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -170,7 +170,7 @@ def match_sigma(state: TrainerState) -> None:
 
 
 def _calibration_items(state: TrainerState) -> Sequence[Item]:
-    """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
+    """Choose held-out items; a task that makes up any number gives the same ones however many are evaluated."""
     if isinstance(state.task, ListedTask):
         return state.sets[0].items[:_CALIBRATION_ITEMS]
     return eval_items(state.task, _CALIBRATION_ITEMS)
@@ -221,18 +221,18 @@ def resume(state: TrainerState) -> int | None:
 
 
 def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
-    """A response's text without special tokens, up to the first stop string: what a task scores."""
+    """Decode a response without special tokens, up to the first stop string, as a task scores it."""
     text = str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
     return before_stop(text, stop)
 
 
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
-    """Token ids to text, special tokens included: what a reader of a spike sees."""
+    """Make a decoder of token ids that shows special tokens, for readers of spikes."""
     return lambda ids: str(policy.tokenizer.decode(ids))
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
-    """A second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
+    """Load a second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
@@ -264,7 +264,7 @@ def _optimizer(
 def _probe_sequences(
     policy: Policy, items: Sequence[Item], config: RunConfig
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Held-out prompts with the untrained policy's own greedy responses."""
+    """Make the probe's sequences: held-out prompts with the untrained policy's greedy responses."""
     tokenizer = policy.tokenizer
     prompts = [
         encode_prompt(tokenizer, item.prompt, config.prompt) for item in items[:_PROBE_ITEMS]

@@ -1,4 +1,4 @@
-"""A grid whose run folder is gone, put together again from its MLflow store.
+"""Rebuild a grid whose run folder is gone, from its MLflow store.
 
 Writes what a run folder would hold (manifest, configs, states, metrics) into a temporary folder, so that
 everything else reads one kind of grid. What MLflow never had is not there: token records, spikes, errors.

@@ -1,4 +1,4 @@
-"""YAML that remembers where everything stood, read by the YAML 1.2 core schema.
+"""Read YAML by the 1.2 core schema, and remember where everything stood.
 
 PyYAML's own schema is YAML 1.1: `1e-5` is text, `on` is true, `010` is 8, and of two equal keys
 the second wins silently. Here they are a float, text, 10, and an error. What a file's content
@@ -22,7 +22,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """Where an entry stands: its key, and its value (a container's value is marked by its key)."""
+    """The position of an entry: of its key, and of its value (a container's value is marked by its key)."""
 
     key: str
     value: str
@@ -36,12 +36,12 @@ class Document:
     marks: Mapping[KeyPath, Mark]
 
     @classmethod
-    def constant(cls, data: Any, where: str) -> "Document":
+    def constant(cls, data: object, where: str) -> "Document":
         """Wrap data that came from one place: a preset, a command-line option."""
         return cls(data, {(): Mark(where, where)})
 
     def position(self, path: KeyPath, *, key: bool = False) -> str:
-        """`file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
+        """Give `file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
         while path and path not in self.marks:
             path, key = path[:-1], False
         mark = self.marks[path]
@@ -65,9 +65,9 @@ def config_error(faults: Iterable[Fault]) -> ConfigError:
     return ConfigError("\n".join(f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)))
 
 
-def _line(fault: Fault) -> tuple[int, int]:
-    match = re.search(r":(\d+):(\d+)$", fault.where)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+def _line(fault: Fault) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.*):(\d+):(\d+)", fault.where)
+    return (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -85,7 +85,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as something else, so that both read it back."""
+    """A dumper that quotes whatever YAML 1.1 or 1.2 would not read back as the same text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from alpkit.config.grid.ablation import Ablation, LaunchConfig
 from alpkit.config.grid.cautions import cautions
@@ -26,7 +25,7 @@ class Cell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any]
+    axes: dict[str, object]
     """The varied fields that this arm uses, dotted, with this cell's values."""
     config: RunConfig
 
@@ -42,18 +41,18 @@ class Grid:
     controls: dict[str, str]
     """Perturbed arm -> its control arm."""
     notes: tuple[str, ...]
-    """What expansion did: arms added, cells merged, axes without effect."""
+    """Notes on the expansion: arms added, cells merged, axes without effect."""
     warnings: tuple[str, ...]
-    """What may make the grid answer less than it seems to."""
+    """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, in order."""
+        """List the names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    def manifest(self) -> dict[str, Any]:
-        """JSON-ready summary, without the configs."""
+    def manifest(self) -> dict[str, object]:
+        """Give a JSON-ready summary, without the configs."""
         return {
             "grid": self.name,
             "grid_id": self.grid_id,

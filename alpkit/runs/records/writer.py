@@ -1,8 +1,8 @@
-"""Writes the records: in the trainer's own thread, or behind its back."""
+"""Write the records: in the trainer's own thread, or in one of their own."""
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,7 @@ class RecordWriter:
         self.folder = folder
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Any]
+        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
     ) -> Path:
         """Write a step's tokens and sequences; `step` itself is filled in. Returns the tokens file.
 
@@ -59,8 +59,8 @@ class RecordWriter:
 class BackgroundWriter:
     """A `RecordWriter` in a thread of its own, so that training does not wait for the disk.
 
-    At most two steps wait: a slow disk slows the run down instead of filling its memory. What a write
-    raises comes out of the next `write`, `flush` or `close`.
+    At most two steps wait: a slow disk slows the run down instead of filling its memory. An error in
+    the thread is raised by the next `write` or `flush`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class BackgroundWriter:
         self._pending: deque[Future[Path]] = deque()
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Any]
+        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
     ) -> None:
         """Hand over a step's tokens and sequences, whose arrays must not change afterwards."""
         while len(self._pending) >= _WAITING:
@@ -95,7 +95,7 @@ class BackgroundWriter:
         self._thread.shutdown()
 
 
-def _table(step: int, columns: Mapping[str, Any], schema: pa.Schema, where: str) -> pa.Table:
+def _table(step: int, columns: Mapping[str, Sized], schema: pa.Schema, where: str) -> pa.Table:
     check_columns(columns, schema, where)
     given = {name: column for name, column in columns.items() if name != "step"}
     lengths = {name: len(column) for name, column in given.items()}
