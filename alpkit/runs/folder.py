@@ -1,5 +1,7 @@
 """Names of everything in a run folder: a grid's, and one of its cells'. Nothing here reads or writes.
 
+What is set aside keeps its name between a dot and `.set-aside`.
+
     runs/<grid>/                   GridFolder
         grid.json                  manifest of the grid
         .lock                      held by the process that runs the grid
@@ -119,3 +121,13 @@ def step_folders(folder: Path) -> dict[int, Path]:
     """Complete checkpoints in `folder` by step, ascending."""
     numbered = ((path.name.removeprefix(_STEP), path) for path in folder.glob(f"{_STEP}*"))
     return dict(sorted((int(step), path) for step, path in numbered if step.isdigit()))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint or a file so that nobody takes it for one; give its new name."""
+    number, aside = 0, path.with_name(f".{path.name}.set-aside")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f".{path.name}.set-aside-{number}")
+    path.rename(aside)
+    return aside

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from alpkit.metrics import WATCHED
+from alpkit.runs.disk import writing
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -64,7 +65,8 @@ class SpikeTable(NamedTuple):
 
 def append_spikes(folder: Path, spikes: Iterable[Spike]) -> None:
     """Add lines to a run's spikes."""
-    with RunFolder(folder).spikes.open("a", encoding="utf-8") as handle:
+    path = RunFolder(folder).spikes
+    with writing(path), path.open("a", encoding="utf-8") as handle:
         handle.writelines(map(_line, spikes))
 
 
@@ -87,7 +89,9 @@ def rewind_spikes(folder: Path, step: int | None) -> None:
     path = RunFolder(folder).spikes
     if path.exists():
         kept = [
-            spike for spike in read_spikes(folder) if step is not None and spike["step"] <= step
+            spike
+            for spike in scan_spikes(folder).rows
+            if step is not None and spike["step"] <= step
         ]
         write_text(path, "".join(map(_line, kept)))
 
