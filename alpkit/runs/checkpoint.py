@@ -104,7 +104,9 @@ def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
     except DamagedCheckpoint:
         raise
     except _UNREADABLE as error:
-        raise _damaged(path, f"cannot be read ({(str(error).splitlines() or [''])[0][:200]})") from error
+        raise _damaged(
+            path, f"cannot be read ({(str(error).splitlines() or [''])[0][:200]})"
+        ) from error
     parameters = dict(model.named_parameters())
     if weights.keys() != parameters.keys():
         differing = sorted(weights.keys() ^ parameters.keys())[0]
