@@ -217,6 +217,22 @@ def methods(
 
 
 @app.command()
+def sync(
+    run_id: RunId = "latest",
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send what the store lacks of a grid's folder: after an outage, or into another store; nothing twice."""
+    from alpkit.cli import syncing
+
+    syncing.sync(run_id, tracking_uri, as_json=json)
+
+
+@app.command()
 def ui(
     tracking_uri: Uri = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,

@@ -84,6 +84,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
                 "folder": str(outcome.folder),
                 "parent_run_id": outcome.parent_run_id,
                 "tracking_uri": outcome.tracking_uri,
+                "unsent": None if outcome.unsent is None else str(outcome.unsent),
                 "skipped": list(outcome.skipped),
                 "cells": tables.state_rows(outcome.records),
                 "arms": results,
@@ -99,7 +100,10 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         note(f"  log: {log}")
     if outcome.failed:
         note("run the same command again to resume what has not finished")
-    note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
+    if outcome.unsent is not None:
+        note(f"warning: the store lacks some of what is in {outcome.folder}: {outcome.unsent}")
+        note(f"send it when the store answers: alpkit sync {outcome.folder.name}")
+    note(f"next: alpkit analyze {outcome.parent_run_id[:8] or outcome.folder.name}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    link = charts_link(read_manifest(outcome.folder).experiment_id)
-    note(f"      then open {link}")
+    if experiment := read_manifest(outcome.folder).experiment_id:
+        note(f"      then open {charts_link(experiment)}")

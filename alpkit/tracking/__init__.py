@@ -2,6 +2,7 @@
 
 from alpkit.tracking.address import (
     DEFAULT_URI,
+    HIDDEN,
     has_secret,
     is_local,
     masked,
@@ -20,6 +21,7 @@ from alpkit.tracking.store import (
 
 __all__ = [
     "DEFAULT_URI",
+    "HIDDEN",
     "MlflowSink",
     "Sender",
     "Store",
