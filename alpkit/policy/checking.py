@@ -1,4 +1,4 @@
-"""What can be known of a model from its config alone: that it loads, has layers, can be perturbed.
+"""What can be known of a model before its weights are read: that it is whole, has layers, can be perturbed.
 
 Builds the architecture on the meta device: no weights are read, and nothing is created. The launcher
 asks before it creates the first run, so that a mistake costs no half-made grid.
@@ -12,14 +12,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.loading import BUILTINS, local_folder
+from alpkit.policy.files import check_files
+from alpkit.policy.loading import BUILTINS, asks_for_its_own_code, local_folder, own_code
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.sites import decoder_layers
 
 
 @cache
 def check_model(name: str, revision: str | None, perturbation: PerturbationConfig | None) -> None:
-    """Refuse a model that cannot be trained, or not perturbed as asked; reads its config only.
+    """Refuse a model that cannot be trained, or not perturbed as asked; reads no weights.
 
     Raises `PrerequisiteError` for what is not installed or not to be found, `ConfigError` for a model
     without decoder layers and for layers or sites that it lacks.
@@ -28,10 +29,14 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
     if folder is None and name in BUILTINS:
         return  # installed, but not converted yet: its config is still inside the package
     try:
-        config = AutoConfig.from_pretrained(folder or name, revision=None if folder else revision)
+        config = AutoConfig.from_pretrained(
+            folder or name, revision=None if folder else revision, trust_remote_code=False
+        )
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        if asks_for_its_own_code(error):
+            raise own_code(name) from error
         lines = str(error).strip().splitlines()
         raise PrerequisiteError(
             f"model {name} has no config that transformers can build a causal language model from",
@@ -40,6 +45,8 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
             fix=f"check the id or the folder, or use {' or '.join(BUILTINS)}",
         ) from error
     decoder_layers(model)
+    if folder is not None and name not in BUILTINS:
+        check_files(name, folder)
     if perturbation is not None:
         try:
             LayerwisePerturbation(model, perturbation).remove()

@@ -123,6 +123,11 @@ def step_folders(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(step), path) for step, path in numbered if step.isdigit()))
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a text can name one thing in a folder, and nothing outside of it."""
+    return text not in ("", ".", "..") and "/" not in text and "\0" not in text and len(text) < 256
+
+
 def set_aside(path: Path) -> Path:
     """Rename a checkpoint or a file so that nobody takes it for one; give its new name."""
     number, aside = 0, path.with_name(f".{path.name}.set-aside")

@@ -9,7 +9,7 @@ metrics.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from alpkit.metrics import WATCHED
 from alpkit.runs.disk import writing
@@ -54,6 +54,14 @@ class Spike(TypedDict):
     share_sequences: dict[str, float | None]
     tokens: list[SpikeToken]
     sequences: list[SpikeSequence]
+
+
+_KINDS: Final[Mapping[str, type]] = {
+    "share_tokens": dict,
+    "share_sequences": dict,
+    "tokens": list,
+    "sequences": list,
+}
 
 
 class SpikeTable(NamedTuple):
@@ -117,11 +125,11 @@ def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
     rows: list[list[object]] = []
     for spike in spikes:
         line: Mapping[str, Any] = spike
-        largest: Mapping[str, Any] = next(iter(spike["sequences"]), {})
+        largest: Mapping[str, Any] = next(iter(line.get("sequences", [])), {})
         rows.append(
             [
-                *(line[name] for name in plain),
-                *(line[f"share_{kind}"].get(k) for kind, k in shares),
+                *(line.get(name) for name in plain),
+                *(line.get(f"share_{kind}", {}).get(k) for kind, k in shares),
                 *(largest.get(name) for name in first),
             ]
         )
@@ -129,6 +137,9 @@ def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
 
 
 def _spike(line: dict[str, Any]) -> Spike:
+    for name, kind in _KINDS.items():
+        if not isinstance(line.get(name, kind()), kind):
+            raise ValueError(f"{name} is of another type")
     spike: Spike = line | {"step": int(line["step"]), "metric": str(line["metric"])}  # type: ignore[assignment]
     return spike
 

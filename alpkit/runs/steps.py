@@ -151,7 +151,18 @@ def _write(handle: RawIOBase, data: bytes) -> None:
 
 
 def _step(line: dict[str, Any]) -> Step:
-    return Step(int(line.pop("step")), line)
+    step = line.pop("step")
+    if type(step) is not int or step < 0:
+        raise ValueError("no step")
+    return Step(step, {str(key): _number(value) for key, value in line.items()})
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("no number")
+    return float(value) if math.isfinite(value) else None
 
 
 def _line(row: Step) -> str:

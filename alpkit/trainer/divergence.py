@@ -36,12 +36,16 @@ def refuse_divergence(state: TrainerState, step: int, metrics: Mapping[str, floa
     model = state.policy.model
     bad = [name for name, value in model.named_parameters() if not _finite(value)]
     if bad:
-        raise DivergedPolicy(step, metrics, f"{bad[0]} and {len(bad) - 1} more hold NaN or infinity")
+        raise DivergedPolicy(
+            step, metrics, f"{bad[0]} and {len(bad) - 1} more hold NaN or infinity"
+        )
     # Weights of 1e30 are finite still, and nothing that they compute is.
     probe = state.probe
     (row,) = score(model, probe.sequences[:1], pad_id=probe.pad_id, temperature=probe.temperature)
     if not all(map(math.isfinite, row)):
-        raise DivergedPolicy(step, metrics, "the updated weights give log-probs that are not finite")
+        raise DivergedPolicy(
+            step, metrics, "the updated weights give log-probs that are not finite"
+        )
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -121,7 +121,9 @@ def test_a_line_that_a_full_disk_cuts_short_is_taken_back(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps_file, "_write", lambda handle, data: (handle.write(data[:9]), full(0, 0)))
+        patch.setattr(
+            steps_file, "_write", lambda handle, data: (handle.write(data[:9]), full(0, 0))
+        )
         with pytest.raises(TrackingError, match="the disk is full") as caught:
             tracker.log(1, {"reward/mean": 0.25})
     assert caught.value.where == str(tmp_path / "metrics.jsonl")
