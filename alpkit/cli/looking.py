@@ -14,11 +14,11 @@ from alpkit.runs.states import killed_if_not_live, read_grid
 from alpkit.tracking import has_secret, masked, resolve_uri
 
 
-def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
+def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bool = False) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
     from alpkit.launch import adopt, states
 
-    grid = adopt(expand(load_ablation(file, sets)), Path("."))
+    grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
     rows = tables.cell_rows(grid, states(grid))
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]

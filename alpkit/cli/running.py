@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -31,13 +31,21 @@ def options(
         only=only,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
-        source=file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "",
+        source=_source(file),
     )
 
 
-def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
+def run(
+    file: Path,
+    sets: Sequence[str],
+    options: Options,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    many: bool = False,
+) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = adopt(expand(load_ablation(file, sets)), options.root)
+    grid = adopt(expand(load_ablation(file, sets), many=many), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")
@@ -63,6 +71,13 @@ def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_
         note(f"skipped {cell_id}: it has finished")
     _report(outcome, as_json=as_json)
     return not outcome.failed
+
+
+def _source(file: Path) -> str:
+    """The file's text as an artifact; what is wrong with the file is said by who reads it as YAML."""
+    with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(1_000_000)
+    return ""
 
 
 def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
