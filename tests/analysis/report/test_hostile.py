@@ -6,6 +6,7 @@ import json
 import pytest
 
 from alpkit import analysis
+from alpkit.analysis.figures import FIGURES
 from alpkit.analysis.text import without_html
 from alpkit.runs.csv import neutral
 from tests.support.synthetic_grid import write_grid
@@ -17,7 +18,7 @@ ARMS = (r"grpo $\frac{$", "=cmd|' /C calc'!A0", "<img src=x onerror=alert(1)>", 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
-    folder = write_grid(root, name="hostile", arms=NAMES, seeds=(0, 1), steps=12, controls={})
+    folder = write_grid(root, name="hostile", arms=NAMES, seeds=(0,), steps=12, controls={})
     called = dict(zip(NAMES, ARMS, strict=True))
     manifest = json.loads((folder / "grid.json").read_text())
     for cell in manifest["cells"]:
@@ -26,7 +27,12 @@ def hostile(tmp_path_factory):
         state["arm"] = cell["arm"] = called[cell["arm"]]
         path.write_text(json.dumps(state))
     (folder / "grid.json").write_text(json.dumps(manifest))
-    return analysis.analyze("hostile", root=root)
+    with pytest.MonkeyPatch.context() as patch:
+        # One figure with a legend of all arms is enough: all share one style.
+        patch.setattr(
+            "alpkit.analysis.report.compose.FIGURES", [f for f in FIGURES if f.name == "dynamics"]
+        )
+        return analysis.analyze("hostile", root=root)
 
 
 def test_every_file_is_written_and_no_cell_is_a_formula(hostile):
