@@ -12,10 +12,10 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 def write_csv(frame: "pd.DataFrame", path: Path) -> None:
     """Write a frame; texts that a spreadsheet would run begin with an apostrophe."""
     safe = frame.rename(columns=neutral)
-    for place, name in enumerate(safe.columns):
+    for place in range(safe.shape[1]):
         column = safe.iloc[:, place]
         if column.dtype.kind not in "biufcmM":
-            safe = safe.assign(**{str(name): [neutral(value) for value in column]})
+            safe.isetitem(place, [neutral(value) for value in column])
     safe.to_csv(path, index=False)
 
 

@@ -7,12 +7,12 @@ lack has a default, what they have beyond is ignored.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from alpkit.runs.faults import Contents, Fault, reason_of, scan_mapping
 from alpkit.runs.folder import GridFolder, RunFolder, is_file_name
@@ -227,7 +227,7 @@ def _known(
     known = {f.name: data[f.name] for f in fields(record) if data.get(f.name) is not None}
     if missing := sorted(required - known.keys()):
         raise ValueError(f"lacks {', '.join(missing)}")
-    hints = _hints(record)
+    hints = _hints(cast(Hashable, record))
     for name, value in known.items():
         if not _fits(hints[name], value):
             raise ValueError(f"{name} cannot be {_short(value)}")
@@ -237,7 +237,11 @@ def _known(
 
 
 _NAMES: Final = ("grid", "cell_id")
-_hints = cache(get_type_hints)
+
+
+@cache
+def _hints(record: Hashable) -> dict[str, object]:
+    return get_type_hints(record)
 
 
 def _fits(hint: object, value: object) -> bool:
