@@ -133,19 +133,17 @@ def rerun(workplace, seed, count):
     )
     run_grid(grid, options)
     kept = workplace.parent / "kept"
-    shutil.copytree(workplace, kept)
+    shutil.copytree(workplace / "runs", kept)
     rng = random.Random(seed)
     for number in range(count):
-        # Not the folder itself: the working directory would be gone.
-        for old in workplace.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        shutil.copytree(kept, workplace, dirs_exist_ok=True)
+        shutil.rmtree(workplace / "runs")
+        shutil.copytree(kept, workplace / "runs")
         names = ["grid.json", "cell.json", "metrics.jsonl", "config.yaml"]
         victim = rng.choice([*[next((workplace / "runs").rglob(n)) for n in names]])
         victim.write_bytes(mutated(victim.read_bytes(), rng))
         try:
             tried(lambda: states(grid, workplace))
-            tried(lambda: run_grid(grid, options), seconds=10.0)
+            assert tried(lambda: run_grid(grid, options), seconds=10.0) == ""
             assert read_grid(workplace / "runs" / "x").cells[0].state == "finished"
         except Exception as error:
             raise AssertionError(f"{victim.name}, seed {seed}, {number}") from error

@@ -9,7 +9,7 @@ from tests.support import kills
 
 FAKE = "tests.support.fake_trainer:train_cell"
 REAL = "tests.support.kills:train_cell"
-SLOW = {"model": "fake/slow", "train": {"steps": 40}}
+SLOW = {"model": "fake/slow", "train": {"steps": 24}}
 TINY = {
     "rollout": {"weights": "int4", "prompts": 8, "group": 4},
     "train": {"steps": 6, "updates_per_rollout": 4, "lr": 3.0e-5},
@@ -37,9 +37,9 @@ def test_after_three_kills_no_step_is_lost_or_doubled(tmp_path, empty_store):
     told = kills.told(place, uri)
     assert len(told) == 2
     for steps, _, stored in told.values():
-        assert steps == list(range(41))
+        assert steps == list(range(25))
         assert [row[2] for row in stored if row[1] == "reward/mean"] == [
-            step / 64 for step in range(1, 41)
+            step / 64 for step in range(1, 25)
         ]
 
 
