@@ -41,7 +41,13 @@ def refuse_divergence(state: TrainerState, step: int, metrics: Mapping[str, floa
         )
     # Weights of 1e30 are finite still, and nothing that they compute is.
     probe = state.probe
-    (row,) = score(model, probe.sequences[:1], pad_id=probe.pad_id, temperature=probe.temperature)
+    (row,) = score(
+        model,
+        probe.sequences[:1],
+        pad_id=probe.pad_id,
+        temperature=probe.temperature,
+        precision=probe.precision,
+    )
     if not all(map(math.isfinite, row)):
         raise DivergedPolicy(
             step, metrics, "the updated weights give log-probs that are not finite"
