@@ -70,6 +70,7 @@ def test_a_server_that_is_killed_for_a_while_slows_no_step_and_gets_everything(t
     with contextlib.ExitStack() as first:
         first.enter_context(server(tmp_path, port))
         back = contextlib.ExitStack()
+        starting = threading.Thread(target=lambda: back.enter_context(server(tmp_path, port)))
 
         def listen(event):
             if not isinstance(event, Stepped):
@@ -78,13 +79,14 @@ def test_a_server_that_is_killed_for_a_while_slows_no_step_and_gets_everything(t
             if event.step == 100:
                 first.close()
             if event.step == 300:
-                threading.Thread(target=lambda: back.enter_context(server(tmp_path, port))).start()
+                starting.start()
 
         outcome = run_grid(grid, options, listen)
         running = times[100] - times[1]
         out = times[299] - times[101]
         # A second of slack for the machine: a retry of MLflow's own would cost minutes.
         assert out < 2 * running * 199 / 99 + 1.0
+        starting.join()
         with back:
             if outcome.unsent is not None:
                 sync_grid(outcome.folder)
