@@ -12,9 +12,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alpkit.config import PerturbationConfig
+from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.files import check_files
-from alpkit.policy.loading import BUILTINS, asks_for_its_own_code, local_folder, own_code
+from alpkit.policy.loading import (
+    BUILTINS,
+    asks_for_its_own_code,
+    check_prompt,
+    load_tokenizer,
+    local_folder,
+    own_code,
+)
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.sites import decoder_layers
 
@@ -64,6 +72,26 @@ def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | 
         ) from error
     decoder_layers(model)
     return cast(PreTrainedModel, model)
+
+
+def check_prompt_of(name: str, revision: str | None, prompt: PromptConfig) -> None:
+    """Refuse prompt settings that the model's tokenizer would not follow; reads the tokenizer only."""
+    folder = _folder(name)
+    if folder is None and name in BUILTINS:
+        return  # not converted yet: its tokenizer is still inside the package
+    try:
+        tokenizer = load_tokenizer(str(folder or name), None if folder else revision)
+    except (OSError, ValueError, KeyError) as error:
+        if asks_for_its_own_code(error):
+            raise own_code(name) from error
+        lines = str(error).strip().splitlines()
+        raise PrerequisiteError(
+            f"the tokenizer of model {name} cannot be loaded",
+            where="model",
+            why=lines[0] if lines else type(error).__name__,
+            fix="give a folder or hub id that has a tokenizer",
+        ) from error
+    check_prompt(tokenizer, prompt)
 
 
 def _folder(name: str) -> Path | None:
