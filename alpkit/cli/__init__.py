@@ -55,6 +55,7 @@ Uri = Annotated[
         help="MLflow store; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Mean it: the grid has more than 10,000 cells.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
@@ -96,6 +97,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print what would run, create nothing.")
     ] = False,
+    yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -113,7 +115,7 @@ def run(
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
     )
-    done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json)
+    done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json, many=yes)
     if not done:
         raise typer.Exit(SOME_FAILED)
 
@@ -123,13 +125,14 @@ def plan(
     file: File,
     sets: Sets = None,
     full: Annotated[bool, typer.Option(help="Print every cell's resolved config as YAML.")] = False,
+    yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print every cell of a grid with its id, axes and state; runs nothing."""
     from alpkit.cli import looking
 
-    looking.plan(file, sets or [], full=full, as_json=json)
+    looking.plan(file, sets or [], full=full, as_json=json, many=yes)
 
 
 @app.command()
@@ -287,6 +290,22 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def sync(
+    run_id: RunId = "latest",
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send what the store lacks of a grid's folder: after an outage, or into another store; nothing twice."""
+    from alpkit.cli import syncing
+
+    syncing.sync(run_id, tracking_uri, as_json=json)
 
 
 @app.command()

@@ -101,7 +101,7 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 class TrainConfig(Section):
     """How long to train, and the optimizer."""
 
-    steps: PositiveInt = 60
+    steps: Annotated[PositiveInt, Field(le=10_000_000)] = 60
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from alpkit.config import Grid
 from alpkit.config.stored import load_run
 from alpkit.errors import AlpkitError
-from alpkit.runs.folder import GridFolder, grid_folder
+from alpkit.runs.folder import GridFolder, RunFolder, grid_folder
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import CellRecord, killed_if_not_live, read_cell
 
@@ -22,7 +22,7 @@ def adopt(grid: Grid, root: Path) -> Grid:
     Adds notes on the cells that are continued and on folders that cannot be read. A second call changes nothing.
     """
     folder = grid_folder(root, grid.name)
-    homeless = {c.cell_id for c in grid.cells if read_cell(folder / c.cell_id) is None}
+    homeless = {c.cell_id for c in grid.cells if not RunFolder(folder / c.cell_id).state.is_file()}
     if not homeless or not folder.is_dir():
         return grid
     begun, notes = _begun(folder, known={cell.cell_id for cell in grid.cells})

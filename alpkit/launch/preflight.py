@@ -12,6 +12,7 @@ from alpkit.config import Cell, RunConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.launch.base import visible_gpus
+from alpkit.tracking import masked
 
 
 def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
@@ -35,7 +36,7 @@ def check_store(uri: str) -> None:
     scheme = urlparse(uri).scheme
     if scheme in ("", "file"):
         raise ConfigError(
-            f"{uri} is a folder, and MLflow keeps runs in folders no longer",
+            f"{masked(uri)} is a folder, and MLflow keeps runs in folders no longer",
             where="tracking store",
             fix="use sqlite:///mlflow.db, another database URI or http://server",
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from alpkit.replay.book import FRAMES, Replay, Row
+from alpkit.runs.csv import write_csv
 from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
@@ -81,7 +82,7 @@ def write(replayed: Replay, root: Path | str = Path(".")) -> Written:
     replaced = target.exists()
     with swapped_folder(target) as work:
         for name in FRAMES:
-            getattr(replayed, name).to_csv(work / f"{name}.csv", index=False)
+            write_csv(getattr(replayed, name), work / f"{name}.csv")
         text = json.dumps(as_json(replayed), indent=1, ensure_ascii=False, allow_nan=False)
         (work / "replay.json").write_text(text + "\n", encoding="utf-8")
     return Written(target, replaced)

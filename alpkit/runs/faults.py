@@ -56,14 +56,14 @@ def reason_of(error: Exception, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines()
-    return lines[0].replace(str(path), path.name) if lines else type(error).__name__
+    return lines[0].replace(str(path), path.name)[:200] if lines else type(error).__name__
 
 
 def scan_mapping(path: Path, parse: Callable[[str], object]) -> Contents[dict[str, Any]]:
     """Read a file that holds one mapping, as JSON and YAML have it."""
     try:
         data = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Contents([], [Fault(path, f"cannot be read ({reason_of(error, path)})")])
     if not isinstance(data, dict):
         return Contents([], [Fault(path, "holds no mapping")])
@@ -78,13 +78,17 @@ def scan_json_lines(path: Path, parse: Callable[[dict[str, Any]], Row]) -> Conte
         return Contents(rows, faults)
     # A killed process leaves half a line, possibly half a character. Not splitlines: a text may hold
     # one of the line ends that only Unicode knows.
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return Contents(rows, [Fault(path, f"cannot be read ({reason_of(error, path)})")])
+    lines = text.rstrip("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             rows.append(parse(_mapping(json.loads(line))))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             last = number == len(lines)
             faults.append(Fault(path, "not a whole line of JSON", number, cut_short=last))
     return Contents(rows, faults)

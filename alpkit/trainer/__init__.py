@@ -26,6 +26,7 @@ from alpkit.runs.steps import Tracker
 from alpkit.trainer.batches import Batch, TokenTable, cut, gather
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
+from alpkit.trainer.divergence import DivergedPolicy, refuse_divergence
 from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
 from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import (
@@ -61,7 +62,11 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             tracker.log(0, first_look(state))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock, memory = Clock(), PeakMemory()
-            metrics = train_step(state, step, clock) | memory.metrics()
+            try:
+                metrics = train_step(state, step, clock) | memory.metrics()
+            except DivergedPolicy as error:
+                tracker.log(step, error.metrics | clock.metrics())
+                raise
             if state.evaluates_at(step):
                 with clock("eval"):
                     metrics |= held_out_scores(state, step)
@@ -143,6 +148,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         if state.perturbation is not None:
             metrics |= state.perturbation.metrics()
     with clock("sync"):
+        refuse_divergence(state, step, metrics)
         metrics |= sync(state)
     if due or stood_out:
         with clock("records"):

@@ -26,9 +26,10 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.stopping import StopText, before_stop
-from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.checkpoint import load_newest, save_checkpoint
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
+from alpkit.runs.steps import proved_steps, sync_steps
 from alpkit.seeds import derive
 from alpkit.tasks import Item, ListedTask, Task, eval_items
 from alpkit.tasks.evaluation import EvalSet, ask
@@ -179,6 +180,7 @@ def _calibration_items(state: TrainerState) -> Sequence[Item]:
 def save(state: TrainerState, step: int) -> None:
     """Write the checkpoint from which `resume` goes on bit for bit, after all records up to it."""
     state.records.flush()
+    sync_steps(state.folder)
     rest = {
         "optimizer": state.optimizer.state_dict(),
         "log_sigma": None if state.perturbation is None else state.perturbation.log_sigma.detach(),
@@ -201,11 +203,12 @@ def save_for_replay(state: TrainerState, step: int) -> None:
 
 
 def resume(state: TrainerState) -> int | None:
-    """Take up the newest checkpoint; returns its step, or None when there is none."""
-    newest = latest_checkpoint(RunFolder(state.folder).checkpoints)
-    if newest is None:
+    """Take up the newest checkpoint that is whole and whose metrics are all there; returns its step, or None."""
+    proof = proved_steps(state.folder)
+    folder = RunFolder(state.folder).checkpoints
+    rest = load_newest(folder, state.policy.model, proved=proof.step, gap=proof.gap)
+    if rest is None:
         return None
-    rest = load_checkpoint(newest, state.policy.model)
     state.optimizer.load_state_dict(rest["optimizer"])
     if state.perturbation is not None:
         with torch.no_grad():

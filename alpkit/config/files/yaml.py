@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -48,6 +48,16 @@ class Document:
         return mark.key if key else mark.value
 
 
+_BYTES: Final = 1_000_000
+"""Longest file that is read: the largest experiment of this repository has 6 KB."""
+_ENTRIES: Final = 50_000
+"""Most entries of one document, aliases followed: a bomb of 1 KB has billions."""
+_DIGITS: Final = 40
+_SHOWN: Final = 60
+_FAULTS: Final = 20
+"""Faults that one message lists."""
+
+
 class Fault(NamedTuple):
     """One thing wrong, at one place, with what to do about it."""
 
@@ -62,7 +72,9 @@ def config_error(faults: Iterable[Fault]) -> ConfigError:
     texts = [f"{f.what}\n  {f.hint}" if f.hint else f.what for f in unique]
     if len(unique) == 1:
         return ConfigError(texts[0], where=unique[0].where)
-    return ConfigError("\n".join(f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)))
+    listed = [f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)]
+    more = [f"and {len(listed) - _FAULTS} more"] if len(listed) > _FAULTS else []
+    return ConfigError("\n".join([*listed[:_FAULTS], *more]))
 
 
 def _line(fault: Fault) -> tuple[str, int, int]:
@@ -100,7 +112,16 @@ def load_yaml(path: str | Path) -> Document:
     """Read a file whose top level is a mapping; raises `ConfigError` with every fault in it."""
     name = str(path)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with Path(path).open("rb") as file:
+            data = file.read(_BYTES + 1)
+        if len(data) > _BYTES:
+            raise ConfigError(
+                f"is longer than {_BYTES:,} bytes",
+                where=name,
+                why="an ablation is a page of text",
+                fix="check the path",
+            )
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError("there is no such file", where=name, fix="check the path") from error
     except IsADirectoryError as error:
@@ -134,8 +155,10 @@ def parse_yaml(text: str, name: str) -> Document:
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         context = f" ({error.context})" if error.context else ""
         raise ConfigError(f"not valid YAML: {error.problem}{context}", where=where) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = (
+            "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        )
         raise ConfigError(f"not valid YAML: {reason}", where=name) from error
     if reader.faults:
         raise config_error(reader.faults)
@@ -156,13 +179,20 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f"the text {value!r}"
+            return f"the text {shortened(value)!r}"
         case dict():
             return "a mapping"
         case list() | tuple():
             return "a list"
+        case int() if abs(value) >= 10**_DIGITS:
+            return f"a number of more than {_DIGITS} digits"
         case _:
-            return repr(value)
+            return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """Cut a text to what a message can show."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 @dataclass
@@ -175,6 +205,14 @@ class _Reader:
     _open: set[int] = field(default_factory=set)
 
     def read(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        if len(self.marks) >= _ENTRIES:
+            where = self._at(node)
+            raise ConfigError(
+                f"more than {_ENTRIES:,} entries",
+                where=where,
+                why="aliases count as often as they are used",
+                fix="write less, or write out what the aliases stand for",
+            )
         here = self._at(node)
         at_key = here if key is None else self._at(key)
         self.marks[path] = Mark(at_key, here if isinstance(node, yaml.ScalarNode) else at_key)
@@ -190,7 +228,7 @@ class _Reader:
                 return [self.read(item, (*path, i)) for i, item in enumerate(node.value)]
         finally:
             self._open.discard(id(node))
-        return self._fault(node, f"the tag {node.tag} is not supported")
+        return self._fault(node, f"the tag {shortened(node.tag)} is not supported")
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -198,18 +236,24 @@ class _Reader:
             name = self._scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a mapping or list"
-                self._fault(key, f"keys must be text, got {shown}", "quote it")
+                self._fault(key, f"keys must be text, got {shortened(shown)}", "quote it")
             elif name == "<<":
                 self._fault(key, "merge keys (<<) are not read", "repeat the entries")
             elif name in data:
                 first = self.marks[(*path, name)].key
-                self._fault(key, f"duplicate key {name!r} (first at {first})", "remove one of them")
+                self._fault(
+                    key,
+                    f"duplicate key {shortened(name)!r} (first at {first})",
+                    "remove one of them",
+                )
             else:
                 data[name] = self.read(value, (*path, name), key)
         return data
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(text) > _DIGITS:
+            return self._fault(node, f"a number of {len(text)} characters", "write it shorter")
         try:
             match node.tag.removeprefix(_TAG):
                 case "str":
@@ -223,8 +267,9 @@ class _Reader:
                 case "float":
                     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except (ValueError, KeyError):
-            return self._fault(node, f"{text!r} does not fit the tag {node.tag}")
-        return self._fault(node, f"the tag {node.tag} is not supported")
+            what = f"{shortened(text)!r} does not fit the tag {shortened(node.tag)}"
+            return self._fault(node, what)
+        return self._fault(node, f"the tag {shortened(node.tag)} is not supported")
 
     def _at(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

@@ -15,13 +15,22 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 from alpkit.config.base import Section
 from alpkit.config.bases import BASES
 from alpkit.config.files.faults import check_path, faults_of
-from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
+from alpkit.config.files.yaml import (
+    Document,
+    Fault,
+    config_error,
+    load_yaml,
+    parse_yaml,
+    shortened,
+)
 from alpkit.config.grid.overlay import Overlay
 from alpkit.config.grid.own_methods import OwnMethod, read_method
 from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError, did_you_mean
 
+_NAME = 100
+"""Characters of a name: it is part of paths, of a run's name, and of a report's."""
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
 
@@ -46,7 +55,7 @@ class AblationConfig(Section):
 
     name: str
     """Names the grid's folder and its MLflow experiment; decides no cell id."""
-    question: str = ""
+    question: Annotated[str, Field(max_length=2000)] = ""
     """What the grid is to answer, in one sentence."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Run fields that all arms share; `from` names a published base (`config.bases`) that they go over."""
@@ -77,6 +86,10 @@ class AblationConfig(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:
+        if value == "latest":
+            raise ValueError("'latest' is what the newest grid is called; give it another name")
+        if len(value) > _NAME:
+            raise ValueError(f"{shortened(value)!r} is longer than {_NAME} characters")
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", value):
             raise ValueError(
                 f"{value!r} cannot name a folder; use a-z, 0-9, '.', '_' and '-', "
@@ -235,7 +248,10 @@ def _arm_keys(arm: dict[str, Any], i: int, document: Document) -> Iterator[Fault
     name = arm.get("name", "unnamed")
     if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name:
         where = document.position(("arms", i, "name"))
-        yield Fault(where, f"an arm's name must be one line of text, got {name!r}")
+        yield Fault(where, f"an arm's name must be one line of text, got {shortened(repr(name))}")
+    elif len(name) > _NAME:
+        where = document.position(("arms", i, "name"))
+        yield Fault(where, f"an arm's name has at most {_NAME} characters, got {len(name)}")
     for key in arm.keys() - _ARM_FIELDS:
         what = f"{key} is not a field of an arm"
         hint = did_you_mean(key, _ARM_FIELDS, "allowed")
@@ -293,16 +309,19 @@ def _field(key: str, where: str) -> Iterator[Fault]:
 
 def _seeds(document: Document) -> Iterator[Fault]:
     seeds = document.data.get("seeds")
+    known: set[int] = set()
     for i, seed in enumerate(seeds if isinstance(seeds, list) else ()):
         where = document.position(("seeds", i))
         if isinstance(seed, bool):
             yield Fault(where, f"seeds[{i}]: wanted a whole number, got {str(seed).lower()}")
-        elif seed in seeds[:i]:
+        elif isinstance(seed, int) and seed in known:
             yield Fault(where, f"seed {seed} is listed twice", "remove one of them")
+        elif isinstance(seed, int):
+            known.add(seed)
 
 
 def _override(text: str) -> tuple[list[Override], Fault | None]:
-    where = f"--set {text}"
+    where = f"--set {shortened(text)}"
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
         return [], Fault(where, "wanted field=value", "for example --set train.steps=5")

@@ -23,6 +23,8 @@ from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError
 
 _LEAVES = leaves(RunConfig)
+_LONGEST = 220
+"""Characters of an arm's full name: MLflow's databases keep 250 of a run's."""
 _SHORT = {"perturbation.sigma.init": "sigma", "task.name": "task"}
 
 
@@ -173,6 +175,11 @@ class Points:
                 unclear = fault.where in varied and not fault.hint
                 shown = fault._replace(hint=f"in the arm {full!r}") if unclear else fault
                 self._faults.setdefault((fault.where, fault.what), shown)
+            return None
+        if len(full) > _LONGEST:
+            where = self._document.position(("arms",), key=True)
+            what = f"an arm with its axis values has a name of more than {_LONGEST} characters"
+            self._faults.setdefault((where, what), Fault(where, what, f"{full[:_LONGEST]}…"))
             return None
         return Point(full, name, axes, config)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alpkit.errors import TrackingError
+from alpkit.runs.disk import writing
 from alpkit.runs.records.place import record_file
 from alpkit.runs.records.schema import SEQUENCE_SCHEMA, TOKEN_SCHEMA, check_columns
 from alpkit.runs.swap import swapped_file
@@ -46,7 +47,8 @@ class RecordWriter:
         Optional columns may be missing. The tokens file is renamed into place last, so a step that
         `recorded_steps` lists is complete.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         target = record_file(self.folder, "tokens", step)
         token_table = _table(step, tokens, TOKEN_SCHEMA, str(target))
         beside = record_file(self.folder, "sequences", step)
@@ -130,17 +132,12 @@ def _array(column: Any, rows: int, field: pa.Field, where: str) -> pa.Array:
 
 
 def _replace(table: pa.Table, target: Path, **options: Any) -> None:
-    try:
-        with swapped_file(target) as temporary:
-            pq.write_table(
-                table,
-                temporary,
-                compression="zstd",
-                compression_level=1,
-                row_group_size=_ROW_GROUP,
-                **options,
-            )
-    except OSError as error:
-        raise TrackingError(
-            "records cannot be written", where=str(target), why=str(error)
-        ) from error
+    with swapped_file(target) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=_ROW_GROUP,
+            **options,
+        )
