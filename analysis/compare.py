@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from alpkit.analysis.frames import Config, GridFrame, load
-from alpkit.analysis.pairs import differing, flat, ingredients
 from alpkit.analysis.seeds.scores import FINISHED
 from alpkit.analysis.seeds.verdicts import Verdict, verdicts
 from alpkit.analysis.tables import Table
 from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
 from alpkit.analysis.text import DASH
+from alpkit.config.grid.comparisons import differing, flat, ingredients
 from alpkit.errors import AlpkitError, GridError, did_you_mean
 from alpkit.runs.find import Target, resolve
 

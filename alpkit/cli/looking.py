@@ -24,7 +24,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
         if full:
             rows = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        print_json({**grid.manifest(), "cells": rows})
+        planned = {"planned_tests": list(grid.planned_tests())}
+        print_json({**grid.manifest(), **planned, "cells": rows})
         return
     if full:
         for cell in grid.cells:
@@ -33,6 +34,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
         print_table(tables.plan_table(rows))
     for perturbed, control in grid.controls.items():
         note(f"control: {control} is {perturbed} without its noise")
+    for text in grid.planned_tests():
+        note(text)
     for text in grid.notes:
         note(f"note: {text}")
     for text in grid.warnings:

@@ -70,6 +70,10 @@ class Manifest:
     cells: tuple[ManifestCell, ...]
     controls: dict[str, str] = field(default_factory=dict)
     """Perturbed arm -> its sigma = 0 control."""
+    reference: str = ""
+    """The arm that the file compares others with; empty: none named."""
+    tests: tuple[str, ...] = ()
+    """The arms whose comparisons the file wants tested; empty: all of them."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     created: str = ""
@@ -89,7 +93,7 @@ class Manifest:
         known = _known(cls, {**data, "grid": data.get("grid") or name})
         for listed in ("cells", "retired"):
             known[listed] = tuple(ManifestCell.from_json(entry) for entry in known.get(listed, ()))
-        for texts in ("notes", "warnings"):
+        for texts in ("notes", "warnings", "tests"):
             known[texts] = tuple(str(text) for text in known.get(texts, ()))
         manifest = cls(**known)
         return manifest if manifest.launched else replace(manifest, launched=manifest.created)

@@ -7,7 +7,6 @@ import pandas as pd
 from alpkit.analysis.figures import FIGURES
 from alpkit.analysis.figures.spec import Place
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import REFERENCES
 from alpkit.analysis.report.page import Answer, Answers, Block, Bullets, Page, Section, Text
 from alpkit.analysis.report.pictures import picture
 from alpkit.analysis.report.results import Results, gather, opening, summary
@@ -29,6 +28,7 @@ from alpkit.analysis.tables.subsets import subset_table
 from alpkit.analysis.tables.tails import tails_table
 from alpkit.analysis.tables.tasks import tasks_table
 from alpkit.analysis.text import first_line, row_dicts
+from alpkit.config.grid.comparisons import REFERENCES
 
 
 class Composed(NamedTuple):
