@@ -49,7 +49,9 @@ def pairs(frame: GridFrame) -> list[Pair]:
             c.control,
             c.kind,
             # A subset's noise differs in one field of it, which says more than `noise`.
-            (c.kind,) if c.kind in ("layers", "site") else _differs(configs[c.arm], configs[c.control]),
+            (c.kind,)
+            if c.kind in ("layers", "site")
+            else _differs(configs[c.arm], configs[c.control]),
             c.tested,
         )
         for c in found

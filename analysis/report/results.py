@@ -12,7 +12,9 @@ from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
 from alpkit.analysis.spike_frame import IDENTITY, SpikeLog
 from alpkit.analysis.tables.findings import Finding, findings
+from alpkit.analysis.tables.overview import Overview, overview
 from alpkit.analysis.tables.receipt import idle
+from alpkit.analysis.tables.same_runs import rare_bounds, same_runs
 from alpkit.analysis.tables.tails import tail_frame
 from alpkit.analysis.text import json_ready
 from alpkit.config.grid.comparisons import MIN_SEEDS
@@ -28,6 +30,8 @@ class Results:
     tails: pd.DataFrame
     spikes: SpikeLog
     warnings: Sequence[str]
+    same: Sequence[str]
+    overview: Overview
 
 
 def gather(frame: GridFrame) -> Results:
@@ -39,7 +43,8 @@ def gather(frame: GridFrame) -> Results:
     tails, spikes = tail_frame(frame), frame.spike_log
     warnings = [str(warning) for warning in idle(frame)]
     answers = findings(frame, compared, found, tails, spikes)
-    return Results(compared, found, answers, tails, spikes, warnings)
+    same = [*same_runs(frame, compared), *rare_bounds(frame)]
+    return Results(compared, found, answers, tails, spikes, warnings, same, overview(frame))
 
 
 def opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
@@ -98,6 +103,7 @@ def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
         "opening": opening(frame, results.verdicts),
         "spikes": results.spikes.rows[IDENTITY].to_dict("records"),
         "warnings": list(results.warnings),
+        "same_runs": list(results.same),
         "missing": [str(item) for item in missing],
         "notes": list(frame.grid.notes),
     }

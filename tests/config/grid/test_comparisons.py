@@ -73,7 +73,9 @@ def test_a_reference_with_axes_is_met_at_the_same_values(planned):
         "arms: [token-tis, seq-mis]\nreference: token-tis\naxes: {train.lr: [1.0e-5, 2.0e-5]}\nseeds: [0]"
     )
     named = {c.arm: c.control for c in grid.comparisons if c.kind == "reference"}
-    assert named == {f"seq-mis lr={lr}": f"token-tis lr={lr}" for lr in ("1e-05", "2e-05")}
+    assert named == {
+        f"seq-mis train.lr={lr}": f"token-tis train.lr={lr}" for lr in ("1e-05", "2e-05")
+    }
 
 
 def test_tests_name_the_family_and_the_rest_is_shown(planned):
