@@ -135,17 +135,17 @@ def _told(topic: Topic, question: str, found: Sequence[Verdict], seen: str) -> T
     changed = [v for v in best.values() if v.beyond_noise]
     alike = [v for v in best.values() if not v.beyond_noise]
     sentences = [_claim(topic, v) for v in changed[:2]]
-    if len(changed) > 2:
-        sentences.append(f"Also: {_listed([f'{v.arm} ({_effect(v)})' for v in changed[2:]], 3)}.")
+    if more := len(changed) - 2 if len(changed) > 2 else 0:
+        sentences.append(f"{more} more pair{'s' if more > 1 else ''} differ, see Comparisons.")
     if alike:
-        sentences.append(_alike(alike))
+        sentences.append(_alike(alike, others=bool(changed)))
     state: State = "changed" if changed else "not told apart" if alike else "no test"
     return Told(question, state, tuple(sentences), seen)
 
 
 def _claim(topic: Topic, v: Verdict) -> str:
     verb = _VERBS[topic][0 if v.difference > 0 else 1]
-    return f"{v.arm} {verb} {v.control}: {_effect(v)}, n = {len(v.points)}."
+    return f"{v.arm} {verb} {v.control}: {_effect(v)}, {len(v.points)} seeds."
 
 
 def _effect(v: Verdict) -> str:
@@ -158,7 +158,10 @@ def _effect(v: Verdict) -> str:
     return f"{name} {middle} [{low}, {high}]"
 
 
-def _alike(alike: Sequence[Verdict]) -> str:
+def _alike(alike: Sequence[Verdict], *, others: bool) -> str:
+    """Which pairs the seeds do not tell apart, and what they would find; in a few words beside a claim."""
+    if others:
+        return f"Not told apart: {_listed([v.arm for v in alike], 4)}."
     by_control: dict[str, list[str]] = {}
     for v in alike:
         by_control.setdefault(v.control, []).append(v.arm)

@@ -7,7 +7,7 @@ light on a dark page, and its arms need a name by which a script finds them.
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from alpkit.analysis.figures.panels import ARM_MARK, INK, RAW, SOFT, Looks
 
 POINTS: Final = 60
 """Points of a line that a page can read out; more would be its weight."""
+_LONG: Final = re.compile(r"(\d\.\d\d)\d+")
 _GRID: Final = "#e3e6ea"
 _ROLES: Final = {INK: "--fg", SOFT: "--soft", _GRID: "--line"}
 
@@ -50,8 +51,11 @@ def inline(svg: str, name: str, figure: Figure, looks: Looks, *, alt: str) -> Dr
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
     body = re.sub(r"font: (\d+) ([\d.]+)px [^;\"]*", r"font-weight: \1; font-size: \2px", body)
     body = re.sub(r">\s+<", "><", body)
+    # A hundredth of a point is less than a pixel.
+    body = re.sub(r'"[^"]*"', lambda found: _LONG.sub(r"\1", found[0]), body)
+    body, cut = _without_legend(body, figure, arms)
     body = body.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
-    panels = list(_panels(figure)) if arms else []
+    panels = list(_panels(figure, 1 - cut)) if arms else []
     return Drawing(body, arms, _json(panels) if panels else "")
 
 
@@ -82,13 +86,35 @@ def _coloured(body: str, looks: Looks) -> str:
     return re.sub(r"<text style=\"(?![^\"]*fill)", '<text style="fill: var(--fg); ', body)
 
 
-def _panels(figure: Figure) -> Iterator[dict[str, Any]]:
+def _without_legend(body: str, figure: Figure, arms: Sequence[str]) -> tuple[str, float]:
+    """Cut the legend off where the page's own buttons say the same; also the share of the height that went."""
+    legend = figure.legends[0] if figure.legends else None
+    if legend is None or not {text.get_text() for text in legend.get_texts()} <= set(arms):
+        return body, 0.0
+    # From the legend's top edge down: it stands below everything else.
+    cut = float(legend.get_window_extent().y1 / figure.bbox.height)
+    size = re.search(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
+    if size is None or not 0 < cut < 0.5:
+        return body, 0.0
+    width, height = float(size[1]), float(size[2]) * (1 - cut)
+    body = re.sub(r'(<svg [^>]*?)height="[^"]*"', rf'\1height="{height:.1f}pt"', body, count=1)
+    body = re.sub(r'viewBox="[^"]*"', f'viewBox="0 0 {width:g} {height:.1f}"', body, count=1)
+    return body, cut
+
+
+def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
+    """Each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
     for axes in figure.axes:
         lines = list(_lines(axes)) if axes.get_visible() else []
         if lines:
             place = axes.get_position()
             yield {
-                "box": [round(v, 4) for v in (place.x0, 1 - place.y1, place.x1, 1 - place.y0)],
+                "box": [
+                    round(place.x0, 4),
+                    round((1 - place.y1) / height, 4),
+                    round(place.x1, 4),
+                    round((1 - place.y0) / height, 4),
+                ],
                 "x": [float(f"{v:.5g}") for v in axes.get_xlim()],
                 "log": axes.get_xscale() == "log",
                 "lines": lines,

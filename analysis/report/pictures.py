@@ -81,7 +81,9 @@ def _settle(sheet: Figure) -> None:
     """Find the layout once, and not at every save: it costs as much as drawing."""
     if (layout := sheet.get_layout_engine()) is not None:
         layout.execute(sheet)
-    sheet.set_layout_engine("none")
+    # A figure with any engine, a placeholder too, is drawn twice per save.
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        sheet.set_layout_engine(None)
 
 
 def _saved(sheet: Figure, ending: str) -> bytes:

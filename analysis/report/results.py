@@ -43,7 +43,8 @@ def gather(frame: GridFrame) -> Results:
     tails, spikes = tail_frame(frame), frame.spike_log
     warnings = [str(warning) for warning in idle(frame)]
     answers = findings(frame, compared, found, tails, spikes)
-    same = [*same_runs(frame, compared), *rare_bounds(frame)]
+    same = same_runs(frame, compared)
+    same += rare_bounds(frame, but=same)
     return Results(compared, found, answers, tails, spikes, warnings, same, overview(frame))
 
 

@@ -139,7 +139,11 @@ def seeds_text(row: ArmRow) -> str:
 
 def _logged(frame: GridFrame, arms: Sequence[str]) -> Iterator[Measure]:
     done = frame.finished[frame.finished["arm"].isin(list(arms))]
+    score = score_column(frame)
     for measure in MEASURES:
+        # One score: two would be asked which of them counts.
+        if measure.column in ("eval_greedy", "final_reward") and measure.column != score:
+            continue
         values = done[measure.column] if measure.column in done else pd.Series(dtype=float)
         if values.notna().any() and not (
             measure.column == "weight_removed" and (values == 0).all()

@@ -28,10 +28,10 @@ def same_runs(frame: GridFrame, compared: Iterable[Pair]) -> list[str]:
     told = []
     for arm, control in dict.fromkeys((pair.arm, pair.control) for pair in compared):
         gap = _gap(frame, arm, control)
-        rare = _rare(frame, arm) or _rare(frame, control)
-        why = f": {rare}" if rare else ""
         if gap is None:
             continue
+        touched = _touched(frame, arm) or _touched(frame, control)
+        why = f": {touched}, so these arms cannot differ" if touched else ""
         if gap[1] <= EQUAL:
             told.append(f"{arm} and {control} are the same run, every logged step equal{why}.")
         elif gap[0] <= NEAR:
@@ -40,9 +40,11 @@ def same_runs(frame: GridFrame, compared: Iterable[Pair]) -> list[str]:
     return told
 
 
-def rare_bounds(frame: GridFrame) -> list[str]:
-    """One sentence for each arm whose bound acted, but on fewer than `RARE` of its tokens."""
-    return [f"{arm}: {words}." for arm in frame.arms if (words := _rare(frame, arm))]
+def rare_bounds(frame: GridFrame, *, but: Iterable[str] = ()) -> list[str]:
+    """One sentence for each arm whose bounds hardly ever acted; `but` has sentences that told it already."""
+    told = " ".join(but)
+    found = ((arm, _touched(frame, arm)) for arm in frame.arms)
+    return [f"{arm}: {words}." for arm, words in found if words and words not in told]
 
 
 def _gap(frame: GridFrame, arm: str, control: str) -> tuple[float, float] | None:
@@ -63,8 +65,8 @@ def _gap(frame: GridFrame, arm: str, control: str) -> tuple[float, float] | None
     return (float(known.mean()), float(known.max())) if known.size else None
 
 
-def _rare(frame: GridFrame, arm: str) -> str:
-    """How often the arm's bounds acted, where none of them did on more than `RARE` of the tokens."""
+def _touched(frame: GridFrame, arm: str) -> str:
+    """How often each of the arm's bounds acted that acted on less than `RARE` of its tokens."""
     rows = frame.finished[frame.finished["arm"] == arm]
     if rows.empty:
         return ""
@@ -73,7 +75,7 @@ def _rare(frame: GridFrame, arm: str) -> str:
     for bound, receipts in dict(rows.iloc[0]["bounds"]).items():
         keys = [f"receipt/{key}" for key in receipts if f"receipt/{key}" in own.columns]
         share = float(own[keys].sum(axis=1, min_count=1).mean()) if keys else np.nan
-        if pd.isna(share) or share >= RARE:
-            continue
-        words.append(f"the {bound} of {arm} touched {brief(100 * share)} % of tokens")
+        if share < RARE:
+            often = f"{brief(100 * share)} % of its tokens" if share else "none of its tokens"
+            words.append(f"the {bound} touched {often}")
     return "; ".join(words)
