@@ -9,9 +9,10 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
 from alpkit.errors import TrackingError
 from alpkit.runs.find import list_grids, resolve
+from alpkit.runs.folder import report_page
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import killed_if_not_live, read_grid
-from alpkit.tracking import resolve_uri
+from alpkit.tracking import report_path, resolve_uri
 
 
 def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
@@ -106,9 +107,15 @@ def ui(tracking_uri: str | None, port: int) -> None:
     grids = list_grids(Path("."))
     for grid in grids[:1]:
         note(f"charts of {grid.name}: {charts_link(grid.manifest.experiment_id, base)}")
+        manifest = grid.manifest
+        if report_page(manifest.grid, manifest.grid_id).is_file():
+            path = report_path(manifest.experiment_id, manifest.parent_run_id)
+            note(f"report of {grid.name}: {base}/{path}")
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Seven workers of 210 MB each, for scheduled GenAI jobs that nobody here schedules.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     sys.stderr.flush()
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -8,10 +8,11 @@ from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
+from alpkit.cli.overview import print_grid
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
-from alpkit.runs.folder import RunFolder
+from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import resolve_uri
 
@@ -76,8 +77,8 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
 
 
 def _report(outcome: Outcome, *, as_json: bool) -> None:
-    results = tables.result_rows(outcome.folder, outcome.records)
     if as_json:
+        results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
             {
                 "grid": outcome.folder.name,
@@ -90,8 +91,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
             }
         )
     else:
-        print_table(tables.result_table(results))
-        note(tables.RESULT_NOTE)
+        print_grid(outcome.folder)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]
@@ -99,7 +99,9 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         note(f"  log: {log}")
     if outcome.failed:
         note("run the same command again to resume what has not finished")
+    manifest = read_manifest(outcome.folder)
     note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
+    note(f"      writes {report_page(manifest.grid, manifest.grid_id)}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    link = charts_link(read_manifest(outcome.folder).experiment_id)
+    link = charts_link(manifest.experiment_id)
     note(f"      then open {link}")

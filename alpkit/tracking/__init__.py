@@ -8,6 +8,7 @@ from alpkit.tracking.store import (
     log_report,
     open_client,
     prepare_store,
+    report_path,
     resolve_uri,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "log_report",
     "open_client",
     "prepare_store",
+    "report_path",
     "resolve_uri",
 ]

@@ -113,8 +113,8 @@ FIGURE: Final = ReportFigure(
     caption=(
         f"Mismatch π_old/µ, staleness π_θ/π_old, perturbation π_θ,δ/π_θ (arms with noise). Above: width of "
         f"each factor's token log ratio. Below: its mean share of the total log ratio over the 1 % "
-        f"largest tokens of up to 12 recorded steps, seeds pooled; shares of an arm add to 1. Crosses: steps recorded because they "
-        f"spiked. {SEEDS}"
+        f"largest tokens of up to 12 recorded steps, seeds pooled; shares of an arm add to 1. "
+        f"Crosses: steps recorded because they spiked. {SEEDS}"
     ),
     absent="no finished cell logged the ratio's factors.",
 )

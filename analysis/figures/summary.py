@@ -44,8 +44,8 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
     for arm, pool in held.items():
         log_mu, raw, _ = pool.sample.T
         found = envelope(log_mu, raw, bins=max(1, min(BINS, log_mu.size // 200)))
-        for part, edge in (("p02", found.low), ("p98", found.high)):
-            parts.append(_part("envelope", arm, part, found.centre, edge))
+        for part, values in (("p02", found.low), ("p98", found.high)):
+            parts.append(_part("envelope", arm, part, found.centre, values))
         curve = pool.curve["right"]
         seen = (curve.survival * pool.n >= SMALLEST) & (curve.log_size > 0.02)
         parts.append(_part("tail", arm, "", np.exp(curve.log_size[seen]), curve.survival[seen]))

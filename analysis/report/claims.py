@@ -188,7 +188,7 @@ def _learned(frame: GridFrame) -> str:
         if key in frame.steps
         else pd.Series(dtype=float)
     )
-    low, high = ends.idxmin(), ends.idxmax()
+    low, high = str(ends.idxmin()), str(ends.idxmax())
     if low == high:
         span = f"{brief(float(ends.iloc[0]))}"
     else:
@@ -201,7 +201,7 @@ def _highest(frame: GridFrame, column: str, words: str, unit: str) -> str:
     means = frame.finished.groupby("arm", sort=False)[column].mean().dropna()
     if means.empty:
         return ""
-    top = means.idxmax()
+    top = str(means.idxmax())
     if len(means) == 1:
         return f"{unit} {brief(float(means[top]))}."
     rest = means.drop(top)

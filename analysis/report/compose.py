@@ -82,7 +82,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
         {arm: colour_of(looks, arm) for arm in looks},
         colour_rules(looks),
     )
-    unshown = (tails, results_table(frame), overview_table(results.overview))
+    unshown: tuple[Table, ...] = (tails, results_table(frame), overview_table(results.overview))
     if not any(v.tested for v in results.verdicts):
         unshown = (*unshown, differences)
     return Composed(page, summary(frame, results), unshown)

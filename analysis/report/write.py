@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
 from alpkit.analysis.report.page import Block, Fold, Picture
 from alpkit.analysis.report.rendering import html, markdown
 from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.overview import overview, overview_table
+from alpkit.analysis.text import json_ready, row_dicts
+from alpkit.runs.folder import REPORTS
 from alpkit.runs.swap import swapped_folder
-
-REPORTS: Final = "reports"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Report:
     summary: dict[str, Any]
     files: list[str]
     frame: GridFrame
+
+    @property
+    def overview(self) -> list[dict[str, Any]]:
+        """The first screen's table in numbers: a row per arm, JSON-ready."""
+        rows = overview_table(overview(self.frame)).data
+        return [json_ready(row) for row in row_dicts(rows)]
 
 
 def analyze(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import pairs
+from alpkit.analysis.seeds.scores import FINISHED
 from alpkit.analysis.seeds.verdicts import Interval, over_seeds
 from alpkit.analysis.tables import Table
 from alpkit.analysis.text import DASH, brief
@@ -77,14 +78,20 @@ MEASURES: Final = (
 def overview(frame: GridFrame, arms: Sequence[str] | None = None) -> Overview:
     """The measures of `arms` (default: `chief_arms`) over their finished seeds."""
     shown = list(arms) if arms is not None else chief_arms(frame)
-    measures = list(_logged(frame, shown))
-    rows = []
-    for arm in shown:
-        own = frame.cells[frame.cells["arm"] == arm]
-        done = frame.finished[frame.finished["arm"] == arm]
-        entries = tuple(_entry(done, measure) for measure in measures)
-        rows.append(ArmRow(arm, len(done), len(own), entries))
-    return Overview(tuple(rows), len(frame.arms))
+    cells = [(arm, frame.cells[frame.cells["arm"] == arm]) for arm in shown]
+    return overview_of(cells)._replace(arms=len(frame.arms))
+
+
+def overview_of(groups: Sequence[tuple[str, pd.DataFrame]]) -> Overview:
+    """The measures of named groups of cells, wherever they come from."""
+    finished = [(name, own, own[own["state"] == FINISHED]) for name, own in groups]
+    together = pd.concat([done for *_, done in finished]) if finished else pd.DataFrame()
+    measures = list(_logged(together))
+    rows = tuple(
+        ArmRow(name, len(done), len(own), tuple(_entry(done, measure) for measure in measures))
+        for name, own, done in finished
+    )
+    return Overview(rows, len(rows))
 
 
 def chief_arms(frame: GridFrame) -> list[str]:
@@ -103,7 +110,7 @@ def chief_arms(frame: GridFrame) -> list[str]:
 
 def score_column(frame: GridFrame) -> str:
     """What arms are scored by: greedy accuracy where the grid evaluates, else the final reward."""
-    return "eval_greedy" if frame.cells["eval_greedy"].notna().any() else "final_reward"
+    return _score_of(frame.cells)
 
 
 def overview_table(found: Overview) -> Table:
@@ -137,18 +144,22 @@ def seeds_text(row: ArmRow) -> str:
     return str(row.cells) if row.finished == row.cells else f"{row.finished} of {row.cells}"
 
 
-def _logged(frame: GridFrame, arms: Sequence[str]) -> Iterator[Measure]:
-    done = frame.finished[frame.finished["arm"].isin(list(arms))]
-    score = score_column(frame)
+def _logged(done: pd.DataFrame) -> Iterator[Measure]:
+    """The measures that some cell logged; one score, as two would be asked which of them counts."""
+    score = _score_of(done)
     for measure in MEASURES:
-        # One score: two would be asked which of them counts.
         if measure.column in ("eval_greedy", "final_reward") and measure.column != score:
             continue
         values = done[measure.column] if measure.column in done else pd.Series(dtype=float)
         if values.notna().any() and not (
-            measure.column == "weight_removed" and (values == 0).all()
+            measure.column == "weight_removed" and values.fillna(0).eq(0).all()
         ):
             yield measure
+
+
+def _score_of(cells: pd.DataFrame) -> str:
+    evaluated = "eval_greedy" in cells and cells["eval_greedy"].notna().any()
+    return "eval_greedy" if evaluated else "final_reward"
 
 
 def _entry(done: pd.DataFrame, measure: Measure) -> Entry:

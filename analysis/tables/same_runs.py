@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Pair
