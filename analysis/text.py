@@ -22,7 +22,9 @@ def number(value: float, digits: int) -> str:
     if value == 0:
         return f"{value:.{digits}f}"
     before = math.floor(math.log10(abs(value))) + 1
-    return f"{float(f'{value:.3g}'):.{max(0, min(digits, SIGNIFICANT - before))}f}"
+    if before > SIGNIFICANT:
+        return f"{float(f'{value:.{SIGNIFICANT}g}'):.0f}"
+    return f"{value:.{min(digits, SIGNIFICANT - before)}f}"
 
 
 def brief(value: float, *, signed: bool = False) -> str:

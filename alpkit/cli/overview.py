@@ -40,11 +40,11 @@ def print_frame(frame: "GridFrame") -> None:
     from alpkit.analysis.figures.style import looks  # heavy: matplotlib
     from alpkit.analysis.pairs import pairs
     from alpkit.analysis.tables.overview import overview, overview_table
-    from alpkit.analysis.tables.same_runs import rare_bounds, same_runs
+    from alpkit.analysis.tables.same_runs import in_short, rare_bounds, same_runs
     from alpkit.analysis.text import row_dicts
 
     same = same_runs(frame, pairs(frame))
-    for words in (*same, *rare_bounds(frame, but=same)):
+    for words in in_short([*same, *rare_bounds(frame, but=same)]):
         note(f"warning: {words}")
     found = overview(frame)
     table = overview_table(found)

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alpkit.analysis.figures.over_steps import COLUMNS, FINISHED_SERIES, SEEDS, over_steps
+from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps, smoothed
 from alpkit.analysis.figures.panels import (
     Looks,
     legend_below,
@@ -33,13 +33,17 @@ SPIKE_SERIES: Final = "spike"
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike."""
-    lines = over_steps(frame, DYNAMICS)
+    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike.
+
+    smooth: the mean over five points, which K1, K3 and the gradient norm are drawn by.
+    """
+    lines = smoothed(over_steps(frame, DYNAMICS))
     spikes = frame.spike_log.rows
     spikes = spikes[spikes["metric"].isin(DYNAMICS)]
     marks = spikes[["metric", "arm", "step"]].assign(series=SPIKE_SERIES, n=1, interval="range")
     marks = marks.assign(mean=spikes["value"], low=spikes["value"], high=spikes["value"])
-    return pd.concat([lines, marks[COLUMNS]], ignore_index=True) if len(marks) else lines
+    marks = marks.assign(smooth=spikes["value"])
+    return pd.concat([lines, marks[lines.columns]], ignore_index=True) if len(marks) else lines
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:

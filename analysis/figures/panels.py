@@ -19,8 +19,6 @@ from alpkit.analysis.figures.style import Look
 Looks = dict[str, Look]
 
 PER_ROW: Final = 6
-SMOOTH: Final = 5
-"""Points that a smoothed line averages over."""
 RAW: Final = 0.3
 """Opacity of the raw line behind a smoothed one."""
 ARM_MARK: Final = "arm:"
@@ -52,15 +50,11 @@ def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean"
 
 
 def smoothed_line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str) -> None:
-    """`mean` over `step`, smoothed over `SMOOTH` points, with the raw line pale behind it."""
-    if len(part) < 3 * SMOOTH:
-        line(part, axes, looks, arm)
-        return
+    """`smooth` over `step`, with the raw `mean` pale behind it."""
     look = looks[arm]
-    smooth = part["mean"].rolling(SMOOTH, center=True, min_periods=1).mean()
     with of_arm(axes, arm):
         axes.plot(part["step"], part["mean"], color=look.colour, lw=0.7, alpha=RAW)
-        axes.plot(part["step"], smooth, color=look.colour, ls=look.line, label=arm)
+        axes.plot(part["step"], part["smooth"], color=look.colour, ls=look.line, label=arm)
 
 
 @contextmanager

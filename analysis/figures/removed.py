@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps
+from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps, smoothed
 from alpkit.analysis.figures.panels import Looks, legend_below, smoothed_line
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
@@ -30,7 +30,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
     Keys that are 0 at every step of every arm are left out: the receipt table holds them.
     """
     keys = [f"receipt/{name}" for name in REMOVED]
-    lines = over_steps(frame, keys)
+    lines = smoothed(over_steps(frame, keys))
     lines = lines[lines["series"] == FINISHED_SERIES]
     acted = lines.groupby("metric")["mean"].transform("max") > 0
     return lines[acted].reset_index(drop=True)

@@ -77,9 +77,10 @@ def reason(frame: GridFrame, found: Sequence[Verdict]) -> str:
     if frame.only_cell:
         return f"This is one cell; `alpkit analyze {frame.grid.name}` compares it with the others."
     if frame.finished.empty:
-        running = int((frame.cells["state"] == "running").sum())
-        state = f"{running} still running" if running else "none did"
-        return f"No cell has finished ({state}), so there is nothing to compare yet."
+        states = ", ".join(
+            f"{n} {state}" for state, n in frame.cells["state"].value_counts().items()
+        )
+        return f"No cell has finished, so there is nothing to compare yet: {states or 'no cells'}."
     if len(frame.arms) < 2:
         return (
             "One arm: there is nothing to compare it with, so this page shows and claims nothing."

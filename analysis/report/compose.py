@@ -163,8 +163,8 @@ def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:
 
 def _corrections(frame: GridFrame, results: Results) -> list[Block]:
     warnings: list[Block] = []
-    if results.warnings:
-        warnings = [Bullets(results.warnings, warning=True)]
+    if told := [*results.same, *results.warnings]:
+        warnings = [Bullets(told, warning=True)]
     return [*warnings, receipt_table(frame), *_drawn(frame, "Corrections")]
 
 

@@ -13,6 +13,7 @@ from alpkit.analysis.report.page import Cell, First, Row
 from alpkit.analysis.report.pictures import picture
 from alpkit.analysis.report.results import Results
 from alpkit.analysis.tables.overview import Entry, Overview, overview_table, seeds_text
+from alpkit.analysis.tables.same_runs import in_short
 
 _WIDTH: Final = 98.0
 """Length of a strip, of 100: the last place's mark needs room."""
@@ -25,7 +26,7 @@ def first_screen(frame: GridFrame, results: Results, looks: Looks) -> First:
     told = claims(frame, results.pairs, results.verdicts, results.spikes) if finished else []
     return First(
         reason=reason(frame, results.verdicts),
-        same=results.same,
+        same=in_short(results.same),
         told=told,
         hero=hero,
         measures=found.measures,

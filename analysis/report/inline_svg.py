@@ -37,6 +37,7 @@ def inline(svg: str, name: str, figure: Figure, looks: Looks, *, alt: str) -> Dr
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
     present = {
         str(artist.get_gid()).removeprefix(ARM_MARK)
         for axes in figure.axes

@@ -3,7 +3,7 @@
 Said first, because no test between such arms means anything.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,8 @@ EQUAL: Final = 1e-9
 """Largest relative difference of arms that are the same run but for rounding."""
 NEAR: Final = 0.01
 """Mean relative difference below which two arms are told to be nearly the same run."""
+MOST: Final = 3
+"""Sentences that a first screen has room for."""
 RARE: Final = 1e-3
 """Share of tokens below which a bound is told to have hardly acted."""
 
@@ -44,6 +46,13 @@ def rare_bounds(frame: GridFrame, *, but: Iterable[str] = ()) -> list[str]:
     told = " ".join(but)
     found = ((arm, _touched(frame, arm)) for arm in frame.arms)
     return [f"{arm}: {words}." for arm, words in found if words and words not in told]
+
+
+def in_short(sentences: Sequence[str]) -> list[str]:
+    """The first of many sentences, and how many more there are."""
+    if len(sentences) <= MOST:
+        return list(sentences)
+    return [*sentences[:MOST], f"And {len(sentences) - MOST} more of this kind."]
 
 
 def _gap(frame: GridFrame, arm: str, control: str) -> tuple[float, float] | None:
