@@ -82,7 +82,14 @@ _PLAIN = (
         "A fall towards 0 is collapse; exploration stops before reward does."),
     Metric("train/skipped_updates", "count",
         "Updates of the step that were not applied (no surviving token, or a non-finite gradient).",
-        "0 in a healthy run."),
+        "0 in a healthy run; under dtype: float16 a few, see train/overflows."),
+    Metric("train/loss_scale", "1",
+        "Factor on the loss during the backward at the end of the step; dtype: float16 only.",
+        "Halves at an overflow, doubles after 2000 updates without one. Falling on and on: the gradient "
+        "itself is not finite."),
+    Metric("train/overflows", "count",
+        "Updates of the step that were skipped because the scaled gradient was not finite; dtype: float16 only.",
+        "A few in the first steps, while the scale is found, then about one in 2000 updates."),
     Metric("eval/greedy", "share",
         "Held-out items solved by greedy decoding / all items.",
         "The steadiest score; deterministic for given weights."),
@@ -182,6 +189,12 @@ _PLAIN = (
         "Sum of |advantage| over valid tokens with weight 0 (masked or rejected) / its sum over all valid "
         "tokens.",
         "Above removed tokens' share: the correction takes the tokens that matter most."),
+    Metric("receipt/reference_log_ratio_clamped", "share",
+        "Valid tokens whose log ratio to the reference met reference_kl.log_ratio_clamp / valid tokens.",
+        "Above 0: tokens that are not pulled back, however far they have gone."),
+    Metric("receipt/reference_value_clamped", "share",
+        "Valid tokens whose KL estimate met reference_kl.value_clamp / valid tokens.",
+        "Above 0: tokens that are not pulled back, but for k3_straight_through."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -220,10 +233,15 @@ _PLAIN = (
         "|mean| / sample standard deviation, over the step's micro-batches, of the gradient of log sigma; "
         "mean over its entries. Absent below two micro-batches.",
         "Near 0 log sigma walks at random: its signal grows with sigma itself (alp.md F.2.4)."),
+    Metric("rollout/rounded_share", "share",
+        "Weights of the decoder blocks' matrices that rollout.weights rounds / all of them; at step 0, and "
+        "absent where none is rounded.",
+        "1 for models whose every matrix is known; a run below 0.95 does not start."),
     Metric("probe/gap_mean", "nats",
-        "Mean |log-prob difference| between trainer and sampler on the fixed probe after a sync; "
-        "each probe token counts once.",
-        "A jump means a stale sampler, which looks like the phenomenon under study (trl#5312)."),
+        "Mean |log-prob difference| between trainer (in its own dtype and head) and sampler on the fixed "
+        "probe after a sync; each probe token counts once.",
+        "Both engines' rounding. A jump means a stale sampler, which looks like the phenomenon under study "
+        "(trl#5312)."),
     Metric("probe/gap_max", "nats",
         "Largest |log-prob difference| on the probe after a sync.",
         "Large with a small mean: a few tokens at the edge of the sampler's precision."),
@@ -238,7 +256,7 @@ _PLAIN = (
         "0; the trainer's own numbers are broken otherwise."),
     Metric("nonfinite/grad_norm", "count",
         "Updates of the step whose gradient norm was NaN or infinite.",
-        "0; each is a skipped update."),
+        "0; each is a skipped update. Under dtype: float16 overflows of the loss scale are among them."),
     *(
         Metric(f"time/{name}", "seconds", f"Wall-clock time of the step spent on {what}.", reading)
         for name, what, reading in (
@@ -271,7 +289,9 @@ RATIO_KINDS: Final[dict[str, str]] = {
     "raw": "unperturbed pi_theta / mu, for every arm: the quantity on which arms are compared",
     "mismatch": "pi_old / mu: two engines, one set of weights",
     "staleness": "pi_theta / pi_old: the updates since the rollout",
-    "perturbation": "pi_theta,delta / pi_theta: the noise alone (perturbed arms only)",
+    "perturbation": "pi_theta,delta / pi_theta: the noise alone in float32; under autocast (dtype: bfloat16, "
+    "float16) two forwards that round differently, so that it includes rounding and a small sigma shows "
+    "mostly that: read it beside noise/to_rms (perturbed arms only)",
     "loss": "the ratio that the surrogate clips, per token before reduction and clamp "
     "(perturbed where the arm perturbs)",
     "applied": "the weights that multiplied the loss, over tokens with weight > 0 only "

@@ -41,8 +41,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "maximum": ("minimum",),
     "amax": ("amin",),
     "amin": ("amax",),
-    "add_": ("sub_",),
-    "sub_": ("add_",),
+    "add": ("sub",),
+    "sub": ("add",),
+    "sub_": ("add",),
     "upper": ("lower",),
     "lower": ("upper",),
     "low": ("high",),
@@ -64,10 +65,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "counted": ("count",),
     "slope": ("loss",),
     "now": ("reference",),
+    "loss": ("slope",),
+    "clamped": ("value",),
 }
 # Calls that can be left out: `x.abs()` becomes `x`, `clean(x, real)` becomes `x`.
 METHODS = frozenset({"abs", "clamp", "clone", "cumsum", "detach", "exp", "expm1", "sqrt", "square"})
-WRAPPERS = frozenset({"clean", "times", "valid"})
+WRAPPERS = frozenset({"clean"})
 
 
 class Mutant(NamedTuple):

@@ -28,11 +28,6 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path("alpkit/objective")
 KNOWN = Path(__file__).with_name("mutate_equivalent.toml")
 PAGE = ROOT / "docs" / "mutation-objective.md"
-# Those that notice most come first.
-TESTS = [
-    f"tests/objective/test_{name}.py" for name in ("loss", "correction", "equivalences", "verl")
-]
-OWN_TESTS = {"sketch": ["tests/objective/test_sketch.py", "-k", "not ranks"]}
 SHAPES = [
     "-p",
     "jaxtyping._pytest_plugin",
@@ -47,9 +42,7 @@ TESTS = [
     [LOSS, CORRECTION, OUTPUTS, "-k", "not paper"],
     [*SHAPES, LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS],
 ]
-OWN_TESTS = {
-    "sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch and not ranks"]]
-}
+OWN_TESTS = {"sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch"]]}
 PYTEST = [
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
     "-o", "addopts=", "-m", "not oracle and not slow", "--import-mode=importlib",

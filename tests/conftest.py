@@ -4,6 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason to fail: speed is measured in benchmarks/.
+settings.register_profile("alpkit", deadline=None)
+settings.load_profile("alpkit")
 
 
 @pytest.fixture(scope="session")

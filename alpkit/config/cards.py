@@ -60,6 +60,7 @@ class Card:
     def text(self) -> str:
         """The card for a terminal."""
         rows = {"formula": self.preset.formula, **self.axes, "source": self.preset.source}
+        rows |= {"not taken": self.preset.not_taken} if self.preset.not_taken else {}
         rows["avoid"] = self.preset.avoid
         width = max(map(len, rows))
         lines = [self.name, *(f"  {key:<{width}}  {value}" for key, value in rows.items())]
@@ -70,8 +71,9 @@ class Card:
         """The card in docs/methods.md."""
         lines = ["", f"### {self.name}", "", f"`{self.preset.formula}`", ""]
         lines += [f"- **{key}**: {value}" for key, value in self.axes.items()]
-        lines += [f"- **source**: {self.preset.source}", f"- **avoid** {self.preset.avoid}", ""]
-        return [*lines, "```yaml", *self.settings.rstrip().splitlines(), "```"]
+        lines += [f"- **source**: {self.preset.source}", f"- **avoid** {self.preset.avoid}"]
+        lines += [f"- **not taken**: {self.preset.not_taken}"] if self.preset.not_taken else []
+        return [*lines, "", "```yaml", *self.settings.rstrip().splitlines(), "```"]
 
     @property
     def data(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ class Card:
             "perturbation": None if noise is None else noise.model_dump(mode="json"),
             "source": self.preset.source,
             "avoid": self.preset.avoid,
+            "not_taken": self.preset.not_taken,
         }
 
 
@@ -115,7 +118,9 @@ def _axes(objective: ObjectiveConfig, noise: PerturbationConfig | None) -> dict[
     }
     if objective.reference_kl.coef:
         kl = objective.reference_kl
-        axes["reference_kl"] = f"{kl.coef:g}, {kl.estimator}"
+        held = "" if kl.value_clamp is None else f", value into +-{kl.value_clamp:g}"
+        clamps = f"log ratio into +-{kl.log_ratio_clamp:g}{held}"
+        axes["reference_kl"] = f"{kl.coef:g}, {kl.estimator}, {clamps}"
     if objective.log_ratio_clamp != (-20.0, 20.0):
         axes["log_ratio_clamp"] = str(list(objective.log_ratio_clamp))
     if noise is not None:

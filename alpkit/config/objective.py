@@ -7,7 +7,7 @@ config, so that two spellings of one method have one hash. Weights and rejection
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from alpkit.config.base import Section
 from alpkit.config.correction import Level, RejectConfig, WeightConfig
@@ -90,16 +90,23 @@ class ReferenceKLConfig(Section):
     """With d = log pi_ref - log pi: k1 = -d, k2 = d^2/2, k3 = exp(d) - 1 - d; k3_straight_through has k3's
     value and k2's gradient, which is the KL's own."""
 
+    log_ratio_clamp: PositiveFloat = 20.0
+    """Largest |d|, nats; beyond it the gradient is 0. Clamped tokens are counted."""
+    value_clamp: PositiveFloat | None = None
+    """Largest |estimate| of a token, nats; beyond it the gradient is 0 (k3_straight_through keeps k2's). The
+    released scripts have 10; null: none. Clamped tokens are counted."""
+
     @model_validator(mode="before")
     @classmethod
     def _drop_what_has_no_effect(cls, data: object) -> object:
         if not isinstance(data, dict) or data.get("coef", 0) != 0:
             return data
-        if "estimator" in data and "coef" not in data:
+        settings = [key for key in cls.model_fields if key in data and key != "coef"]
+        if settings and "coef" not in data:
             raise ValueError(
-                "estimator does nothing without a coef; set coef to a number > 0, or remove it"
+                f"{settings[0]} does nothing without a coef; set coef to a number > 0, or remove it"
             )
-        return {key: value for key, value in data.items() if key != "estimator"}
+        return {key: value for key, value in data.items() if key not in settings}
 
 
 class ObjectiveConfig(Section):

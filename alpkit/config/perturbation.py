@@ -7,7 +7,14 @@ one hash: `layers` away from the decoder layers, and the optimizer's settings of
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from alpkit.config.base import Section
 from alpkit.errors import ConfigError
@@ -31,8 +38,8 @@ class SigmaConfig(Section):
     """Whether log sigma is trained through the ratio."""
     per: Literal["scalar", "vocab"] = "scalar"
     """vocab: one sigma per vocabulary entry (site logits only)."""
-    lr: PositiveFloat = 0.01
-    """AdamW learning rate of log sigma."""
+    lr: NonNegativeFloat = 0.01
+    """AdamW learning rate of log sigma; 0: it keeps its gradient and never moves."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decay on log sigma pulls sigma towards 1; the released scripts have 0.01 without saying so."""
 
@@ -107,8 +114,10 @@ class PerturbationConfig(Section):
 
     site: Site = "layer_input"
     """layer_input: the residual stream before the layer's input norm (the paper's site);
-    attention_output, mlp_output: what a layer's block adds to it; embedding: token embeddings;
-    final_hidden: what the LM head reads; logits: before soft-capping, temperature and softmax."""
+    attention_output, mlp_output: what a layer's block adds to it, behind the block's own norm where a layer has
+    one there (gemma2, gemma3, olmo2), before granite's residual multiplier; embedding: token embeddings;
+    final_hidden: what the LM head reads; logits: before the model's logit scale, its soft cap, temperature and
+    softmax."""
     layers: str | tuple[int, ...] = "all"
     """all | early | middle | late | first:k | last:k | middle:k | every:k | a-b (inclusive, 0-based) | [i, ...];
     no effect at embedding, final_hidden and logits."""
@@ -124,6 +133,12 @@ class PerturbationConfig(Section):
     """Noisy forwards per micro-batch, averaged in the loss."""
     antithetic: bool = False
     """Draws come in pairs of opposite sign; `draws` counts both members."""
+
+    gradient: Literal["perturbed", "clean"] = "perturbed"
+    """Which policy the loss's gradient goes through. perturbed: the one whose ratio is clipped (ALP). clean:
+    the value of the perturbed ratio with the gradient of pi_theta, a control that tells the noise in the ratio
+    from the smoothing of the network; it costs one more forward, and sigma has no gradient, so that it must be
+    fixed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -158,6 +173,11 @@ class PerturbationConfig(Section):
             raise ValueError(
                 f"antithetic: pairs need an even number of draws, got {self.draws}; set draws: {self.draws + 1}"
             )
+        if self.gradient == "clean" and self.sigma.learnable:
+            raise ValueError(
+                "sigma.learnable: gradient: clean sends nothing through the noise, so sigma has no gradient to learn "
+                "from; set sigma.learnable: false, or gradient: perturbed"
+            )
         return self
 
     @property
@@ -169,7 +189,7 @@ class PerturbationConfig(Section):
 def resolve_layers(spec: str | tuple[int, ...], count: int) -> list[int]:
     """Layer indices that `spec` selects in a model of `count` layers.
 
-    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth (`docs`, design §4).
+    early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth.
     Raises `ConfigError` for an index or a window outside the model, and for an empty named window.
     """
     if isinstance(spec, tuple):

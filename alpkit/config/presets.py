@@ -23,12 +23,16 @@ _NOISE = {"site": "layer_input", "layers": "all"}
 
 
 class Preset(NamedTuple):
-    """A method: its settings, formula, source, and when to leave it alone."""
+    """A method: its settings, formula, source, and when to leave it alone.
+
+    `not_taken`: what the source does besides and alpkit leaves out (`paper/*` alone).
+    """
 
     settings: dict[str, Any]
     formula: str
     source: str
     avoid: str
+    not_taken: str = ""
 
 
 def _bypass(level: str) -> dict[str, Any]:

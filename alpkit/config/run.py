@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -38,13 +39,20 @@ _REFUSED_SAMPLING = {
 }
 
 
-class AdditionConfig(Section):
+class _Task(Section):
+    @property
+    def multi_turn(self) -> bool:
+        """Whether a response may have several turns, so that the turn levels differ from the product."""
+        return False
+
+
+class AdditionConfig(_Task):
     name: Literal["addition"] = "addition"
     digits: Annotated[int, Field(ge=1, le=9)] = 3
     """Digits of each operand."""
 
 
-class ReasoningGymConfig(Section):
+class ReasoningGymConfig(_Task):
     name: Literal["reasoning_gym"]
     dataset: str
     """Any data set of the reasoning-gym package, for example chain_sum."""
@@ -75,7 +83,8 @@ class _Rollout(Section):
 class HfRolloutConfig(_Rollout):
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
-    """Precision that the sampler's linear weights are rounded to: a dial for the train/inference mismatch."""
+    """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
+    mismatch."""
     batch: PositiveInt = 512
     """Sequences generated at once."""
 
@@ -84,6 +93,8 @@ class VllmRolloutConfig(_Rollout):
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute dtype of vLLM's copy."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """float32: vLLM forms its logits in float32 whatever its dtype; auto: in its dtype."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Storage of keys and values; fp8 is the largest mismatch one key can make."""
     kv_cache_gib: PositiveFloat = 1.0
@@ -92,6 +103,11 @@ class VllmRolloutConfig(_Rollout):
     """Share of a GPU's memory for vLLM beside the trainer."""
     max_model_len: PositiveInt = 1024
     """Longest prompt plus response, tokens."""
+
+    @field_validator("head_dtype")
+    @classmethod
+    def _drop_a_float32_head_of_a_float32_engine(cls, value: str, info: ValidationInfo) -> str:
+        return "auto" if info.data.get("dtype") == "float32" else value
 
 
 RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminator="engine")]
@@ -102,8 +118,8 @@ class TrainConfig(Section):
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
-    lr: PositiveFloat = 2e-4
-    """AdamW learning rate of the policy."""
+    lr: NonNegativeFloat = 2e-4
+    """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -165,8 +181,10 @@ class RunConfig(Section):
     """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: float32 master weights with autocast."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """bfloat16, float16: float32 master weights with autocast; float16 with a loss scale that is found on the way."""
+    head: Literal["autocast", "float32"] = "autocast"
+    """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
@@ -189,6 +207,11 @@ class RunConfig(Section):
                 data[section] = {key: default, **data[section]}
         return data
 
+    @field_validator("head")
+    @classmethod
+    def _drop_a_float32_head_without_autocast(cls, value: str, info: ValidationInfo) -> str:
+        return "autocast" if info.data.get("dtype") == "float32" else value
+
     @field_validator("perturbation")
     @classmethod
     def _drop_what_attaches_nothing(
@@ -205,6 +228,20 @@ class RunConfig(Section):
                 f"{self.rollout.prompts} ({samples} responses), so mini-batches would differ in size or cut a group; "
                 "choose a divisor"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_need_a_task_that_has_them(self) -> Self:
+        objective = self.objective
+        for section, level in (
+            ("ratio", objective.ratio.level),
+            ("weight", objective.weight.level),
+        ):
+            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+                raise ValueError(
+                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
+                    "another one's copy under its own name; set level: product, or choose a multi-turn task"
+                )
         return self
 
     @model_validator(mode="after")

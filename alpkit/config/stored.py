@@ -1,9 +1,9 @@
-"""The `config.yaml` of a run folder, as this version reads it.
+"""The configuration that a run folder holds, as this version reads it.
 
 An older one may lack fields, which take their defaults, and may hold fields that are no more: those go
 where they had no effect, and are an error where they had one.
 
-    load_run("runs/quickstart/1f0c6a2b9e/config.yaml").cell_id()
+    load_run(RunFolder(folder).config).cell_id()
 """
 
 from collections.abc import Mapping

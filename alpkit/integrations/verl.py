@@ -5,7 +5,8 @@
 
 verl's losses see pi_old, pi_theta and one precomputed weight, never mu itself: in bypass mode verl puts
 mu in pi_old's place (denominator: rollout); otherwise weights and rejections of pi_old/mu are made once
-per rollout by `correct_batch`. Imports only torch and alpkit.objective until `register` is called.
+per rollout by `correct_batch`. Imports only torch and alpkit.objective until `register` is called. Not
+here: the noise (`alpkit.integrations.verl_noise`).
 """
 
 from collections.abc import Callable, MutableMapping
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig
+from alpkit.errors import ConfigError
 from alpkit.objective import Normalizer, mismatch_correction, policy_loss
 
 _AGGREGATES = {
@@ -33,24 +35,35 @@ def register(name: str, objective: ObjectiveConfig) -> None:
 
 
 def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
-    """A function with verl's policy-loss signature; raises ValueError for what verl cannot feed it."""
+    """A function with verl's policy-loss signature; raises ConfigError for what verl cannot feed it."""
     bypass = objective.ratio.denominator == "rollout"
     if "mismatch" in objective.corrected:
-        raise ValueError(
-            "verl's policy losses never see mu, so weights and rejections of mismatch cannot be made there; "
-            "drop them from the objective and call correct_batch on the rollout batch"
+        raise ConfigError(
+            "weights and rejections of mismatch cannot be made inside a verl loss",
+            where="objective",
+            why="verl's policy losses never see mu",
+            fix="drop them from the objective and call correct_batch on the rollout batch",
         )
     if not bypass and objective.corrected:
-        raise ValueError(
-            "of: bypass needs mu, which verl hands to a loss only in bypass mode; set ratio.denominator: rollout"
+        raise ConfigError(
+            "of: bypass cannot be made inside a verl loss",
+            where="objective",
+            why="it needs mu, which verl hands to a loss only in bypass mode",
+            fix="set ratio.denominator: rollout",
         )
     if objective.of_whole_batch:
-        raise ValueError(
-            "a rejection that shrinks the denominator needs the whole mini-batch, and a verl loss sees one "
-            "micro-batch; set normalizer: keep"
+        raise ConfigError(
+            "a rejection that shrinks the denominator cannot be made inside a verl loss",
+            where="objective.reject",
+            why="it needs the whole mini-batch, and a verl loss sees one micro-batch",
+            fix="set normalizer: keep",
         )
     if objective.reference_kl.coef > 0:
-        raise ValueError("verl adds its own KL; set reference_kl.coef: 0 and use actor.use_kl_loss")
+        raise ConfigError(
+            "objective.reference_kl cannot be computed inside a verl loss",
+            why="verl adds its own KL",
+            fix="set reference_kl.coef: 0 and use actor.use_kl_loss",
+        )
 
     def loss_of(
         old_log_prob: Tensor,
@@ -64,9 +77,10 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
         aggregate = _AGGREGATES[loss_agg_mode]
         if rollout_is_weights is not None:
             if bypass:
-                raise ValueError(
-                    "verl's rollout_is_weights would count the mismatch twice beside denominator: rollout; "
-                    "set algorithm.rollout_correction.rollout_is: null"
+                raise ConfigError(
+                    "verl's rollout_is_weights would count the mismatch twice",
+                    why="denominator: rollout holds it already",
+                    fix="set algorithm.rollout_correction.rollout_is: null",
                 )
             # Detached factors on the loss are factors on the advantage: every surrogate is linear in it
             # where the factor is >= 0.
@@ -102,9 +116,10 @@ def correct_batch(
     """
     kept_in = [rule for rule in objective.reject if rule.normalizer == "keep"]
     if kept_in:
-        raise ValueError(
-            "verl counts a token exactly when its loss mask has it, so reject cannot keep the denominator; "
-            "set normalizer: shrink"
+        raise ConfigError(
+            "objective.reject cannot keep the denominator inside verl",
+            why="verl counts a token exactly when its loss mask has it",
+            fix="set normalizer: shrink",
         )
     mask = batch["response_mask"]
     plain = mismatch_correction(

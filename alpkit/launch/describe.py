@@ -33,6 +33,7 @@ def params(cell: Cell) -> dict[str, object]:
         "seed": cell.seed,
         "model": config.model,
         "dtype": config.dtype,
+        "head": config.head,
         "task": config.task.name,
         "rollout.engine": rollout.engine,
         "rollout.lag": rollout.lag,
@@ -57,6 +58,7 @@ def params(cell: Cell) -> dict[str, object]:
             params["rollout.weights"] = rollout.weights
         case "vllm":
             params["rollout.dtype"] = rollout.dtype
+            params["rollout.head_dtype"] = rollout.head_dtype
             params["rollout.kv_cache_dtype"] = rollout.kv_cache_dtype
     return params | cell.axes
 

@@ -62,9 +62,13 @@ def _check_task(config: RunConfig) -> None:
 
 def _check_model(config: RunConfig) -> None:
     # Imports torch: a few seconds, against a grid of runs that all fail.
-    from alpkit.policy.checking import check_model
+    from alpkit.policy.checking import check_model, model_without_weights
+    from alpkit.rollout.precision import check_rounding
 
     check_model(config.model, config.revision, config.perturbation)
+    model = model_without_weights(config.model, config.revision)
+    if config.rollout.engine == "hf" and model is not None:
+        check_rounding(model, config.rollout.weights)
 
 
 def _installed(package: str) -> bool:

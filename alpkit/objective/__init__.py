@@ -5,31 +5,25 @@ Takes arrays and plain settings, so that a notebook can call it on anyone's log-
 
 from alpkit.objective.advantage import group_advantage
 from alpkit.objective.aggregate import Normalizer, normalizer_sums, whole_batch
-from alpkit.objective.correction import Correction, agreement, mismatch_correction
+from alpkit.objective.correction import Correction, mismatch_correction
 from alpkit.objective.inputs import Inputs
 from alpkit.objective.levels import reduce_to_level
-from alpkit.objective.loss import LossOutput, policy_loss, removal_agreement
+from alpkit.objective.loss import LossOutput, policy_loss
 from alpkit.objective.reference import reference_kl
-from alpkit.objective.sketch import all_reduce_state, merge_states, sketch_state
+from alpkit.objective.sketch import sketch_state
 from alpkit.objective.surrogate import surrogate
-from alpkit.objective.weights import importance_weight
 
 __all__ = [
     "Correction",
     "Inputs",
     "LossOutput",
     "Normalizer",
-    "agreement",
-    "all_reduce_state",
     "group_advantage",
-    "importance_weight",
-    "merge_states",
     "mismatch_correction",
     "normalizer_sums",
     "policy_loss",
     "reduce_to_level",
     "reference_kl",
-    "removal_agreement",
     "sketch_state",
     "surrogate",
     "whole_batch",

@@ -14,15 +14,19 @@ def group_advantage(
 ) -> Float[Tensor, " batch"]:
     """One advantage per response, relative to the responses of its prompt.
 
-    grpo: (r - mean) / (std + 1e-6) with the unbiased std, arXiv:2402.03300 eq. 3 and `spec/alp.md` A.2;
-    dr_grpo: r - mean, arXiv:2503.20783; rloo: r - mean of the others, arXiv:2402.14740. A group whose
-    rewards are all equal gives 0; a group of one has mean 0 and std 1.
+    grpo: (r - mean) / (std + 1e-6) with the unbiased std, arXiv:2402.03300 eq. 3; dr_grpo: r - mean,
+    arXiv:2503.20783; rloo: r - mean of the others, arXiv:2402.14740. A group whose rewards are all equal
+    gives exactly 0; a group of one has mean 0 and std 1.
     """
     _, index, count = group.unique(return_inverse=True, return_counts=True)
     n = count.to(rewards.dtype)
-    total = torch.zeros_like(n).scatter_add(0, index, rewards)
+    # Rewards are taken above the group's smallest: the mean of eight times 0.7 is not 0.7 in floats, and
+    # dividing that rounding by a std of as little would make a signal of it.
+    smallest = torch.zeros_like(n).scatter_reduce(0, index, rewards, "amin", include_self=False)
+    above = rewards - torch.where(n > 1, smallest, 0.0)[index]
+    total = torch.zeros_like(n).scatter_add(0, index, above)
     mean = torch.where(n > 1, total / n, 0.0)
-    centred = rewards - mean[index]
+    centred = above - mean[index]
     match config.kind:
         case "grpo":
             if not config.normalize_std:

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from alpkit.config.objective import Aggregate, ObjectiveConfig
 from alpkit.objective.rejection import reject
-from alpkit.objective.tokens import TokenBatch
+from alpkit.objective.tokens import TokenBatch, marks
 from alpkit.objective.weights import raw_weight, weight_sums
 
 
 class Normalizer(NamedTuple):
-    """The whole mini-batch's denominator of the loss, and the mean that batch normalisation divides by."""
+    """A whole mini-batch's denominator of the loss, and the mean that batch normalisation divides by."""
 
     loss: Float[Tensor, ""]
     mean_weight: Float[Tensor, ""] | None = None
 
 
 class Sums(NamedTuple):
-    """What denominators are made of; adds up over micro-batches."""
+    """Counts and weights of one micro-batch, from which denominators are made; they add up."""
 
     tokens: Float[Tensor, ""]
     sequences: Float[Tensor, ""]
@@ -53,7 +53,7 @@ def normalizer_sums(
 def sums_of(
     tokens: TokenBatch, advantage: Float[Tensor, "batch #tok"], config: ObjectiveConfig
 ) -> Sums:
-    """The same from a prepared batch. The mean weight is taken before any rejection."""
+    """Add up one prepared micro-batch's denominators; the mean weight is taken before any rejection."""
     counted, clamp = tokens.count, config.log_ratio_clamp
     shrinking = [rule for rule in config.reject if rule.normalizer == "shrink"]
     if shrinking:
@@ -62,7 +62,7 @@ def sums_of(
     weight = weights = torch.zeros_like(tokens.nonfinite)
     if config.weight.normalize == "batch":
         factor = raw_weight(tokens, config.weight, clamp).weight
-        weight, weights = weight_sums(factor, tokens.count, config.weight)
+        weight, weights = weight_sums(factor, tokens, config.weight)
     return _sums(counted, weight, weights)
 
 
@@ -80,7 +80,7 @@ def own_normalizer(
 def _sums(
     counted: Float[Tensor, "batch 1"], weight: Float[Tensor, ""], weights: Float[Tensor, ""]
 ) -> Sums:
-    some = (counted > 0).sum().to(counted.dtype)
+    some = marks(torch.gt, counted, 0.0).sum()
     rows = torch.full_like(some, counted.shape[0])
     return Sums(counted.sum(), some, rows, weight, weights)
 

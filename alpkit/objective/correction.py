@@ -1,4 +1,4 @@
-"""What a correction does to each token: its weight, whether it stays, whether it counts.
+"""Corrections token by token: the weight of each, whether it stays, whether it counts.
 
 `mismatch_correction` is the part that other trainers can use as it is: they multiply their per-token
 loss by `weight` and take the mean over `keep` (shrinking) or over their own mask (keeping).
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alpkit.config.correction import RejectConfig, WeightConfig
 from alpkit.objective.rejection import reject as apply_rules
-from alpkit.objective.tokens import TokenBatch
-from alpkit.objective.weights import ones_where_masked, raw_weight, weight_sums
+from alpkit.objective.tokens import TokenBatch, marks
+from alpkit.objective.weights import raw_weight, weight_sums
 
 _CLAMP = (-20.0, 20.0)
 
@@ -32,7 +32,7 @@ class Correction(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """What the loss needs of a correction; marks are float 0/1.
+    """One micro-batch's correction, as the loss needs it; marks are float 0/1, and 0 where masked.
 
     `weight` is one per response where nothing in it differs within one; it says nothing where masked, and
     rejections are not in it. `accepted`: valid tokens that rejections left in; `kept`: those that the
@@ -55,7 +55,7 @@ def mismatch_correction(
     weight: WeightConfig,
     reject: Sequence[RejectConfig],
 ) -> Correction:
-    """Weights and rejections of pi_old/mu alone: what a trainer computes once per rollout.
+    """Weigh and reject tokens by pi_old/mu alone, once per rollout.
 
     Log-probs in nats, `mask` bool or 0/1. Batch normalisation divides by this batch's mean. Raises
     ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:
@@ -64,9 +64,9 @@ def mismatch_correction(
     tokens = TokenBatch.of(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
-    found = correct(tokens, weight, reject, clamp=_CLAMP)
-    factor = ones_where_masked(found.weight * found.accepted, tokens)
-    return Correction(factor, found.kept.bool(), found.receipt)
+    corrected = correct(tokens, weight, reject, clamp=_CLAMP)
+    factor = corrected.weight * corrected.accepted + (1 - tokens.real)
+    return Correction(factor, corrected.kept.bool(), corrected.receipt)
 
 
 def correct(
@@ -82,8 +82,8 @@ def correct(
     factor, inside, touched = raw_weight(tokens, weight, clamp)
     if weight.normalize == "batch":
         if mean_weight is None:
-            total, count = weight_sums(factor, tokens.count, weight)
-            mean_weight = total / count
+            total, number = weight_sums(factor, tokens, weight)
+            mean_weight = total / number
         # A mean of 0, or of no token at all, is a batch without weight: nothing is left to scale.
         factor = factor / torch.where(mean_weight > 0, mean_weight, 1)
     receipt = {"tokens": tokens.count.sum()} | touched
@@ -92,20 +92,8 @@ def correct(
         rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
         accepted, counted = tokens.real * (1 - rejected), tokens.count - tokens.rows(uncounted)
         lost = tokens.rows(rejected)
+        all_lost = marks(torch.eq, lost, tokens.count) * marks(torch.gt, lost, 0.0)
         receipt["rejected"] = lost.sum()
-        receipt["rejected_sequences"] = ((lost > 0) & (lost == tokens.count)).sum().to(lost.dtype)
+        receipt["rejected_sequences"] = all_lost.sum()
     kept = accepted if inside is None else accepted * inside
     return Corrected(factor, accepted, kept, counted, receipt)
-
-
-def agreement(
-    keep: Bool[Tensor, "batch tok"], other: Bool[Tensor, "batch tok"], mask: Tensor
-) -> dict[str, Tensor]:
-    """Counts that say how far two corrections remove the same valid tokens; they add over micro-batches.
-
-    `both` / (`both` + `only_own` + `only_other`) is their Jaccard index.
-    """
-    valid = mask.bool()
-    own, others = valid & ~keep, valid & ~other
-    hits = {"both": own & others, "only_own": own & ~others, "only_other": others & ~own}
-    return {f"agreement_{name}": torch.count_nonzero(hit).float() for name, hit in hits.items()}

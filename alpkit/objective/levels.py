@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alpkit.config.correction import Level
-from alpkit.objective.tokens import as_real, clean
+from alpkit.objective.tokens import as_float, clean
 
 
 def reduce_to_level(
@@ -24,8 +24,8 @@ def reduce_to_level(
     Masked entries are removed before any arithmetic, so their values (inf, NaN) never matter.
     `mask` is bool or 0/1. `turn` ids (0-based, non-decreasing along tok) serve the turn levels; None: one turn.
     """
-    real = as_real(mask, log_ratio.dtype)
-    return reduce_clean(clean(log_ratio.clone(), real), real, level, turn) * real
+    real = as_float(mask, log_ratio.dtype)
+    return reduce_clean(clean(log_ratio, real), real, level, turn) * real
 
 
 def reduce_clean(
@@ -34,10 +34,7 @@ def reduce_clean(
     level: Level,
     turn: Int[Tensor, "batch tok"] | None = None,
 ) -> Float[Tensor, "batch #tok"]:
-    """The same for log ratios that are already 0 where `real` is 0; [batch, 1] for product and geometric.
-
-    At the token level it is `valid` itself.
-    """
+    """Reduce log ratios that are already 0 where `real` is 0; [batch, 1] for product and geometric."""
     match level:
         case "token":
             return valid
@@ -47,16 +44,15 @@ def reduce_clean(
             count = real.sum(dim=1, keepdim=True).clamp(min=1)
             return valid.sum(dim=1, keepdim=True) / count
         case "cumulative":
-            reduced = valid.cumsum(dim=1)
+            return valid.cumsum(dim=1) * real
         case "cumulative_geometric":
-            reduced = valid.cumsum(dim=1) / real.cumsum(dim=1).clamp(min=1)
+            return valid.cumsum(dim=1) / real.cumsum(dim=1).clamp(min=1) * real
         case "turn" | "cumulative_turn":
             ids = torch.zeros_like(valid, dtype=torch.long) if turn is None else turn.long()
-            per_turn = valid.new_zeros(valid.shape[0], int(ids.max()) + 1)
-            per_turn = per_turn.scatter_add(1, ids, valid)
+            empty = valid.new_zeros(valid.shape[0], int(ids.max()) + 1)
+            per_turn = empty.scatter_add(1, ids, valid)
             if level == "cumulative_turn":
                 per_turn = per_turn.cumsum(dim=1)
-            reduced = per_turn.gather(1, ids)
+            return per_turn.gather(1, ids) * real
         case _:
             assert_never(level)
-    return reduced.mul_(real)

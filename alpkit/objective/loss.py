@@ -1,6 +1,9 @@
 """`policy_loss`: one function for every correction, from log-probs to a loss and its receipt.
 
-Log space until the last step; float32 at least; masked tokens never reach `exp`.
+    L = sum over tokens of scale * (keep * weight * surrogate(x, A) + coef * accept * KL_ref)
+
+where x is the clipped ratio at its level, weight and keep are the correction's, and scale is one over the
+mini-batch's denominator. Log space until the last step; float32 at least; masked tokens never reach `exp`.
 """
 
 from typing import Any, NamedTuple
@@ -11,14 +14,14 @@ from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.objective.aggregate import Normalizer, own_normalizer, row_scale
-from alpkit.objective.correction import agreement, correct
+from alpkit.objective.correction import correct
 from alpkit.objective.receipt import loss_receipt
 from alpkit.objective.terms import clipped_ratio, pull, weighted_terms
 from alpkit.objective.tokens import TokenBatch, clean
 
 
 class LossOutput(NamedTuple):
-    """What one micro-batch gave.
+    """Loss of one micro-batch, with its per-token factors and its receipt.
 
     `ratio`: what the surrogate clips; `weight`: the detached factor, 0 where rejected; both say nothing
     where masked. `keep`: valid tokens that weight and rejections left in. All detached except `loss`.
@@ -51,79 +54,69 @@ def policy_loss(
     denominator (`whole_batch`; a number where weights are not batch-normalised), None for this batch's
     own. `logp_old` may be None where the config does not use it (`config.needs_logp_old`), and
     `logp_reference` where reference_kl.coef is 0; ValueError otherwise.
-    Straight-through for every level but token: log x_t = sg(x) + logp_t - sg(logp_t), arXiv:2507.18071
-    eq. 14 and `spec/alp.md` A.4.
+    Straight-through for every level but token: log x_t = sg(log x) + logp_t - sg(logp_t), arXiv:2507.18071
+    eq. 14, so that every token of a response carries its own score-function gradient.
     """
-    old = logp_old if config.needs_logp_old else None
-    if old is None and config.needs_logp_old:
+    if logp_old is None and config.needs_logp_old:
         raise ValueError("this objective uses pi_old: pass logp_old")
+    old = logp_old if config.needs_logp_old else None
     tokens = TokenBatch.of(logp=logp, logp_old=old, logp_rollout=logp_rollout, mask=mask, turn=turn)
-    signal = _per_token(advantage, tokens)
-    given = _given(normalizer, tokens, config)
+    advantage = _per_token(advantage, tokens)
+    whole = _given(normalizer, tokens, config)
+
     ratio = clipped_ratio(tokens, config)
     corrected = correct(
         tokens,
         config.weight,
         config.reject,
         clamp=config.log_ratio_clamp,
-        advantage=signal,
-        mean_weight=None if given is None else given.mean_weight,
+        advantage=advantage,
+        mean_weight=None if whole is None else whole.mean_weight,
     )
-    removed = tokens.real - corrected.kept if config.corrected else None
-    receipt = corrected.receipt | loss_receipt(
-        tokens, ratio.value, signal, config.surrogate, removed
-    )
-    receipt["saturated"] = tokens.rows(ratio.saturated).sum()
-    terms = weighted_terms(tokens, ratio, signal, corrected, config)
-    receipt["surviving"] = terms.surviving
+    receipt = {
+        **corrected.receipt,
+        **loss_receipt(tokens, ratio.value, advantage, config, corrected.kept),
+        "saturated": tokens.rows(ratio.clamped).sum(),
+    }
+    loss, slope, receipt["surviving"] = weighted_terms(tokens, ratio, advantage, corrected, config)
     if config.reference_kl.coef > 0:
-        terms, receipt["reference_kl"] = pull(
-            terms, tokens, corrected.accepted, logp_reference, config.reference_kl
-        )
-    if given is None:
-        given = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
-    scale = row_scale(corrected.counted, config.aggregate, given.loss.to(tokens.real.dtype))
-    loss = _WithSlope.apply(logp, terms.value, terms.slope, scale)  # type: ignore[no-untyped-call]
+        kl = pull(tokens, logp_reference, config.reference_kl)
+        strength = config.reference_kl.coef * corrected.accepted
+        loss = loss + (strength * kl.value).sum(dim=1, keepdim=True)
+        slope = slope + strength * kl.slope
+        receipt["reference_kl"] = kl.value.sum()
+        receipt["reference_log_ratio_clamped"] = kl.log_ratio_clamped.sum()
+        receipt["reference_value_clamped"] = kl.value_clamped.sum()
+
+    if whole is None:
+        whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
+    scale = row_scale(corrected.counted, config.aggregate, whole.loss.to(loss.dtype))
     weight = corrected.weight * corrected.accepted if config.reject else corrected.weight
-    shape = tokens.real
+    shape = tokens.real.shape
     return LossOutput(
-        loss, ratio.value.expand_as(shape), weight.expand_as(shape), corrected.kept.bool(), receipt
+        loss=_WithSlope.apply(logp, loss, slope, scale),  # type: ignore[no-untyped-call]
+        ratio=ratio.value.expand(shape),
+        weight=weight.expand(shape),
+        keep=corrected.kept.bool(),
+        receipt=receipt,
     )
-
-
-def removal_agreement(
-    keep: Bool[Tensor, "batch tok"],
-    *,
-    logp: Float[Tensor, "batch tok"],
-    logp_old: Float[Tensor, "batch tok"] | None,
-    logp_rollout: Float[Tensor, "batch tok"],
-    mask: Tensor,
-    advantage: Tensor,
-    turn: Int[Tensor, "batch tok"] | None = None,
-    config: ObjectiveConfig,
-) -> dict[str, Tensor]:
-    """Sums that compare what a correction kept with what `config`'s would have kept of the same tokens."""
-    tokens = TokenBatch.of(
-        logp=logp, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
-    )
-    other = correct(
-        tokens,
-        config.weight,
-        config.reject,
-        clamp=config.log_ratio_clamp,
-        advantage=_per_token(advantage, tokens),
-    )
-    return agreement(keep, other.kept.bool(), tokens.real)
 
 
 class _WithSlope(torch.autograd.Function):
-    """A loss whose derivative by each token's log-prob is known: sum(value * scale), slope * scale."""
+    """sum(loss * scale) over responses, whose derivative by each token's log-prob is given: slope * scale.
+
+    Left to autograd, a masked or clipped token gets 0 * d x / d logp, which is 0 * inf = NaN where its
+    log-prob is infinite or its ratio overflows, and one such token ruins the whole step. The formula is
+    therefore written out: with the ratio x straight-through (d x / d logp = x), d loss / d logp is
+    keep * weight * (-A x) where the clip leaves x alone, and exactly 0 elsewhere. The loss has computed that
+    number anyway, so that a backward pass costs two products.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, value: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, logp: Tensor, loss: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(slope, scale)
         ctx.dtype = logp.dtype
-        return (value * scale).sum()
+        return (loss * scale).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -134,7 +127,7 @@ class _WithSlope(torch.autograd.Function):
 def _per_token(advantage: Tensor, tokens: TokenBatch) -> Float[Tensor, "batch #tok"]:
     """One advantage per response, or one per token with zeros where masked."""
     advantage = advantage.to(tokens.real.dtype)
-    return advantage[:, None] if advantage.ndim == 1 else clean(advantage.clone(), tokens.real)
+    return advantage[:, None] if advantage.ndim == 1 else clean(advantage, tokens.real)
 
 
 def _given(
@@ -142,7 +135,7 @@ def _given(
     tokens: TokenBatch,
     config: ObjectiveConfig,
 ) -> Normalizer | None:
-    """What the caller knows of the whole mini-batch; None: this batch is all of it."""
+    """The whole mini-batch's denominators, where the caller knows them; None: this batch is all of it."""
     if normalizer is None or isinstance(normalizer, Normalizer):
         return normalizer
     if config.weight.normalize == "batch":

@@ -1,4 +1,4 @@
-"""Which tokens and responses are left out: ratio bands, divergences, veto, sign-conditioned masks."""
+"""Leave out tokens and responses: ratio bands, divergences, veto, sign-conditioned masks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
 from alpkit.objective.levels import reduce_clean
-from alpkit.objective.tokens import TokenBatch, clean, indicator, times
+from alpkit.objective.tokens import TokenBatch, clean, marks
 
 # Further out than any divergence of clamped log ratios (at most e^60), so that masked tokens are no extreme.
 _BEYOND = 1e30
 
 
 class Rejection(NamedTuple):
-    """Marks (float 0/1) of what a rule rejected, and of what of it leaves the loss's denominator.
+    """Marks (float 0/1) of rejected tokens, and of those that leave the loss's denominator too.
 
     One per response where every rule decides by response; else one per token, 0 where masked.
     """
@@ -34,9 +34,8 @@ def reject(
 ) -> Rejection:
     """Apply every rule to the valid tokens; a token goes if any of them rejects it.
 
-    Log ratios are clamped as everywhere: after the reduction for a ratio, per token for a divergence
-    (`spec/corrections.md` §2.2). Raises ValueError where a rule looks at the sign of the advantage and
-    none was given.
+    Log ratios are clamped as everywhere: after the reduction for a ratio, per token for a divergence.
+    Raises ValueError where a rule looks at the sign of the advantage and none was given.
     """
     rejected = uncounted = torch.zeros_like(tokens.count)
     for rule in rules:
@@ -46,11 +45,11 @@ def reject(
                 raise ValueError(
                     "reject.when: negative_advantage looks at the advantage: use policy_loss"
                 )
-            outside = times(outside, indicator(torch.lt, advantage, 0.0))
+            outside = outside * marks(torch.lt, advantage, 0.0)
         rejected = torch.maximum(rejected, outside)
         if rule.normalizer == "shrink":
             uncounted = torch.maximum(uncounted, outside)
-    return Rejection(tokens.valid(rejected), tokens.valid(uncounted))
+    return Rejection(rejected * tokens.real_like(rejected), uncounted * tokens.real_like(uncounted))
 
 
 def _outside(
@@ -58,8 +57,10 @@ def _outside(
 ) -> Float[Tensor, "batch #tok"]:
     """1 where the statistic is below or above the rule's bounds, which themselves stay."""
     sides = ((torch.lt, rule.lower), (torch.gt, rule.upper))
-    marks = [indicator(beyond, statistic, bound) for beyond, bound in sides if bound is not None]
-    return marks[0] if len(marks) == 1 else marks[0].add_(marks[1])
+    first, *second = (
+        marks(beyond, statistic, bound) for beyond, bound in sides if bound is not None
+    )
+    return first + second[0] if second else first
 
 
 def _statistic(
@@ -69,7 +70,7 @@ def _statistic(
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
-        return reduce_clean(log_ratio, tokens.real, rule.level).clamp_(*clamp).exp_()
+        return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp_()
     log_ratio = log_ratio.clamp_(*clamp)
     match rule.statistic:
         case "k1":
@@ -79,7 +80,7 @@ def _statistic(
         case "k3":
             values = log_ratio.exp().sub_(1).sub_(log_ratio)
         case "prob_gap":
-            values = clean((numerator.exp() - tokens.logp_rollout.exp()).abs_(), tokens.real)
+            values = clean((numerator.exp() - tokens.logp_rollout.exp()).abs(), tokens.real)
         case _:
             assert_never(rule.statistic)
     return _reduce(values, tokens, rule)
@@ -88,9 +89,9 @@ def _statistic(
 def _reduce(
     values: Float[Tensor, "batch tok"], tokens: TokenBatch, rule: RejectDivergence
 ) -> Float[Tensor, "batch #tok"]:
-    """Over a response's valid tokens; a response without any is never rejected, its count sees to it.
+    """Reduce over a response's valid tokens; every divergence is 0 where masked.
 
-    Every divergence is 0 where masked.
+    A response without a valid token is never rejected: its count of tokens sees to it.
     """
     match rule.reduce:
         case "token":
@@ -100,8 +101,8 @@ def _reduce(
         case "sum":
             return values.sum(dim=1, keepdim=True)
         case "min":
-            return values.add_(1 - tokens.real, alpha=_BEYOND).amin(dim=1, keepdim=True)
+            return (1 - tokens.real).mul_(_BEYOND).add_(values).amin(dim=1, keepdim=True)
         case "max":
-            return values.sub_(1 - tokens.real, alpha=_BEYOND).amax(dim=1, keepdim=True)
+            return (tokens.real - 1).mul_(_BEYOND).add_(values).amax(dim=1, keepdim=True)
         case _:
             assert_never(rule.reduce)

@@ -10,10 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.diagnostics.overflow import K3_CAP
-from alpkit.diagnostics.sketch import BINS, POWERS, STEP, SUMS, TOP, UNIT
+from alpkit.diagnostics.sketch import BINS, POWERS, STEP, TOP, UNIT
 from alpkit.diagnostics.tails import SATURATION
-
-_SECTIONS = (2 * BINS, 2 * TOP, len(SUMS), len(POWERS))
 
 
 def sketch_state(
@@ -22,7 +20,7 @@ def sketch_state(
     """Sketch log ratios (nats) on their device; float64 vector of `alpkit.diagnostics.sketch.SIZE` numbers, detached.
 
     `mask` (bool or 0/1, same shape): items that count; None: all. NaN and infinite items are counted
-    and left out. States of several batches add up with `merge_states`.
+    and left out.
     """
     d = log_ratio.detach().double().flatten()
     if mask is not None:
@@ -48,29 +46,6 @@ def sketch_state(
     ]
     logs = [torch.logsumexp(power * d, dim=0) for power in POWERS]
     return torch.cat([counts, _top(-d), _top(d), *(torch.stack(x).double() for x in (sums, logs))])
-
-
-def merge_states(states: Float[Tensor, "part state"]) -> Float[Tensor, " state"]:
-    """One state from several: of micro-batches, or of ranks after an all-gather."""
-    counts, top, sums, logs = states.split(_SECTIONS, dim=1)
-    left, right = top.reshape(-1, 2, TOP).unbind(dim=1)
-    return torch.cat(
-        [
-            counts.sum(dim=0),
-            _top(left.flatten()),
-            _top(right.flatten()),
-            sums.sum(dim=0),
-            logs.logsumexp(dim=0),
-        ]
-    )
-
-
-def all_reduce_state(state: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
-    """The merged state of all ranks of the default process group, on every rank."""
-    ranks = torch.distributed.get_world_size()
-    gathered = [torch.empty_like(state) for _ in range(ranks)]
-    torch.distributed.all_gather(gathered, state)
-    return merge_states(torch.stack(gathered))
 
 
 def _top(values: Float[Tensor, " item"]) -> Float[Tensor, " top"]:

@@ -1,8 +1,4 @@
-"""Per-token losses from a ratio and an advantage, with their slopes: PPO clip, CISPO, REINFORCE.
-
-The slope is written out instead of left to autograd: it is a mask times a number that the loss needs
-anyway, so a backward pass costs one multiplication, and no 0 * inf can arise on the way.
-"""
+"""Per-token losses from a ratio and an advantage, with their slopes: PPO clip, CISPO, REINFORCE."""
 
 from typing import NamedTuple, assert_never
 
@@ -11,19 +7,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.objective import SurrogateConfig
-from alpkit.objective.tokens import indicator, times
+from alpkit.objective.tokens import marks
 
 
 class Surrogate(NamedTuple):
-    """`loss` per token, to be minimised; `slope`: its derivative with respect to the token's log-prob where
-    that is `alive` (float 0/1; None: everywhere).
+    """Loss per token, to be minimised, and its derivative by the token's log-prob.
 
-    One value per response where ratio and advantage have one. `slope` may be `loss` itself.
+    `alive`: 1 where the clip leaves the token a gradient, else 0; `slope` is 0 where it is 0. All have one
+    value per response where ratio and advantage have one.
     """
 
     loss: Float[Tensor, "batch #tok"]
     slope: Float[Tensor, "batch #tok"]
-    alive: Float[Tensor, "batch #tok"] | None = None
+    alive: Float[Tensor, "batch #tok"]
 
 
 def surrogate(
@@ -32,32 +28,30 @@ def surrogate(
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
 ) -> Surrogate:
-    """Per-token surrogate loss of a detached ratio, d ratio / d logp = ratio (straight-through).
+    """Per-token surrogate loss of a detached ratio x, with d x / d logp = x (straight-through).
 
-    ppo (`spec/alp.md` A.3): max(-A x, -A clip(x)), capped at -A c for A < 0. That is -A x within bounds
-    that depend on the sign of A: no upper one but c for A < 0, no lower one for A > 0; outside them the
-    gradient is dead. cispo (arXiv:2506.13585): -sg(clip(x)) A log pi; the gradient never dies.
+    ppo (arXiv:1707.06347 eq. 7): max(-A x, -A clip(x)), capped at -A c for A < 0. That is -A x with x held
+    within bounds that depend on the sign of A: no upper one but c for A < 0, no lower one for A > 0; outside
+    them the gradient is dead. cispo (arXiv:2506.13585): -sg(clip(x)) A log pi; the gradient never dies.
+    reinforce: -sg(x) A log pi.
     """
     low, high = band(config)
     match config.kind:
         case "ppo":
             cap = torch.inf if config.dual_clip is None else config.dual_clip
             negative = advantage < 0
-            floor, ceiling = (
-                torch.where(negative, ratio.new_tensor(if_negative), ratio.new_tensor(otherwise))
-                for if_negative, otherwise in ((low, -torch.inf), (cap, high))
-            )
-            bounded = torch.maximum(ratio, floor)
-            bounded = torch.minimum(bounded, ceiling, out=bounded)
-            alive = indicator(torch.eq, bounded, ratio)
-            loss = bounded.mul_(-advantage)
-            return Surrogate(loss, loss, alive)
+            floor = torch.where(negative, ratio.new_tensor(low), ratio.new_tensor(-torch.inf))
+            ceiling = torch.where(negative, ratio.new_tensor(cap), ratio.new_tensor(high))
+            bounded = torch.maximum(ratio, floor).clamp_(max=ceiling)
+            alive = marks(torch.eq, bounded, ratio)
+            loss = -advantage * bounded
+            return Surrogate(loss, loss * alive, alive)  # d(-A x) / d logp = -A x
         case "cispo":
-            slope = times(ratio.clamp(low, high), -advantage)
-            return Surrogate(slope * logp, slope)
+            slope = -advantage * ratio.clamp(low, high)
+            return Surrogate(slope * logp, slope, torch.ones_like(advantage))
         case "reinforce":
-            slope = ratio * -advantage
-            return Surrogate(slope * logp, slope)
+            slope = -advantage * ratio
+            return Surrogate(slope * logp, slope, torch.ones_like(advantage))
         case _:
             assert_never(config.kind)
 

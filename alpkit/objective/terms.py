@@ -12,24 +12,26 @@ from torch import Tensor
 from alpkit.config.objective import ObjectiveConfig, ReferenceKLConfig
 from alpkit.objective.correction import Corrected
 from alpkit.objective.levels import reduce_clean
-from alpkit.objective.reference import reference_kl
+from alpkit.objective.reference import ReferenceKL, reference_kl
 from alpkit.objective.surrogate import surrogate
-from alpkit.objective.tokens import TokenBatch, clean, times
+from alpkit.objective.tokens import TokenBatch, clean, marks
 
 
 class Ratio(NamedTuple):
-    """What the surrogate clips, and 1 where `log_ratio_clamp` acted on it; one per response
-    at the levels that have one.
+    """The ratio that the surrogate clips, and 1 where `log_ratio_clamp` acted on it (0 where masked); one
+    per response at the levels that have one.
     """
 
     value: Float[Tensor, "batch #tok"]
-    saturated: Float[Tensor, "batch #tok"]
+    clamped: Float[Tensor, "batch #tok"]
 
 
 class Terms(NamedTuple):
-    """Weighted loss per response, its slope by each token's log-prob, how many tokens have a gradient."""
+    """Weighted loss summed over each response, its slope by every token's log-prob, and how many tokens
+    have a gradient at all.
+    """
 
-    value: Float[Tensor, "batch 1"]
+    loss: Float[Tensor, "batch 1"]
     slope: Float[Tensor, "batch tok"]
     surviving: Float[Tensor, ""]
 
@@ -46,11 +48,11 @@ def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
             under = now
         case _:
             assert_never(config.ratio.denominator)
-    difference = tokens.log_ratio(now, under)
-    level = reduce_clean(difference, tokens.real, config.ratio.level, tokens.turn)
+    per_token = tokens.log_ratio(now, under)
+    level = reduce_clean(per_token, tokens.real, config.ratio.level, tokens.turn)
     log_ratio = level.clamp(*config.log_ratio_clamp)
-    saturated = torch.ne(log_ratio, level, out=level)
-    return Ratio(log_ratio.exp_(), saturated)
+    clamped = marks(torch.ne, log_ratio, level)
+    return Ratio(log_ratio.exp_(), clamped)
 
 
 def weighted_terms(
@@ -60,36 +62,28 @@ def weighted_terms(
     corrected: Corrected,
     config: ObjectiveConfig,
 ) -> Terms:
-    """The surrogate times the correction, at kept tokens. Writes into `ratio.saturated`."""
-    now, kept = tokens.numerator("bypass"), corrected.kept
-    current = now if config.surrogate.kind == "ppo" else clean(now.clone(), tokens.real)
-    loss, slope, alive = surrogate(ratio.value, current, advantage, config.surrogate)
-    if alive is None:
-        surviving, slope = kept.sum(), times(slope, kept)
-    else:
-        unsaturated = torch.eq(ratio.saturated, 0, out=ratio.saturated)
-        live = times(times(alive, unsaturated), kept)
-        surviving, slope = live.sum(), times(live, slope)
-    loss = times(loss, corrected.weight)
-    one_each = loss.shape[1] == 1
-    value = loss * kept.sum(dim=1, keepdim=True) if one_each else loss.mul_(kept).sum(1, True)
-    return Terms(value, times(slope, corrected.weight), surviving)
+    """The surrogate times the correction's weight, at the tokens that it kept."""
+    now = tokens.numerator("bypass")
+    logp = now if config.surrogate.kind == "ppo" else clean(now, tokens.real)
+    loss, slope, alive = surrogate(ratio.value, logp, advantage, config.surrogate)
+    alive = alive * corrected.kept
+    if config.surrogate.kind == "ppo":
+        # Clamped, the ratio is a constant. The others detach it, so that its clamp stops no gradient.
+        alive = alive.mul_(1 - ratio.clamped)
+    return Terms(
+        loss=(loss * corrected.kept).mul_(corrected.weight).sum(dim=1, keepdim=True),
+        slope=(slope * alive).mul_(corrected.weight),
+        surviving=alive.sum(),
+    )
 
 
 def pull(
-    terms: Terms,
     tokens: TokenBatch,
-    accepted: Float[Tensor, "batch tok"],
     logp_reference: Float[Tensor, "batch tok"] | None,
     config: ReferenceKLConfig,
-) -> tuple[Terms, Float[Tensor, ""]]:
-    """The terms with the pull towards the reference added, and the sum of its KL over valid tokens."""
+) -> ReferenceKL:
+    """The estimated KL to the reference of every valid token, and its slope; both 0 where masked."""
     if logp_reference is None:
         raise ValueError("reference_kl.coef is above 0: pass logp_reference")
     now = tokens.numerator("bypass")
-    reference = logp_reference.detach().to(now.dtype)
-    kl = reference_kl(tokens.log_ratio(reference, now), config.estimator)
-    strength = config.coef * accepted
-    value = terms.value + (strength * kl.value).sum(dim=1, keepdim=True)
-    slope = terms.slope.addcmul_(strength, kl.slope)
-    return terms._replace(value=value, slope=slope), kl.value.sum()
+    return reference_kl(tokens.log_ratio(logp_reference.detach().to(now.dtype), now), config)

@@ -3,25 +3,19 @@
 from typing import NamedTuple, assert_never
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.correction import WeightConfig
 from alpkit.objective.levels import reduce_clean
-from alpkit.objective.tokens import TokenBatch, indicator
+from alpkit.objective.tokens import TokenBatch, marks
 
 
 class Weights(NamedTuple):
-    """`weight`: detached, 1 where masked, not yet normalised; `receipt`: sums over valid tokens."""
+    """Weights before any normalisation: one per response where the level has one, else 0 where masked.
 
-    weight: Float[Tensor, "batch tok"]
-    receipt: dict[str, Tensor]
-
-
-class RawWeights(NamedTuple):
-    """The same as one value per response where the level has one, else 0 where masked.
-
-    `inside`: 1 for weights within the bounds of `mask`, None for the other actions.
+    `inside`: 1 for weights within the bounds of `mask`, None for the other actions. `receipt`: sums over
+    valid tokens.
     """
 
     weight: Float[Tensor, "batch #tok"]
@@ -29,73 +23,58 @@ class RawWeights(NamedTuple):
     receipt: dict[str, Tensor]
 
 
-def importance_weight(
-    log_weight: Float[Tensor, "batch tok"],
-    mask: Tensor,
-    config: WeightConfig,
-    *,
-    clamp: tuple[float, float],
-    turn: Int[Tensor, "batch tok"] | None = None,
-) -> Weights:
-    """Weight x = exp(log_weight at the configured level), acted on as the config says.
+def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> Weights:
+    """Weight x = exp(log ratio at the configured level), acted on as the config says.
 
     truncate: min(x, upper); clip: x into [lower, upper]; mask: x where lower <= x <= upper, else 0, and
-    the token stays in the loss's normaliser (`spec/corrections.md` §2.1). Never carries a gradient.
+    the token stays in the loss's normaliser. Raises ValueError where the log-probs of `config.of` were not
+    given.
     """
-    zeros = torch.zeros_like(log_weight)
-    tokens = TokenBatch.of(
-        logp=log_weight, logp_old=log_weight, logp_rollout=zeros, mask=mask, turn=turn
-    )
-    raw = raw_weight(tokens, config, clamp)
-    return Weights(ones_where_masked(raw.weight, tokens), raw.receipt)
-
-
-def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> RawWeights:
-    """The weights of a micro-batch, of what `config.of` names; raises ValueError where that was not given."""
     if config.action == "none":
-        return RawWeights(torch.ones_like(tokens.count), None, {})
-    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
-    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
-    raw = tokens.valid(level.clamp_(*clamp).exp_())
+        return Weights(torch.ones_like(tokens.count), None, {})
+    raw = _untouched(tokens, config, clamp)
+    real = tokens.real_like(raw)
     inside = None
+    touched = {"weight_raw": tokens.rows(raw).sum()}
     match config.action:
         case "truncate":
-            weight, touched = raw.clamp(max=config.upper), _above(raw, tokens, config)
+            touched |= _above(raw, tokens, config.upper)
+            weight = raw.clamp(max=config.upper)
         case "clip":
-            weight = tokens.valid(raw.clamp(config.lower, config.upper))
-            below = tokens.valid(indicator(torch.lt, raw, config.lower))
-            touched = _above(raw, tokens, config) | {"raised": tokens.rows(below).sum()}
+            below = marks(torch.lt, raw, config.lower).mul_(real)
+            touched |= _above(raw, tokens, config.upper) | {"raised": tokens.rows(below).sum()}
+            weight = raw.clamp(config.lower, config.upper).mul_(real)
         case "mask":
-            inside = tokens.valid(_inside(raw, config))
-            weight = raw * inside
-            touched = {"masked": tokens.count.sum() - tokens.rows(inside).sum()}
+            inside = marks(torch.le, raw, config.upper).mul_(real)
+            if config.lower > 0:
+                inside = inside.mul_(marks(torch.ge, raw, config.lower))
+            touched["masked"] = tokens.count.sum() - tokens.rows(inside).sum()
+            touched["weight_removed"] = tokens.rows((1 - inside).mul_(raw)).sum()
+            weight = raw.mul_(inside)
         case _:
             assert_never(config.action)
-    touched["weight_raw"] = tokens.rows(raw).sum()
-    touched["weight_removed"] = tokens.rows(raw.sub_(weight).clamp_(min=0)).sum()
-    return RawWeights(weight, inside, touched)
+    return Weights(weight, inside, touched)
 
 
-def _above(
-    raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, config: WeightConfig
-) -> dict[str, Tensor]:
-    return {"truncated": tokens.rows(indicator(torch.gt, raw, config.upper)).sum()}
+def _untouched(
+    tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]
+) -> Float[Tensor, "batch #tok"]:
+    """The ratio itself at the configured level; 0 where masked."""
+    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
+    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
+    return level.clamp(*clamp).exp_().mul_(tokens.real_like(level))
 
 
-def _inside(raw: Float[Tensor, "batch #tok"], config: WeightConfig) -> Float[Tensor, "batch #tok"]:
-    inside = indicator(torch.le, raw, config.upper)
-    return inside.mul_(indicator(torch.ge, raw, config.lower)) if config.lower > 0 else inside
-
-
-def ones_where_masked(
-    weight: Float[Tensor, "batch #tok"], tokens: TokenBatch
-) -> Float[Tensor, "batch tok"]:
-    """A weight per token, 1 where masked: what a loss can be multiplied by as it is."""
-    return (weight * tokens.real).add_(1 - tokens.real)
+def _above(raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, upper: float) -> dict[str, Tensor]:
+    """How many weights are above the upper bound, and by how much in all; masked ones are 0."""
+    return {
+        "truncated": tokens.rows(marks(torch.gt, raw, upper)).sum(),
+        "weight_removed": tokens.rows((raw - upper).clamp_(min=0)).sum(),
+    }
 
 
 def weight_sums(
-    weight: Float[Tensor, "batch #tok"], count: Float[Tensor, "batch 1"], config: WeightConfig
+    weight: Float[Tensor, "batch #tok"], tokens: TokenBatch, config: WeightConfig
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum of the weights, and their number, that batch normalisation divides: both add over micro-batches.
 
@@ -103,6 +82,6 @@ def weight_sums(
     count more.
     """
     if config.level in ("product", "geometric"):
-        some = (count > 0).to(count.dtype)
+        some = marks(torch.gt, tokens.count, 0.0)
         return (weight * some).sum(), some.sum()
-    return weight.sum(), count.sum()
+    return weight.sum(), tokens.count.sum()

@@ -6,9 +6,10 @@ asks before it creates the first run, so that a mistake costs no half-made grid.
 
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError, PrerequisiteError
@@ -24,9 +25,22 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
     Raises `PrerequisiteError` for what is not installed or not to be found, `ConfigError` for a model
     without decoder layers and for layers or sites that it lacks.
     """
+    model = model_without_weights(name, revision)
+    if model is None or perturbation is None:
+        return
+    try:
+        LayerwisePerturbation(model, perturbation).remove()
+    except ConfigError as error:
+        error.where = error.where or "perturbation"
+        raise
+
+
+@cache
+def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
+    """Build the architecture on the meta device; None for a built-in that is not converted yet."""
     folder = _folder(name)
     if folder is None and name in BUILTINS:
-        return  # installed, but not converted yet: its config is still inside the package
+        return None  # its config is still inside the package
     try:
         config = AutoConfig.from_pretrained(folder or name, revision=None if folder else revision)
         with torch.device("meta"):
@@ -40,12 +54,7 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
             fix=f"check the id or the folder, or use {' or '.join(BUILTINS)}",
         ) from error
     decoder_layers(model)
-    if perturbation is not None:
-        try:
-            LayerwisePerturbation(model, perturbation).remove()
-        except ConfigError as error:
-            error.where = error.where or "perturbation"
-            raise
+    return cast(PreTrainedModel, model)
 
 
 def _folder(name: str) -> Path | None:

@@ -1,11 +1,12 @@
 """Log-prob and entropy of given tokens under a policy, with the LM head on response tokens only.
 
 The backbone runs on whole padded rows; prompt and padding rows are dropped before the head, which
-runs in chunks, so that its memory is O(chunk x vocab). Not here: noise (`perturbation`), which only
-needs to be told which tokens the head sees, and sampling.
+runs in chunks, so that its memory is O(chunk x vocab). What a model does to its logits after the head
+(a scale, a soft cap) is done here too. Not here: noise (`perturbation`), which only needs to be told
+which tokens the head sees and which at the logits enters before scale and cap, and sampling.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,23 @@ from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
+
+# Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
+_MULTIPLIERS: Final = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_DIVISOR: Final = "logits_scaling"
+_MULTIPLIES_BY_DIVISOR: Final = ("hyperclovax",)
+
+
+class LogitTransform(NamedTuple):
+    """What follows the LM head: logits times `scale`, then cap * tanh(logits / cap) where there is a cap."""
+
+    scale: float
+    cap: float | None
+
+    def __call__(self, logits: Float[Tensor, "*tok vocab"]) -> Float[Tensor, "*tok vocab"]:
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 class TokenLogprobs(NamedTuple):
@@ -35,6 +53,33 @@ def backbone_of(model: PreTrainedModel) -> nn.Module:
     return backbone
 
 
+def logit_transform(model: PreTrainedModel) -> LogitTransform:
+    """Read from the config how the model transforms its logits (`verify_head` proves it)."""
+    config, scale = model.config.get_text_config(), 1.0
+    for name in _MULTIPLIERS:
+        scale *= _number(config, name)
+    divisor = _number(config, _DIVISOR)
+    scale = scale * divisor if config.model_type in _MULTIPLIES_BY_DIVISOR else scale / divisor
+    cap = getattr(config, "final_logit_softcapping", None)
+    return LogitTransform(scale, None if cap is None else float(cap))
+
+
+def token_logits(
+    model: PreTrainedModel, hidden: Float[Tensor, "*tok hidden"], *, head_float32: bool = False
+) -> Float[Tensor, "*tok vocab"]:
+    """Logits of `hidden`, the backbone's last state: LM head, then the model's transform in float32.
+
+    `head_float32` takes the LM head out of autocast. Float64 stays float64.
+    """
+    head = model.get_output_embeddings()
+    if head_float32:
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = head(hidden.to(head.weight.dtype))
+    else:
+        logits = head(hidden)
+    return logit_transform(model)(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+
 def response_logprobs(
     model: PreTrainedModel,
     tokens: Int[Tensor, "batch len"],
@@ -43,11 +88,13 @@ def response_logprobs(
     *,
     temperature: float = 1.0,
     chunk: int = 4096,
+    head_float32: bool = False,
 ) -> TokenLogprobs:
     """Log-prob of every response token given what stands before it, and the entropy there.
 
     Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
+    `head_float32`: the LM head is not part of an autocast around this call.
     """
     hidden = backbone_of(model)(
         input_ids=tokens,
@@ -63,7 +110,7 @@ def response_logprobs(
     for piece, target, at in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
     ):
-        inputs = (model, piece, target, HeadTokens(*at.unbind(1)), temperature)
+        inputs = (model, piece, target, HeadTokens(*at.unbind(1)), temperature, head_float32)
         if recompute:
             logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
         else:
@@ -81,19 +128,22 @@ def _head(
     target: Int[Tensor, " tok"],
     at: HeadTokens,
     temperature: float,
+    head_float32: bool,
 ) -> tuple[Float[Tensor, " tok"], Float[Tensor, " tok"]]:
     with head_tokens(at):
-        logits = model.get_output_embeddings()(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
+        logits = token_logits(model, hidden, head_float32=head_float32)
     logits = logits / temperature
     normalizer = logits.logsumexp(dim=-1)
     logp = logits.gather(-1, target[:, None])[:, 0] - normalizer
     with torch.no_grad():
         entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
     return logp, entropy
+
+
+def _number(config: object, name: str) -> float:
+    """A field that scales logits; absent or None: 1."""
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) else 1.0
 
 
 def _scatter(
@@ -107,7 +157,7 @@ def verify_head(model: PreTrainedModel, tolerance: float = 1e-4) -> None:
     """Refuse a model whose own forward does more to the logits than backbone and LM head.
 
     Compares with `model(...)` on a few tokens; raises `ConfigError` where they differ by more than
-    `tolerance` nats (a logit scale or a further layer that this module does not know).
+    `tolerance` nats (a logit transform or a further layer that this module does not know).
     """
     device = next(model.parameters()).device
     tokens = torch.arange(8, device=device)[None] % model.config.get_text_config().vocab_size

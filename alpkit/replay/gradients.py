@@ -30,7 +30,9 @@ from alpkit.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
 from alpkit.trainer.batches import MicroBatch
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
-TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+# float16 gradients need a loss scale, as in training; powers of two, so that it leaves no trace.
+_HALF_SCALES: Final = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
 class GradientRows(NamedTuple):
@@ -135,6 +137,8 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
     """Add every micro-batch's gradient to each of the `members`, which share their log-probs."""
     parameters = [p for p in scorer.model.parameters() if p.requires_grad]
     draws = range(scorer.draws)
+    half = recorded.config.dtype == "float16" and not scorer.numerator.in_float32
+    scales = _HALF_SCALES if half else (1.0,)
     with torch.no_grad():
         scored = [_logp(recorded, scorer, draw) for draw in draws]
     slopes = [[_slopes(recorded, member, logp) for logp in scored] for member in members]
@@ -144,9 +148,9 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
             [slope[at].to(scorer.device) / len(draws) for slope in per_draw] for per_draw in slopes
         ]
         if any(bool(seed.any()) for per_draw in seeds for seed in per_draw):
-            forwards = [scorer.logp(micro, draw) for draw in draws]
+            forwards = [scorer.live_logp(micro, draw) for draw in draws]
             for member, per_draw in zip(members, seeds, strict=True):
-                member.add(_gradient(forwards, per_draw, parameters))
+                member.add(_gradient(forwards, per_draw, parameters, scales))
         else:  # a group of equal rewards: no advantage, no gradient
             for member in members:
                 member.add(None)
@@ -160,14 +164,28 @@ def _one_prompt_each(recorded: RecordedStep) -> list[MicroBatch]:
 
 
 def _gradient(
-    logps: Sequence[Tensor], seeds: Sequence[Tensor], parameters: Sequence[Tensor]
+    logps: Sequence[Tensor],
+    seeds: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    scales: Sequence[float],
 ) -> tuple[Tensor, ...] | None:
-    """Gradient of sum(seed * logp) over the draws; None where every seed is 0."""
+    """Gradient of sum(seed * logp) over the draws; None where every seed is 0.
+
+    The backward runs at the first of `scales` at which nothing overflows, and is divided by it.
+    """
     if not any(bool(seed.any()) for seed in seeds):
         return None
-    return torch.autograd.grad(
-        logps, parameters, grad_outputs=seeds, retain_graph=True, materialize_grads=True
-    )
+    for scale in scales:
+        found = torch.autograd.grad(
+            logps,
+            parameters,
+            grad_outputs=[seed * scale for seed in seeds],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        if scale == scales[-1] or all(bool(gradient.isfinite().all()) for gradient in found):
+            break
+    return found if scale == 1 else tuple(gradient / scale for gradient in found)
 
 
 def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alpkit.config import PerturbationConfig, RunConfig
+from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.policy.loading import load_policy
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
@@ -50,9 +51,9 @@ class Scorer:
     def logp(self, micro: MicroBatch, draw: int) -> Tensor:
         """Response log-probs [rows, len], nats, with gradient; keys of the noise are the run's."""
         rollout, config = micro.rollout.to(self.device), self.config
-        low = config.dtype == "bfloat16" and not self.numerator.in_float32
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=low)
-        with autocast, self._noise(micro, rollout.attention, draw):
+        in_float32 = self.numerator.in_float32
+        precision = FLOAT32 if in_float32 else Precision(config.dtype, config.head)
+        with precision.autocast(self.device), self._noise(micro, rollout.attention, draw):
             return response_logprobs(
                 self.model,
                 rollout.tokens,
@@ -60,7 +61,15 @@ class Scorer:
                 rollout.response,
                 temperature=config.rollout.temperature,
                 chunk=config.train.head_chunk,
+                head_float32=precision.head_float32,
             ).logp
+
+    def live_logp(self, micro: MicroBatch, draw: int) -> Tensor:
+        """The log-probs that the gradient goes through: of the clean policy where the method says so."""
+        noise = self.numerator.perturbation
+        if noise is not None and noise.gradient == "clean":
+            return replace(self, noise=None).logp(micro, draw)
+        return self.logp(micro, draw)
 
     def _noise(
         self, micro: MicroBatch, attention: Tensor, draw: int

@@ -38,6 +38,9 @@ class Sampler(Protocol):
     `model.named_parameters()`, and returns when the next `generate` will use them.
     `score` returns log-probs (nats) of given responses under the current weights at the sampling
     temperature: what the weight-sync probe compares with the trainer.
+    `stale` names those of the given parameters whose weights are not in the engine as a push leaves
+    them (rounded, cast); None where the engine cannot show its weights.
+    `facts` are numbers of the engine that never change, by metric key: logged at step 0.
     """
 
     def generate(
@@ -49,6 +52,10 @@ class Sampler(Protocol):
     ) -> list[list[float]]: ...
 
     def sync(self, parameters: Iterable[tuple[str, Tensor]]) -> None: ...
+
+    def stale(self, parameters: Iterable[tuple[str, Tensor]]) -> list[str] | None: ...
+
+    def facts(self) -> dict[str, float]: ...
 
     def close(self) -> None: ...
 

@@ -1,11 +1,12 @@
 """The transformers engine: batched sampling with a KV cache and exact log-probs of what was sampled.
 
 `generate` works on any model (evaluation uses it on the trainer's weights); `HfSampler` owns a copy
-whose linear weights may be rounded (`precision`). One uniform per token from the request's own seed,
+whose weights may be rounded (`precision`). One uniform per token from the request's own seed,
 turned into a token by inverting the CDF: a draw does not depend on the batch it was made in.
 """
 
 import copy
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,9 +17,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
-from alpkit.policy.logprobs import positions_of, response_logprobs
+from alpkit.policy.autocast import FLOAT32, Precision
+from alpkit.policy.logprobs import backbone_of, positions_of, response_logprobs, token_logits
 from alpkit.rollout import Request, Response, collate
-from alpkit.rollout.precision import round_linear_weights
+from alpkit.rollout.precision import check_rounding, matrices, round_weights, rounded
+
+logger = logging.getLogger("alpkit.rollout")
 
 
 def sample_token(
@@ -34,7 +38,13 @@ class _Batch:
     """Rows that are still being generated, compacted when half of them have ended."""
 
     def __init__(
-        self, model: PreTrainedModel, requests: Sequence[Request], pad_id: int, max_tokens: int
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[Request],
+        pad_id: int,
+        max_tokens: int,
+        *,
+        head_float32: bool,
     ) -> None:
         device = next(model.parameters()).device
         width = max(len(request.prompt_ids) for request in requests)
@@ -47,21 +57,21 @@ class _Batch:
             [np.random.default_rng(request.seed).random(max_tokens) for request in requests]
         )
         self.model, self.cache = model, DynamicCache(config=model.config)
+        self.head_float32 = head_float32
         self.ids, self.mask = ids.to(device), mask.to(device)
         self.uniform = torch.from_numpy(draws).to(device)
         self.rows = torch.arange(len(requests), device=device)
 
     def logits(self) -> Float[Tensor, "batch vocab"]:
         positions = positions_of(self.mask)[:, -self.ids.shape[1] :]
-        out = self.model(
+        hidden = backbone_of(self.model)(
             input_ids=self.ids,
             attention_mask=self.mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = out.logits[:, -1].float()
+        ).last_hidden_state
+        logits = token_logits(self.model, hidden[:, -1], head_float32=self.head_float32).float()
         return logits
 
     def append(self, token: Int[Tensor, " batch"], alive: Bool[Tensor, " batch"]) -> None:
@@ -84,29 +94,32 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     batch: int = 512,
+    precision: Precision = FLOAT32,
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
-    The end token belongs to the response; its log-prob is the model's like any other's.
+    `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
+    belongs to the response; its log-prob is the model's like any other's.
     """
     responses: list[Response] = []
+    device = next(model.parameters()).device
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
-        responses += _generate(model, part, max_tokens, temperature, tuple(stop_ids), pad_id)
+        state = _Batch(model, part, pad_id, max_tokens, head_float32=precision.head_float32)
+        with precision.autocast(device):
+            responses += _generate(state, max_tokens, temperature, tuple(stop_ids), pad_id)
     return responses
 
 
 def _generate(
-    model: PreTrainedModel,
-    requests: Sequence[Request],
+    state: _Batch,
     max_tokens: int,
     temperature: float,
     stop_ids: tuple[int, ...],
     pad_id: int,
 ) -> list[Response]:
-    state = _Batch(model, requests, pad_id, max_tokens)
     stops = torch.tensor(stop_ids, device=state.ids.device)
-    shape = (len(requests), max_tokens)
+    shape = (len(state.rows), max_tokens)
     tokens = torch.full(shape, pad_id, device=state.ids.device)
     logps = torch.zeros(shape, device=state.ids.device)
     length = torch.full(shape[:1], max_tokens, device=state.ids.device)
@@ -149,7 +162,14 @@ class HfSampler:
     ) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
-        round_linear_weights(self.model, config.weights)
+        self._share = check_rounding(self.model, config.weights)
+        round_weights(self.model, config.weights)
+        if config.weights != "float32":
+            logger.info(
+                "sampler: %s, %.1f %% of the block weights rounded",
+                config.weights,
+                100 * self._share,
+            )
 
     def generate(
         self, requests: Sequence[Request], *, max_tokens: int, temperature: float
@@ -187,7 +207,25 @@ class HfSampler:
                 why="a stale sampler looks exactly like the mismatch under study",
                 fix="push every named parameter",
             )
-        round_linear_weights(self.model, self.config.weights)
+        round_weights(self.model, self.config.weights)
+
+    def stale(self, parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
+        """Compare every held weight with what a push of `parameters` should have left, to the bit."""
+        own, known = dict(self.model.named_parameters()), matrices(self.model)
+        rounds = {id(matrix.weight): matrix for matrix in known}
+        missing = []
+        for name, value in parameters:
+            held = own[name]
+            matrix = rounds.get(id(held))
+            pushed = value.detach().to(held)
+            wanted = pushed if matrix is None else rounded(matrix, pushed, self.config.weights)
+            if not torch.equal(held, wanted):
+                missing.append(name)
+        return missing
+
+    def facts(self) -> dict[str, float]:
+        """Share of the block weights that is rounded; nothing for float32, which rounds none."""
+        return {} if self.config.weights == "float32" else {"rollout/rounded_share": self._share}
 
     def close(self) -> None:
         """Nothing to release: the copy goes with the object."""
@@ -200,16 +238,24 @@ def score(
     *,
     pad_id: int,
     temperature: float,
+    precision: Precision = FLOAT32,
 ) -> list[list[float]]:
     """Log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence."""
+    device = next(model.parameters()).device
     rollout = collate(
         [Request(prompt, 0) for prompt, _ in sequences],
         [Response(ids, (0.0,) * len(ids), "stop") for _, ids in sequences],
         prompt=range(len(sequences)),
         pad_id=pad_id,
         policy_version=0,
-    ).to(next(model.parameters()).device)
-    logp = response_logprobs(
-        model, rollout.tokens, rollout.attention, rollout.response, temperature=temperature
-    ).logp
+    ).to(device)
+    with precision.autocast(device):
+        logp = response_logprobs(
+            model,
+            rollout.tokens,
+            rollout.attention,
+            rollout.response,
+            temperature=temperature,
+            head_float32=precision.head_float32,
+        ).logp
     return [row[mask].tolist() for row, mask in zip(logp, rollout.response, strict=True)]

@@ -115,6 +115,13 @@ class VllmSampler:
                 fix="sync only while nothing is being generated",
             )
 
+    def stale(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Say that vLLM cannot show its weights: on a CPU it keeps them packed, elsewhere fused."""
+
+    def facts(self) -> dict[str, float]:
+        """Nothing beyond what its config says."""
+        return {}
+
     def close(self) -> None:
         """Free the engine's weights and cache; a next sampler can then start in this process.
 
@@ -150,6 +157,9 @@ class VllmSampler:
                 return LLM(
                     model=source,
                     dtype=config.dtype,
+                    hf_overrides=(
+                        {} if config.head_dtype == "auto" else {"head_dtype": config.head_dtype}
+                    ),
                     kv_cache_dtype=config.kv_cache_dtype,
                     max_model_len=self._limit + 1,
                     logprobs_mode="processed_logprobs",  # the default ignores the temperature

@@ -48,6 +48,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
     Raises `RolloutError` (sampler cannot be trusted) and `NumericalError` (too much is non-finite).
     """
     state = set_up(config, folder)
+    logger.info("%s", start_line(state))
     try:
         done = resume(state)
         tracker.rewind(done)
@@ -74,6 +75,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             state.records.close()
 
 
+def start_line(state: TrainerState) -> str:
+    """The run in one line: model, precision, engine and what the engine says of itself."""
+    config, facts = state.config, state.sampler.facts()
+    told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
+    return (
+        f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
+        f"sampler {config.rollout.engine}{told}"
+    )
+
+
 def first_look(state: TrainerState) -> dict[str, float]:
     """Step 0: prove the weight sync, then score the policy before any training."""
     clock = Clock()
@@ -81,7 +92,7 @@ def first_look(state: TrainerState) -> dict[str, float]:
         gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
     with clock("eval"):
         scores = held_out_scores(state)
-    return scores | gap.metrics() | clock.metrics()
+    return scores | gap.metrics() | state.sampler.facts() | clock.metrics()
 
 
 def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]:
@@ -119,7 +130,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         ]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
-        metrics = {"policy/lag": float(lag)} | _update_metrics(updates) | read_out(parts)
+        metrics = {"policy/lag": float(lag)} | read_out(parts)
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
+from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
@@ -22,6 +23,7 @@ from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
 from alpkit.tasks import Item, Task, eval_items, load_task
+from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
@@ -47,8 +49,14 @@ class TrainerState:
     records: BackgroundWriter
     probe: SyncProbe
     receipts: ReceiptWatch
+    loss_scale: LossScale
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of every forward of the trained policy."""
+        return Precision(self.config.dtype, self.config.head)
 
     @property
     def device(self) -> torch.device:
@@ -66,13 +74,19 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
     )
     task = load_task(config.task)
     held_out = eval_items(task, config.eval.items)
-    tolerance = config.diagnostics.probe_tolerance or default_tolerance(config.rollout)
+    tolerance = config.diagnostics.probe_tolerance or default_tolerance(
+        config.rollout, config.dtype
+    )
     probe = SyncProbe(
         _probe_sequences(policy, held_out, config.rollout.max_tokens),
         pad_id=pad_id(policy.tokenizer),
         temperature=config.rollout.temperature,
         tolerance=tolerance,
+        precision=Precision(config.dtype, config.head),
     )
+    loss_scale = LossScale(enabled=config.dtype == "float16")
+    if perturbation is not None:
+        perturbation.loss_scale = loss_scale.value
     return TrainerState(
         config=config,
         folder=folder,
@@ -87,6 +101,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         records=BackgroundWriter(RunFolder(folder).records),
         probe=probe,
         receipts=ReceiptWatch(config.objective),
+        loss_scale=loss_scale,
     )
 
 
@@ -136,6 +151,7 @@ def save(state: TrainerState, step: int) -> None:
         "history": state.history.state(),
         "spikes": state.spikes.state,
         "receipts": state.receipts.state,
+        "loss_scale": state.loss_scale.state(),
         "tokens": state.tokens,
     }
     keep = state.config.checkpoint.keep
@@ -163,6 +179,9 @@ def resume(state: TrainerState) -> int | None:
     state.history.restore(**rest["history"])
     state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
     state.receipts.restore(rest["receipts"])
+    state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none
+    if state.perturbation is not None:
+        state.perturbation.loss_scale = state.loss_scale.value
     state.sampler.sync(state.history.weights())
     return int(rest["step"])
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
 from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
+from alpkit.policy.perturbation.numerator import with_gradient_of
 from alpkit.trainer.batches import MicroBatch, token_rows
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.state import TrainerState
@@ -75,9 +76,9 @@ def update_policy(
     state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
 ) -> Update:
     """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
-    normalizer = _normalizer(state, micros, clock)
+    normalizers = _normalizers(state, micros, clock)
     parts = [
-        _accumulate(state, micro, normalizer, diagnose=diagnose, clock=clock) for micro in micros
+        _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
     ]
     outputs = [output for part in parts for output in part.outputs]
     with clock("update"):
@@ -90,7 +91,7 @@ def update_policy(
 def _accumulate(
     state: TrainerState,
     micro: MicroBatch,
-    normalizer: Normalizer,
+    normalizers: Sequence[Normalizer],
     *,
     diagnose: bool,
     clock: Clock,
@@ -104,27 +105,29 @@ def _accumulate(
             clean = _logprobs(state, micro)
         columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
     with clock("update"):
-        drawn = _backward(state, micro, normalizer)
+        drawn = _backward(state, micro, normalizers)
     scored, output = drawn[0]
     if state.perturbation is None:
         columns |= {"logp_train": scored.logp, "entropy": scored.entropy}
     else:
         columns["logp_perturbed"] = scored.logp
-    columns |= {"keep": output.keep, "weight": output.weight, "slope": _slope(scored)}
+    columns |= {"keep": output.keep, "weight": output.weight, "slope": _slope(state, scored)}
     with clock("diagnostics"):
         rows = token_rows(micro, columns)
     loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
     return _Accumulated(loss, [draw.output for draw in drawn], rows)
 
 
-def _backward(state: TrainerState, micro: MicroBatch, normalizer: Normalizer) -> list[_Drawn]:
+def _backward(
+    state: TrainerState, micro: MicroBatch, normalizers: Sequence[Normalizer]
+) -> list[_Drawn]:
     """Forward, loss and backward of one micro-batch, averaged over the noise's draws."""
-    draws = state.config.draws
     logp_reference = _logp_reference(state, micro)
     drawn = []
-    for draw in range(draws):
-        with _noise(state, micro, draw):
-            scored = _logprobs(state, micro)
+    for draw, normalizer in enumerate(normalizers):
+        # Layers that are recomputed in the backward pass need their noise there too.
+        with _live_noise(state, micro, draw):
+            scored = _numerator(state, micro, draw)
             scored.logp.retain_grad()
             output = policy_loss(
                 **vars(micro.inputs(scored.logp)),
@@ -132,15 +135,37 @@ def _backward(state: TrainerState, micro: MicroBatch, normalizer: Normalizer) ->
                 normalizer=normalizer,
                 logp_reference=logp_reference,
             )
-            (output.loss / draws).backward()
+            (output.loss * state.loss_scale.value / len(normalizers)).backward()
         drawn.append(_Drawn(scored, output))
     return drawn
 
 
-def _slope(scored: TokenLogprobs) -> Tensor:
+def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractContextManager[None]:
+    """The noise that the gradient goes through: none where it goes through the clean policy."""
+    return nullcontext() if _gradient_is_clean(state) else _noise(state, micro, draw)
+
+
+def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
+    """Log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
+    scored = _logprobs(state, micro)
+    if not _gradient_is_clean(state):
+        return scored
+    with torch.no_grad(), _noise(state, micro, draw):
+        perturbed = _logprobs(state, micro)
+    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+
+
+def _gradient_is_clean(state: TrainerState) -> bool:
+    noise = state.config.perturbation
+    return noise is not None and noise.gradient == "clean"
+
+
+def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
     """|d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
-    return torch.zeros_like(scored.logp) if slope is None else slope.abs()
+    if slope is None:
+        return torch.zeros_like(scored.logp)
+    return state.loss_scale.slope(slope).abs()
 
 
 def _logprobs(
@@ -148,7 +173,7 @@ def _logprobs(
 ) -> TokenLogprobs:
     """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    with state.precision.autocast(state.device):
         return response_logprobs(
             state.policy.model if model is None else model,
             rollout.tokens,
@@ -156,6 +181,7 @@ def _logprobs(
             rollout.response,
             temperature=config.rollout.temperature,
             chunk=config.train.head_chunk,
+            head_float32=state.precision.head_float32,
         )
 
 
@@ -176,21 +202,37 @@ def _logp_reference(state: TrainerState, micro: MicroBatch) -> Tensor | None:
         return _logprobs(state, micro, state.reference).logp
 
 
-def _normalizer(state: TrainerState, micros: Sequence[MicroBatch], clock: Clock) -> Normalizer:
-    """The mini-batch's denominators, so that cutting it into micro-batches changes nothing.
+def _normalizers(
+    state: TrainerState, micros: Sequence[MicroBatch], clock: Clock
+) -> list[Normalizer]:
+    """Each draw's denominators of the mini-batch, so that cutting it into micro-batches changes nothing.
 
     Rejections that shrink them, and weights that are divided by their mean, must be known of all
-    micro-batches before the first loss; where they look at the current policy, that costs a forward.
+    micro-batches before the first loss. Where they look at the current policy, that costs a forward for
+    every draw of the noise, as each draw rejects its own tokens; else one answer serves all draws.
     """
     objective = state.config.objective
-    sums = []
-    for micro in micros:
-        logp = micro.rollout.logp_rollout  # stands in where no denominator looks at the policy
-        if "bypass" in objective.of_whole_batch:
-            with clock("update"), torch.no_grad(), _noise(state, micro):
-                logp = _logprobs(state, micro).logp
-        sums.append(normalizer_sums(**vars(micro.inputs(logp)), config=objective))
-    return whole_batch(sums, objective, fixed_length=state.config.rollout.max_tokens)
+
+    def denominators(now: Sequence[Tensor]) -> Normalizer:
+        sums = [
+            normalizer_sums(**vars(micro.inputs(logp)), config=objective)
+            for micro, logp in zip(micros, now, strict=True)
+        ]
+        return whole_batch(sums, objective, fixed_length=state.config.rollout.max_tokens)
+
+    if "bypass" not in objective.of_whole_batch:
+        # mu's log-probs stand in: no denominator looks at the current policy.
+        stand_ins = [micro.rollout.logp_rollout for micro in micros]
+        return [denominators(stand_ins)] * state.config.draws
+    return [
+        denominators([_no_grad_numerator(state, micro, draw, clock) for micro in micros])
+        for draw in range(state.config.draws)
+    ]
+
+
+def _no_grad_numerator(state: TrainerState, micro: MicroBatch, draw: int, clock: Clock) -> Tensor:
+    with clock("update"), torch.no_grad(), _noise(state, micro, draw):
+        return _logprobs(state, micro).logp
 
 
 def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
@@ -200,11 +242,16 @@ def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
     optimizer's momentum must not move the weights in its stead.
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    state.loss_scale.unscale(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.config.train.grad_clip)
     # The update's one wait for the device.
     numbers = torch.stack([loss.double(), norm.double(), survivors.double()]).tolist()
     taken = _Step(numbers[0], numbers[1], bool(numbers[2]))
-    if math.isfinite(taken.grad_norm) and taken.survivors:
+    finite = math.isfinite(taken.grad_norm)
+    if finite and taken.survivors:
         state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    state.loss_scale.update(finite=finite)
+    if state.perturbation is not None:
+        state.perturbation.loss_scale = state.loss_scale.value
     return taken

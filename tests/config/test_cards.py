@@ -19,8 +19,10 @@ geo-rs k3-rs seq-mask-tis opsm veto decoupled-ppo token-alp seq-alp geo-alp pape
 
 def test_every_named_method_is_there_and_is_its_own_run():
     assert set(NAMED) <= set(PRESETS)
-    ids = {RunConfig.model_validate(p.settings).cell_id() for p in PRESETS.values()}
-    assert len(ids) == len(PRESETS)
+    ids = {name: RunConfig.model_validate(p.settings).cell_id() for name, p in PRESETS.items()}
+    # Its script never switches the noise on, which leaves the bypass: one cell, whichever name asks for it.
+    assert ids.pop("paper/seq-alp-as-released") == ids["paper/seq-bypass"]
+    assert len(set(ids.values())) == len(ids)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -50,7 +52,19 @@ def test_cards_show_bounds():
     )
     assert "k1 mean of bypass > 0.5, only A < 0, denominator keep" in card("opsm").text
     assert "band [0.5, 4], dual clip 10" in card("seq-alp").text
-    assert "mask, mismatch, product, <= 3" in card("paper/token-mis").text
+    assert "mask, mismatch, product, <= 3" in card("paper/token-mis-figure").text
+    assert "0.001, k3, log ratio into +-20, value into +-10" in card("paper/seq-alp").text
+
+
+@pytest.mark.parametrize("name", sorted(name for name in PRESETS if name.startswith("paper/")))
+def test_a_released_scripts_card_says_where_it_is_from_and_what_is_not_taken(name):
+    preset, text = PRESETS[name], card(name).text
+    assert re.match(r"(script|README|paper): ", preset.source)
+    assert preset.not_taken
+    assert f"not taken  {preset.not_taken}" in re.sub(" +", " ", text).replace(
+        "not taken ", "not taken  "
+    )
+    assert f"- **not taken**: {preset.not_taken}" in markdown()
 
 
 def test_an_unknown_method_is_named_with_its_neighbour():

@@ -45,6 +45,9 @@ def test_a_validated_config_validates_to_itself():
         {"sigma": {"target_ratio_std": 0.1}, "schedule": {"warmup": 5}},
         {"draws": 4, "antithetic": True, "schedule": {"decay_to": 0.1, "steps": 9}},
         {"site": "logits", "sigma": {"per": "vocab", "lr": 0.1}},
+        {"gradient": "clean", "sigma": {"learnable": False}},
+        {"gradient": "clean", "sigma": {"target_ratio_std": 0.1}},
+        {"sigma": {"lr": 0}},
     ):
         assert noise(**noise(**given).model_dump(mode="json")) == noise(**given)
 
@@ -64,6 +67,9 @@ def test_schedules_by_value():
         ({"sigma": {"init": None}}, "init: null needs target_ratio_std"),
         ({"sigma": {"init": 0.1, "target_ratio_std": 0.1}}, "init: target_ratio_std finds sigma"),
         ({"sigma": {"learnable": True, "target_ratio_std": 0.1}}, "would not stay matched"),
+        ({"gradient": "clean"}, "sigma has no gradient to learn from"),
+        ({"gradient": "none"}, "perturbed' or 'clean'"),
+        ({"sigma": {"lr": -0.1}}, "greater than or equal to 0"),
         ({"sigma": {"per": "vocab"}}, "per: vocab is one sigma per logit; layer_input has none"),
         ({"site": "mlp"}, "site"),
         ({"antithetic": True}, "antithetic: pairs need an even number of draws, got 1"),

@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from alpkit.config import PRESETS, ObjectiveConfig, PerturbationConfig
+from alpkit.errors import ConfigError
 from alpkit.integrations.trl import grpo_trainer
 from alpkit.objective import policy_loss
 from alpkit.policy.loading import load_policy
@@ -103,8 +104,16 @@ def test_noise_makes_the_first_ratio_differ_from_one_and_sigma_learns(tmp_path):
 
 
 def test_what_trl_cannot_feed_is_refused():
-    with pytest.raises(ValueError, match="normalizer: keep"):
+    with pytest.raises(ConfigError, match="normalizer: keep"):
         grpo_trainer()(objective=ObjectiveConfig(reference_kl={"coef": 0.1}))
+    clean = PerturbationConfig(gradient="clean", sigma={"learnable": False})
+    with pytest.raises(ConfigError, match="needs a second forward"):
+        grpo_trainer()(objective=ObjectiveConfig(), perturbation=clean)
+
+
+def test_parts_of_trls_loss_that_would_be_ignored_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"delta: 2\.0 would never act"):
+        trained(tmp_path, ObjectiveConfig(), delta=2.0)
 
 
 def test_opsm_is_trls_off_policy_mask():

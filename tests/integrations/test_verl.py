@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
+from alpkit.errors import ConfigError
 from alpkit.integrations.verl import correct_batch, policy_loss_fn
 from alpkit.objective import policy_loss
 
@@ -35,7 +36,7 @@ def test_the_loss_is_the_objectives(name, bypass):
     assert_close(loss, mine.loss)
     assert 0 <= metrics["actor/alpkit/surviving"] <= 1
     if bypass:
-        with pytest.raises(ValueError, match="count the mismatch twice"):
+        with pytest.raises(ConfigError, match="count the mismatch twice"):
             policy_loss_fn(objective)(
                 OLD, LOGP, ADVANTAGE, MASK, "token-mean", None, torch.ones(4, 6)
             )
@@ -89,13 +90,15 @@ def test_rejections_edit_the_mask():
     ],
 )
 def test_what_verl_cannot_feed_is_refused(objective, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         policy_loss_fn(objective)
 
 
 def test_importing_the_plug_ins_imports_neither_peer():
     code = (
-        "import sys, alpkit.integrations.verl; "
-        "sys.exit(str({'verl', 'ray', 'transformers', 'trl'} & set(sys.modules) or '') or 0)"
+        "import sys, alpkit.integrations.verl; peers = {'verl', 'ray', 'trl'}; "
+        "found = {'transformers', *peers} & set(sys.modules); "
+        "import alpkit.integrations.trl, alpkit.integrations.verl_noise; "
+        "sys.exit(str(found | peers & set(sys.modules) or '') or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from alpkit.config import ObjectiveConfig, RunConfig, WeightConfig
+from alpkit.config.objective import ReferenceKLConfig
 from alpkit.objective import (
-    agreement,
     mismatch_correction,
     normalizer_sums,
     policy_loss,
@@ -333,7 +333,7 @@ def test_the_reference_aggregation_is_the_mean_of_micro_batch_means_weighted_by_
 )
 def test_reference_kl(estimator, value, slope):
     d = torch.tensor([[-1.5, -0.1, 0.0, 0.3, 2.0]], dtype=torch.float64)
-    got = reference_kl(d, estimator)
+    got = reference_kl(d, ReferenceKLConfig(coef=1, estimator=estimator))
     assert_close(got.value, value(d))
     assert_close(got.slope, slope(d))
     if estimator != "k3_straight_through":
@@ -396,15 +396,6 @@ def test_receipts_by_side_and_sign_and_removed_advantage():
     assert got["sequences"] == 1
 
 
-def test_agreement_counts_what_two_corrections_remove():
-    first, second = (correction({"statistic": "ratio", "upper": u}) for u in (1.0, 1.1))
-    got = {k: v.item() for k, v in agreement(first.keep, second.keep, MASK).items()}
-    removed = [(w > u).sum().item() for w in [W.exp()] for u in (1.0, 1.1)]
-    assert got == {"agreement_both": removed[1], "agreement_only_own": removed[0] - removed[1],
-                   "agreement_only_other": 0}  # fmt: skip
-    assert removed[1] > 0
-
-
 def test_valid_tokens_without_a_finite_log_prob_are_left_out_and_counted():
     spoiled = MU.clone()
     spoiled[0, 1] = -torch.inf
@@ -452,6 +443,8 @@ def test_rejection_only_removes_valid_tokens_and_whole_responses_go_together(
         ({"reject": [{"statistic": "ratio", "reduce": "mean", "upper": 2}]}, "Extra inputs"),
         ({"reject": [{"statistic": "k3", "level": "product", "upper": 2}]}, "Extra inputs"),
         ({"reference_kl": {"estimator": "k1"}}, "estimator does nothing without a coef"),
+        ({"reference_kl": {"value_clamp": 10}}, "value_clamp does nothing without a coef"),
+        ({"reference_kl": {"coef": 1, "value_clamp": 0}}, "greater than 0"),
         ({"weight": {"upper": 3.0}}, "nothing would be weighted"),
         ({"weight": {"normalize": "batch"}}, "nothing would be weighted"),
         ({"weight": {"action": "truncate", "of": "bypass"}}, "staleness would count twice"),
@@ -471,12 +464,37 @@ def test_spellings_without_effect_have_one_hash():
         RunConfig(objective=axes).cell_id()
         for axes in (
             {},
-            {"reference_kl": {"coef": 0.0, "estimator": "k1"}},
+            {
+                "reference_kl": {
+                    "coef": 0.0,
+                    "estimator": "k1",
+                    "log_ratio_clamp": 5,
+                    "value_clamp": 1,
+                }
+            },
             {"weight": {"action": "none"}},
             {"reject": []},
         )
     }
     assert len(ids) == 1
+
+
+@pytest.mark.parametrize("task", ["addition", "reasoning_gym"])
+@pytest.mark.parametrize("level", ["turn", "cumulative_turn"])
+def test_turn_levels_are_refused_on_tasks_of_one_turn(level, task):
+    """They are the product there: the arm would train the same weights under another cell id."""
+    given = {"name": task, "dataset": "chain_sum"} if task == "reasoning_gym" else {"name": task}
+    assert not RunConfig(task=given).task.multi_turn
+    for axes in (
+        {"ratio": {"level": level}},
+        {"weight": {"action": "truncate", "level": level}},
+    ):
+        section = next(iter(axes))
+        message = rf"objective.{section}.level: on a task of one turn, {level} is the product"
+        with pytest.raises(ValidationError, match=message):
+            RunConfig(objective=axes, task=given)
+        ObjectiveConfig(**axes)  # the objective itself has no task
+    RunConfig(objective={"weight": {"action": "none", "level": level}}, task=given)  # dropped
 
 
 @pytest.mark.parametrize("aggregate", ["seq_mean_token_mean", "token_mean_per_micro_batch"])

@@ -12,7 +12,7 @@ from alpkit.config import PRESETS, ObjectiveConfig, RunConfig, WeightConfig
 from alpkit.config.objective import Aggregate
 from alpkit.objective import (
     group_advantage,
-    importance_weight,
+    mismatch_correction,
     normalizer_sums,
     policy_loss,
     reduce_to_level,
@@ -157,9 +157,11 @@ def test_weighted_grpo_at_cap_1_1(action, level, expected):
     [("product", [0.886920, 1.185305, 0.244143]), ("geometric", [0.970446, 1.058303, 0.625002])],
 )
 def test_mismatch_weights(level, expected):
-    log_w = torch.tensor(OLD, dtype=torch.float64) - torch.tensor(MU, dtype=torch.float64)
+    old, mu = (torch.tensor(x, dtype=torch.float64) for x in (OLD, MU))
     config = WeightConfig(action="truncate", level=level, upper=50)
-    weight = importance_weight(log_w, MASK, config, clamp=(-20.0, 20.0)).weight[:, 0]
+    weight = mismatch_correction(
+        logp_old=old, logp_rollout=mu, mask=MASK, weight=config, reject=()
+    ).weight[:, 0]
     assert_close(weight.float(), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
@@ -180,7 +182,7 @@ def test_surrogate_table_and_its_dead_zones(advantage, dual_clip, expected):
     inside = ~torch.isclose(
         ratio, torch.tensor([0.5, 4.0, dual_clip], dtype=torch.float64)[:, None, None]
     ).any(0)
-    assert torch.equal((terms.slope * terms.alive != 0)[inside], alive[inside])
+    assert torch.equal((terms.slope != 0)[inside], alive[inside])
     assert torch.equal(terms.alive[inside].bool(), alive[inside])
     # Inside its bounds the slope is that of -A x, by x = exp(logp).
     assert_close(terms.slope[inside & alive], -advantage * ratio[inside & alive])
@@ -215,6 +217,23 @@ def test_group_advantage_of_the_spec():
     assert advantage[11].item() == pytest.approx(0.5 / (1 + 1e-6), abs=1e-7)
     pair = group_advantage(torch.tensor([1.0, 0.0]), torch.tensor([3, 3]), config)
     assert_close(pair, torch.tensor([0.5, -0.5]) / 0.5**0.5, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "axes", [{}, {"normalize_std": False}, {"kind": "dr_grpo"}, {"kind": "rloo"}]
+)
+@pytest.mark.parametrize("reward", [0.7, 5.3, -0.1, 1e-3, 1e6, 0.0])
+@pytest.mark.parametrize("size", [2, 3, 7, 8, 16])
+def test_equal_rewards_are_no_signal_whatever_they_are(size, reward, axes):
+    """Exactly 0, and the other groups of the batch get what they get alone (float32, 1e-6)."""
+    config = ObjectiveConfig(advantage=axes).advantage
+    rewards = torch.tensor([reward] * size + [0.25, 1.0, 0.3])
+    group = torch.tensor([7] * size + [2] * 3)
+    advantage = group_advantage(rewards, group, config)
+    assert (advantage[:size] == 0).all()
+    alone = group_advantage(rewards[size:].double(), group[size:], config)
+    assert_close(advantage[size:].double(), alone, atol=1e-6, rtol=0)
+    assert (alone != 0).all()
 
 
 def test_rloo_is_dr_grpo_scaled_by_n_over_n_minus_1():
@@ -414,7 +433,7 @@ def test_weights_stay_in_their_bounds(rows, action, level):
     old, mu, mask = (torch.tensor([list(column)]) for column in zip(*rows, strict=True))
     lower = 0.0 if action == "truncate" else 0.5
     config = WeightConfig(action=action, level=level, lower=lower, upper=2.0)
-    got = importance_weight(old - mu, mask, config, clamp=(-20.0, 20.0))
+    got = mismatch_correction(logp_old=old, logp_rollout=mu, mask=mask, weight=config, reject=())
     valid = got.weight[mask]
     assert (valid <= 2.0).all()
     assert (valid >= 0).all()

@@ -5,14 +5,14 @@ import torch
 from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
+from alpkit.config.objective import ReferenceKLConfig
 from alpkit.objective import (
-    agreement,
+    Inputs,
     mismatch_correction,
     normalizer_sums,
     policy_loss,
     reduce_to_level,
     reference_kl,
-    removal_agreement,
     sketch_state,
 )
 
@@ -132,13 +132,62 @@ def test_bounds_belong_to_the_band():
     assert (gradient != 0).all()
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_straight_through"])
-def test_the_references_log_ratio_stops_at_20_nats(estimator):
-    far = reference_kl(torch.tensor([[-30.0, 30.0]], dtype=torch.float64), estimator)
-    edge = reference_kl(torch.tensor([[-20.0, 20.0]], dtype=torch.float64), estimator)
+ESTIMATORS = ("k1", "k2", "k3", "k3_straight_through")
+
+
+@pytest.mark.parametrize("bound", [20.0, 3.0])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_references_log_ratio_stops_at_its_clamp(estimator, bound):
+    config = ReferenceKLConfig(coef=1, estimator=estimator, log_ratio_clamp=bound)
+    edges = torch.tensor([[-bound, bound]], dtype=torch.float64)
+    far, edge = reference_kl(1.5 * edges, config), reference_kl(edges, config)
     assert_close(far.value, edge.value)
     assert (far.slope == 0).all()
     assert (edge.slope != 0).all()
+    assert far.log_ratio_clamped.tolist() == [[1, 1]]
+    assert edge.log_ratio_clamped.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_references_value_stops_at_its_clamp_and_its_gradient_with_it(estimator):
+    """A gap of 9 nats: k3 is 8,093 with a slope of -8,102; clamped at 10 it is 10 with a slope of 0."""
+    d = torch.tensor([[9.0, 0.1, -12.0]], dtype=torch.float64)
+    free = reference_kl(d, ReferenceKLConfig(coef=1, estimator=estimator))
+    assert not free.value_clamped.any()
+    got = reference_kl(d, ReferenceKLConfig(coef=1, estimator=estimator, value_clamp=10.0))
+    beyond = free.value.abs() > 10
+    assert beyond.any()
+    assert not beyond.all()
+    assert_close(got.value, free.value.clamp(-10, 10), rtol=0, atol=0)
+    assert torch.equal(got.value_clamped.bool(), beyond)
+    alive = torch.ones_like(beyond) if estimator == "k3_straight_through" else ~beyond
+    assert_close(got.slope, torch.where(alive, free.slope, 0.0), rtol=0, atol=0)
+    if estimator == "k3":
+        assert free.slope[0, 0].item() == pytest.approx(-8102.08, abs=0.01)
+
+
+def test_clamps_of_the_reference_are_counted_and_stop_the_gradient():
+    data = batch(rows=20)
+    mask = data["mask"]
+    kl = {"coef": 0.5, "estimator": "k3", "log_ratio_clamp": 0.6, "value_clamp": 0.1}
+    out, gradient = loss(data, reference_kl=kl)
+    plain, without = loss(data)
+    d = (data["logp_reference"] - data["logp"])[mask]
+    held = d.clamp(-0.6, 0.6)
+    value = held.exp() - 1 - held
+    expected = {
+        "reference_log_ratio_clamped": (d.abs() > 0.6).sum().item(),
+        "reference_value_clamped": (value > 0.1).sum().item(),
+    }
+    got = number(out.receipt)
+    assert {key: got[key] for key in expected} == expected
+    assert 0 < min(expected.values())
+    assert len(set(expected.values())) == 2
+    value = value.clamp(max=0.1)
+    assert (out.loss - plain.loss).item() == pytest.approx(0.5 * value.mean().item(), abs=1e-12)
+    assert got["reference_kl"] == pytest.approx(value.sum().item())
+    slope = torch.where((d.abs() <= 0.6) & (value < 0.1), 1 - d.exp(), 0.0)
+    assert_close((gradient - without)[mask], 0.5 * slope / mask.sum(), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("tok", [9, 2])
@@ -184,33 +233,15 @@ def test_the_weight_of_what_stays_is_its_own():
     assert_close(alone.weight[mask], (raw >= 0.9).double())
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"weight": {**MASKED, "level": "token"}},
-        {"reject": [{"statistic": "ratio", "of": "bypass", "upper": 1.1}]},
-        {"reject": [{"statistic": "k2", "reduce": "max", "upper": 0.05, "when": "negative_advantage"}]},
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("per_token", [False, True])
-def test_agreement_with_another_method_is_of_what_that_would_keep(other, per_token):
-    data = batch(rows=30, per_token=per_token, seed=1)
-    own, _ = loss(data, reject=[{"statistic": "ratio", "upper": 1.05}])
-    theirs, _ = loss(data, **other)
-    arguments = {key: value for key, value in data.items() if key != "logp_reference"}
-    config = ObjectiveConfig.model_validate(other)
-    got = number(removal_agreement(own.keep, **arguments, config=config))
-    mask = data["mask"]
-    mine, others = mask & ~own.keep, mask & ~theirs.keep
-    expected = {
-        "agreement_both": (mine & others).sum().item(),
-        "agreement_only_own": (mine & ~others).sum().item(),
-        "agreement_only_other": (others & ~mine).sum().item(),
-    }
-    assert got == expected == number(agreement(own.keep, theirs.keep, mask))
-    # Of the two that a swap could confuse with another, neither is equal to it.
-    assert expected["agreement_only_own"] != expected["agreement_both"]
-    assert expected["agreement_only_own"] != expected["agreement_only_other"]
+def test_inputs_are_the_loss_calls_own_arguments():
+    data = batch()
+    reference = data.pop("logp_reference")
+    inputs = Inputs(**data)
+    config = ObjectiveConfig.model_validate(ALL["token-mis"])
+    passed = policy_loss(**vars(inputs), config=config)
+    spelled = policy_loss(**data, config=config, logp_reference=reference)
+    assert passed.loss == spelled.loss
+    assert vars(Inputs(**{k: v for k, v in data.items() if k != "turn"}))["turn"] is None
 
 
 def test_the_gradient_is_scaled_by_what_follows_the_loss():

@@ -1,13 +1,12 @@
-"""The device's sketch is the host's: same vector, whatever the cut, the mask or the rank."""
+"""The sketch made on the device is the one made on the host: the same vector, whatever the mask."""
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from alpkit.diagnostics import RatioSketch
 from alpkit.diagnostics.sketch import split
-from alpkit.objective import all_reduce_state, merge_states, sketch_state
+from alpkit.objective import sketch_state
 
 
 def heavy(n=40_000, seed=0):
@@ -44,33 +43,3 @@ def test_the_mask_removes_items_before_any_arithmetic():
     mask = torch.arange(10) < torch.tensor([[1], [4], [10], [0], [7], [2]])
     dirty = values.masked_fill(~mask, torch.nan)
     assert torch.equal(sketch_state(dirty, mask), sketch_state(values[mask]))
-
-
-def test_merged_micro_batches_are_the_batch():
-    values = heavy()
-    parts = [sketch_state(torch.tensor(part)) for part in np.array_split(values, 7)]
-    assert_same(merge_states(torch.stack(parts)), RatioSketch().add(values))
-
-
-def _rank(rank, path, queue):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
-    )
-    state = all_reduce_state(sketch_state(torch.tensor(np.array_split(heavy(9000), 2)[rank])))
-    queue.put(state.numpy())
-    torch.distributed.destroy_process_group()
-
-
-def test_ranks_reduce_to_the_whole(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    ranks = [
-        context.Process(target=_rank, args=(rank, tmp_path / "store", queue)) for rank in (0, 1)
-    ]
-    for rank in ranks:
-        rank.start()
-    states = [queue.get(), queue.get()]
-    for rank in ranks:
-        rank.join(60)
-    np.testing.assert_array_equal(*states)
-    assert_same(states[0], RatioSketch().add(heavy(9000)))

@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from alpkit.errors import ConfigError
-from alpkit.policy.logprobs import response_logprobs, verify_head
-from tests.support.tiny_models import tiny_qwen2
+from alpkit.policy.logprobs import logit_transform, response_logprobs, verify_head
+from tests.support.tiny_models import tiny, tiny_qwen2
 
 
 def batch():
@@ -50,6 +50,34 @@ def test_agrees_with_the_models_own_forward(temperature, chunk, tied):
     assert_close(got.entropy, entropy, atol=2e-5, rtol=0)
     assert (got.logp[~response] == 0).all()
     assert not got.entropy.requires_grad
+
+
+# model, its own field, what the logits are multiplied by, the cap
+TRANSFORMS = [
+    ("cohere", {"logit_scale": 0.25}, 0.25, None),
+    ("cohere2", {"logit_scale": 3.0}, 3.0, None),
+    ("granite", {"logits_scaling": 8.0}, 1 / 8, None),
+    ("granitemoe", {"logits_scaling": 4.0, "num_local_experts": 2}, 1 / 4, None),
+    ("minicpm3", {"dim_model_base": 8}, 1 / 4, None),
+    ("hyperclovax", {"logits_scaling": 4.0}, 4.0, None),
+    ("gemma2", {"final_logit_softcapping": 3.0}, 1.0, 3.0),
+    ("gemma3_text", {"final_logit_softcapping": 2.0}, 1.0, 2.0),
+    ("nanochat", {"final_logit_softcapping": 2.0}, 1.0, 2.0),
+]
+
+
+@pytest.mark.parametrize(("architecture", "fields", "scale", "cap"), TRANSFORMS)
+def test_logit_transforms_are_those_of_the_models_own_forward(architecture, fields, scale, cap):
+    shape = {"num_key_value_heads": 2, "head_dim": 16, "num_experts_per_tok": 1}
+    model = tiny(architecture, **(shape | fields))
+    assert logit_transform(model) == (scale, cap)
+    verify_head(model)
+    tokens, attention, response = batch()
+    got = response_logprobs(model, tokens, attention, response, temperature=0.7)
+    with torch.no_grad():
+        logp, entropy = reference(model, tokens, attention, response, 0.7)
+    assert_close(got.logp.detach(), logp, atol=5e-5, rtol=0)
+    assert_close(got.entropy, entropy, atol=5e-5, rtol=0)
 
 
 def test_chunks_and_padding_do_not_change_the_gradient():

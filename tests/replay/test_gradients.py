@@ -23,6 +23,12 @@ from tests.support.replay_runs import metrics_of, trained
 ONE_UPDATE = {"updates_per_rollout": 1, "steps": 1}
 PAIRS = {"sigma": {"learnable": False}, "scale": "rms", "draws": 2, "antithetic": True}
 
+STRONG = {"sigma": {"init": 0.3, "learnable": False}, "draws": 2, "scale": "rms"}
+REJECTS_ITS_OWN = {
+    "ratio": {"level": "token"},
+    "reject": [{"statistic": "k2", "of": "bypass", "upper": 0.05, "normalizer": "shrink"}],
+}
+
 
 @pytest.fixture(scope="module")
 def stale(tmp_path_factory):
@@ -54,10 +60,23 @@ def cosines(found, step=1):
         ("seq-mis", {}),
         ("gspo", {}),
         ("token-tis", {"dtype": "bfloat16"}),
+        ("token-tis", {"dtype": "float16", "head": "float32"}),
         ("token-tis", {"rollout": {"lag": 1}, "train": {"updates_per_rollout": 1, "steps": 3}}),
         ("seq-alp", {"perturbation": PAIRS}),
+        ("seq-alp", {"perturbation": PAIRS | {"gradient": "clean"}}),
+        ("seq-alp", {"perturbation": STRONG, "objective": REJECTS_ITS_OWN}),
     ],
-    ids=["token-tis", "seq-mis", "gspo", "bfloat16", "lag", "seq-alp of two draws"],
+    ids=[
+        "token-tis",
+        "seq-mis",
+        "gspo",
+        "bfloat16",
+        "float16",
+        "lag",
+        "seq-alp of two draws",
+        "clean gradient",
+        "draws that reject their own",
+    ],
 )
 def test_with_one_update_the_gradients_norm_is_the_trainers(tmp_path, preset, changes):
     folder = trained(tmp_path / "cell", preset, **{"train": ONE_UPDATE, **changes})

@@ -1,16 +1,21 @@
 """Old weights, and the probe that tells old weights from new ones."""
 
+import numpy as np
 import pytest
 import torch
 
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
+from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.rollout.hf import HfSampler
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
+from alpkit.rollout.sync_proof import prove_by_movement, shaken
 from tests.support.tiny_models import tiny_qwen2
 
 SEQUENCES = [((5, 6, 7), (2, 3, 4)), ((8, 9), (10, 11))]
+IDS = np.random.default_rng(0).integers(2, 20, (8, 10)).tolist()
+LONG = [(tuple(row[:4]), tuple(row[4:])) for row in IDS]
 
 
 def train_a_little(model, amount=1.0):
@@ -40,20 +45,30 @@ def test_history_gives_the_weights_of_lag_steps_ago(lag):
 
 
 class Forgetful(HfSampler):
-    """A sampler whose sync leaves one tensor as it was, without an error."""
+    """A sampler whose sync leaves the tensors whose names end in `forgotten` as they were, without an error."""
 
-    def __init__(self, *args, stale, **kwargs):
+    def __init__(self, *args, forgotten=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.stale = stale
+        self.forgotten = forgotten
 
     def sync(self, parameters):
         own = dict(self.model.named_parameters())
-        super().sync((n, own[n].clone() if n == self.stale else p) for n, p in parameters)
+        super().sync((n, own[n].clone() if self._forgets(n) else p) for n, p in parameters)
+
+    def _forgets(self, name):
+        return self.forgotten is not None and self.forgotten in name
 
 
-def probe(weights):
+class Blind(Forgetful):
+    """An engine that cannot show its weights, as vLLM cannot."""
+
+    def stale(self, parameters):
+        return None
+
+
+def probe(weights, sequences=SEQUENCES):
     tolerance = default_tolerance(HfRolloutConfig(weights=weights))
-    return SyncProbe(SEQUENCES, pad_id=0, temperature=1.0, tolerance=tolerance)
+    return SyncProbe(sequences, pad_id=0, temperature=1.0, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
@@ -69,12 +84,130 @@ def test_a_sound_sync_passes_and_leaves_both_engines_as_they_were(weights):
     assert gap.mean <= gap.max
 
 
-@pytest.mark.parametrize("stale", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
-def test_one_stale_tensor_is_caught_at_the_start(stale):
+def names_of(model):
+    return [name for name, _ in model.named_parameters()]
+
+
+def moved(weights, *, layers=2, tied=False, seed=0, **settings):
+    """The movement check on an engine that rounds to `weights`; gives what it cannot see."""
+    model = tiny_qwen2(layers=layers, tied=tied, seed=seed)
+    sampler = Blind(model, HfRolloutConfig(weights=weights), stop_ids=(1,), pad_id=0, **settings)
+    judge = probe(weights, LONG)
+    unseen = prove_by_movement(
+        sampler,
+        model,
+        lambda: judge._trainer(model, FLOAT32),
+        lambda: judge._sampler(sampler),
+        seed,
+    )
+    return model, sampler, unseen
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_stale_tensor_is_named_where_the_engine_shows_its_weights(weights, tied):
+    for stale in names_of(tiny_qwen2(layers=1, tied=tied)):
+        model = tiny_qwen2(layers=1, tied=tied)
+        config = HfRolloutConfig(weights=weights)
+        sampler = Forgetful(model, config, stop_ids=(1,), pad_id=0, forgotten=stale)
+        with pytest.raises(RolloutError, match=f"(?m)did not all arrive: {stale}$") as caught:
+            probe(weights).prove_sync(sampler, model, seed=0)
+        assert "not those that were pushed" in caught.value.why
+
+
+@pytest.mark.parametrize(("weights", "tied", "hidden"), [("float32", True, 0), ("int8", False, 3)])
+def test_every_stale_tensor_is_caught_by_its_movement_or_named_as_unseen(weights, tied, hidden):
+    """More precisions, and vLLM's: benchmarks/sync_check.py."""
+    unseen, told = {}, {}
+    names = names_of(tiny_qwen2(layers=1, tied=tied))
+    for stale in names:
+        try:
+            unseen[stale] = moved(weights, layers=1, tied=tied, forgotten=stale)[2]
+        except RolloutError as error:
+            told[stale] = error.what
+    assert all(stale in named for stale, named in unseen.items())
+    assert all(what.endswith(f"did not all arrive: {stale}") for stale, what in told.items())
+    assert len(unseen) <= hidden
+    assert len(names) >= 14
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16", "int8", "int4"])
+def test_a_sound_sync_never_alarms_at_any_precision(weights):
+    """20 seeds each here, 1,000 in benchmarks/sync_check.py; levels refused 20 of 300 at int4."""
+    for seed in range(20):
+        model = tiny_qwen2(layers=1, seed=seed)
+        sampler = HfSampler(model, HfRolloutConfig(weights=weights), stop_ids=(1,), pad_id=0)
+        probe(weights).prove_sync(sampler, model, seed)
+    for seed in range(2):
+        model, sampler, unseen = moved(weights, layers=1, seed=seed)
+        assert len(unseen) < 8 or weights == "int4"
+        assert HfSampler.stale(sampler, model.named_parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "told"),
+    [("", "the whole push"), ("layers.1.", "layer 1"), ("up_proj", "every mlp.up_proj.weight")],
+)
+def test_a_push_that_never_happens_or_leaves_a_part_is_named_as_such(forgotten, told):
+    with pytest.raises(RolloutError, match=f"(?m)did not all arrive: {told}$") as caught:
+        moved("float16", forgotten=forgotten)
+    assert "the sampler moved by 100% of it too little" in caught.value.why
+
+
+def test_a_tied_head_that_stays_packed_is_named_apart_from_its_embedding():
+    class Packed(Blind):
+        def sync(self, parameters):
+            if self.forgotten is None:  # packed once, at the first push
+                self.model.lm_head.weight = torch.nn.Parameter(self.model.lm_head.weight.clone())
+                self.forgotten = "lm_head"
+            kept = self.model.lm_head.weight.detach().clone()
+            HfSampler.sync(self, [*parameters, ("lm_head.weight", kept)])
+
+    model = tiny_qwen2(layers=2, tied=True)
+    sampler = Packed(model, HfRolloutConfig(weights="bfloat16"), stop_ids=(1,), pad_id=0)
+    with pytest.raises(RolloutError, match=r"(?m)LM head's copy of model\.embed_tokens\.weight$"):
+        probe("bfloat16", LONG).prove_sync(sampler, model, seed=0)
+
+
+def test_what_the_probe_cannot_see_is_named_in_the_log(caplog):
+    """Five tokens are too few to tell anything from chance."""
+    model = tiny_qwen2(layers=1)
+    sampler = Blind(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0)
+    probe("float32").prove_sync(sampler, model, seed=0)
+    count = len(names_of(model))
+    assert f"cannot see {count} of {count} tensors" in caplog.text
+    assert "model.layers.0.mlp.up_proj.weight" in caplog.text
+
+
+def test_shaking_moves_zeros_too_and_leaves_the_model_as_it_was():
+    model = tiny_qwen2(layers=1)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    assert any(not p.any() for p in before.values())  # fresh biases
+    with torch.no_grad(), shaken(model, names_of(model), 0.1, 0):
+        assert all((p != before[n]).all() for n, p in model.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_gap_holds_the_trainers_own_rounding(dtype):
+    """Between equal float32 weights it is 0; measured in float32 it would miss what updates are made of."""
     model = tiny_qwen2()
-    sampler = Forgetful(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0, stale=stale)
-    with pytest.raises(RolloutError, match="did not all arrive"):
-        probe("float32").prove_sync(sampler, model, seed=0)
+    sampler = HfSampler(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0)
+    low = SyncProbe(
+        LONG, pad_id=0, temperature=1.0, tolerance=1.0, precision=Precision(dtype, "autocast")
+    )
+    assert probe("float32", LONG).gap(sampler, model).max == 0
+    tokens = torch.tensor([prompt + response for prompt, response in LONG])
+    with torch.no_grad(), torch.autocast("cpu", getattr(torch, dtype)):
+        logits = model(input_ids=tokens).logits[:, 3:-1].float()
+    logp = logits.log_softmax(-1).gather(-1, tokens[:, 4:, None])[..., 0].flatten().numpy()
+    difference = np.abs(logp - low._sampler(sampler))
+    gap = low.gap(sampler, model)
+    # Padding and chunking reorder a few sums, which low precision shows: a tenth of the gap itself.
+    assert gap.mean == pytest.approx(difference.mean(), rel=0.1)
+    assert gap.mean > {"bfloat16": 3e-3, "float16": 3e-4}[dtype]
+    config = HfRolloutConfig()
+    assert default_tolerance(config, dtype) > 100 * default_tolerance(config)
 
 
 def test_a_sampler_that_misses_a_step_is_caught_after_it():

@@ -1,6 +1,6 @@
 """vLLM's log-probs are the trainer's where the weights are, and only there; its samples are seeded.
 
-Engines take seconds to start: three in all, shared by the module and closed at its end, because the
+Engines take seconds to start: four in all, shared by the module and closed at its end, because the
 first to close ends the others. The tied and the untied model are both needed: packing on the CPU
 treats their LM heads differently.
 """
@@ -23,8 +23,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, 
 
 import alpkit.rollout.vllm
 from alpkit.config.run import VllmRolloutConfig
-from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
+from alpkit.rollout.probe import SyncProbe
 from alpkit.rollout.vllm import VllmSampler, _process_state_kept
 
 pytestmark = pytest.mark.vllm
@@ -147,6 +148,13 @@ def half(tied_folder: str) -> Iterator[VllmSampler]:
     sampler.close()
 
 
+@pytest.fixture(scope="module")
+def float32_head(tied_folder: str) -> Iterator[VllmSampler]:
+    sampler = start(tied_folder, dtype="bfloat16", head_dtype="float32")
+    yield sampler
+    sampler.close()
+
+
 def test_log_probs_agree_with_the_trainer_at_the_sampling_temperature(
     tied: Engine, untied: Engine
 ) -> None:
@@ -177,6 +185,59 @@ def test_without_redispatch_the_tied_head_stays_old(
         assert gaps(tied.sampler, tied.model).mean() > 0.05
     tied.sampler.sync(tied.model.named_parameters())
     assert gaps(tied.sampler, tied.model).max() < FLOAT32
+
+
+PROBED = [(PROMPTS[i], tuple((3 * i + 5 * j) % 37 + 2 for j in range(5))) for i in range(6)]
+
+
+def prove(sampler: VllmSampler, model: PreTrainedModel) -> None:
+    temperature = sampler.config.temperature
+    probe = SyncProbe(PROBED, pad_id=0, temperature=temperature, tolerance=0.3)
+    probe.prove_sync(sampler, model, seed=0)
+
+
+@pytest.mark.parametrize("which", ["tied", "untied", "half"])
+def test_the_start_up_check_names_the_tensor_that_stays_old(
+    which: str, tied: Engine, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tensor, and vLLM's bfloat16 too, in benchmarks/sync_check.py."""
+    engine = request.getfixturevalue(which)
+    sampler, model = (engine, tied.model) if which == "half" else (engine.sampler, engine.model)
+    prove(sampler, model)
+    push = sampler.sync
+    for stale in ("model.layers.1.self_attn.k_proj.weight", "model.norm.weight"):
+        old = dict(model.named_parameters())[stale].detach().clone()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                sampler,
+                "sync",
+                lambda ps, s=stale, o=old: push((n, o if n == s else p) for n, p in ps),
+            )
+            with pytest.raises(RolloutError) as caught:
+                prove(sampler, model)
+        assert caught.value.what.endswith(f"did not all arrive: {stale}")
+    if which != "untied":
+        with monkeypatch.context() as patch:
+            patch.setattr(alpkit.rollout.vllm, "redispatch", lambda model: None)
+            with pytest.raises(RolloutError, match=r"the LM head's copy of model\.embed_tokens"):
+                prove(sampler, model)
+    sampler.sync(model.named_parameters())
+
+
+def test_a_float32_head_forms_its_logits_in_float32(
+    tied: Engine, half: VllmSampler, float32_head: VllmSampler
+) -> None:
+    logits: list[torch.dtype] = []
+    float32_head._llm.apply_model(
+        lambda model: model.logits_processor.register_forward_hook(
+            lambda module, args, out: logits.append(out.dtype)
+        )
+    )
+    scores = flat(float32_head.score(PROBED))
+    assert set(logits) == {torch.float32}
+    assert not torch.equal(scores, flat(half.score(PROBED)))
+    # The rest of the model is bfloat16 still.
+    assert (scores - trainer_logp(tied.model, PROBED, 1.0)).abs().max() < 0.5
 
 
 def test_cached_keys_and_values_of_the_old_weights_are_dropped(tied: Engine) -> None:

@@ -31,6 +31,12 @@ ARCHITECTURES = {
     "mixtral": _KV | {"num_local_experts": 2, "num_experts_per_tok": 1},
     "qwen3_moe": _KV | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
                         "decoder_sparse_step": 2},
+    "gemma2": _KV | {"final_logit_softcapping": 3.0},
+    "gemma3_text": _KV,
+    "olmo2": _KV,
+    "glm4": _KV,
+    "cohere": _KV,
+    "granite": _KV | {"logits_scaling": 8.0, "residual_multiplier": 0.5},
 }
 # fmt: on
 
@@ -38,7 +44,7 @@ ARCHITECTURES = {
 def tiny(architecture, *, seed=0, **changes):
     """A three-layer model of any architecture that the perturbation must find its way in."""
     torch.manual_seed(seed)
-    settings = _SHARED | ARCHITECTURES[architecture] | changes
+    settings = _SHARED | ARCHITECTURES.get(architecture, {}) | changes
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings)).eval()
 
 

@@ -356,6 +356,22 @@ def test_bfloat16_means_float32_masters_and_a_float32_residual(tmp_path):
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
+def test_learning_rates_of_0_move_nothing_and_measure_all_the_same(tmp_path):
+    """The noise-floor control: weights and sigma stay to the bit, with a gradient and a mismatch to look at."""
+    metrics = train(
+        tmp_path,
+        config("seq-alp", train={"lr": 0}, perturbation={"sigma": {"lr": 0, "weight_decay": 0.1}}),
+    )
+    before = load_policy("builtin:tiny-addition").model.state_dict()
+    after = load_file(next(tmp_path.glob("checkpoint/*2/model.safetensors")))
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    for step in (1, 2):
+        assert metrics[step]["train/grad_norm"] > 0
+        assert metrics[step]["sigma/min"] == metrics[step]["sigma/max"] == pytest.approx(0.02)
+        assert metrics[step]["ratio/staleness/token/std"] == pytest.approx(0, abs=1e-5)
+        assert metrics[step]["ratio/mismatch/token/std"] > 1e-3
+
+
 def test_log_sigma_has_its_own_learning_rate_and_decay(tmp_path):
     """AdamW's first step is the learning rate itself, up or down, after the decay; the weights have theirs."""
     noisy = config(

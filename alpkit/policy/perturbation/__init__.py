@@ -51,12 +51,14 @@ class LayerwisePerturbation:
         they are, and log sigma stays out of them.
     config : site, layers, sigma, schedule, scale, distribution, draws. Sigma 0 or no layers attach
         nothing.
+    device : where log sigma lives (default: where the model is; needed for a model on `meta`).
 
     Attributes
     ----------
     log_sigma : float32 [slot] (nats): one entry per selected layer, one at embedding, final_hidden
         and logits, one per vocabulary entry with `per: vocab`.
     layers : resolved 0-based layers; empty away from the decoder layers and when nothing is attached.
+    loss_scale : factor on the loss in the backward (float16 training); gradients are logged without it.
 
     Raises
     ------
@@ -67,25 +69,32 @@ class LayerwisePerturbation:
     Ye et al. 2026, Adaptive Layerwise Perturbation, arXiv:2603.19470.
     """
 
-    def __init__(self, model: nn.Module, config: PerturbationConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PerturbationConfig,
+        *,
+        device: torch.device | str | int | None = None,
+    ) -> None:
         sites = find_sites(model)
         self.config, self._sites = config, sites
         attached = not config.attaches_nothing
         layerwise = attached and config.site in LAYER_SITES
         self.layers = resolve_layers(config.layers, len(sites.layers)) if layerwise else []
         entries = _entries(sites, config, len(self.layers)) if attached else 0
-        first = next(model.parameters())
+        device = next(model.parameters()).device if device is None else device
         init = math.nan if config.sigma.init is None else config.sigma.init
         self.log_sigma = nn.Parameter(
             torch.full(
                 (entries,),
                 math.log(init) if entries else 0.0,
                 dtype=torch.float32,
-                device=first.device,
+                device=device,
             ),
             requires_grad=config.sigma.learnable,
         )
         self._factor = 1.0 if config.schedule.constant else None
+        self.loss_scale = 1.0
         self._log = NoiseLog(config.site, self.layers)
         self._hooks: list[RemovableHandle] = []
         if not attached:
@@ -95,7 +104,7 @@ class LayerwisePerturbation:
             *hook_states(sites, config.site, self.layers, self._add),
         ]
         if config.sigma.learnable:
-            self._hooks.append(self.log_sigma.register_hook(self._log.gradient))
+            self._hooks.append(self.log_sigma.register_hook(self._see_gradient))
         where = f" of layers {self.layers} of {len(sites.layers)}" if self.layers else ""
         logger.info("noise at %s%s, sigma %s", config.site, where, config.sigma.init)
 
@@ -176,6 +185,9 @@ class LayerwisePerturbation:
             hook.remove()
         self._hooks.clear()
         unbind_checkpointing([self._sites.decoder, *self._sites.layers])
+
+    def _see_gradient(self, gradient: Tensor) -> None:
+        self._log.gradient(gradient / self.loss_scale)
 
     @eager
     def _before_decoder(

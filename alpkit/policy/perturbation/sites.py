@@ -33,6 +33,17 @@ _LAYER_NAMES: Final = ("layers", "h", "blocks")
 _ATTENTION_NAMES: Final = ("self_attn", "attention", "attn", "self_attention")
 # OPT has no MLP module: its second linear layer ends the MLP.
 _MLP_NAMES: Final = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
+# Post-norm layers normalise what a block returns before they add it. First attention's norm, then the
+# MLP's; a layer is post-norm when it has all names of a line, since most call the norm *before* their
+# MLP post_attention_layernorm.
+_POST_NORMS: Final = (
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),  # glm4, which has the pre-MLP norm besides
+    (
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    ),  # gemma2 to 4, olmo2, olmo3, exaone4
+    ("post_attention_layernorm", "post_mlp_layernorm", "pre_mlp_layernorm"),  # afmoe
+)
 
 Change = Callable[[Tensor, int], Tensor | None]
 """Takes hidden states and the number of their slot, gives what replaces them; None: nothing does."""
@@ -49,11 +60,18 @@ class Sites:
     layers: list[nn.Module]
 
     def attention(self, layer: int) -> nn.Module:
-        """Attention of one layer: its output is added to the residual stream."""
+        """Last module of one layer's attention: what it returns is added to the residual stream.
+
+        On post-norm models that is the norm behind the attention.
+        """
+        if norms := _post_norms(self.layers[layer]):
+            return norms[0]
         return self._inside(layer, "attention_output", _ATTENTION_NAMES)
 
     def mlp(self, layer: int) -> nn.Module:
-        """MLP or mixture of experts of one layer (OPT: its last linear layer)."""
+        """Last module of one layer's MLP or mixture of experts (OPT: a linear layer): as `attention`."""
+        if norms := _post_norms(self.layers[layer]):
+            return norms[1]
         return self._inside(layer, "mlp_output", _MLP_NAMES)
 
     def embedding(self) -> nn.Module:
@@ -181,6 +199,15 @@ def _output_hook(change: Change, slot: int) -> Callable[..., object]:
         return decoded
 
     return replace_output
+
+
+def _post_norms(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """Attention's and the MLP's norm of a layer that adds their output, not the blocks'."""
+    for names in _POST_NORMS:
+        found = [getattr(layer, name, None) for name in names]
+        if all(isinstance(module, nn.Module) for module in found):
+            return cast(nn.Module, found[0]), cast(nn.Module, found[1])
+    return None
 
 
 def _without_adapter(model: nn.Module) -> nn.Module:

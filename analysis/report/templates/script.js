@@ -61,6 +61,7 @@ for (const figure of document.querySelectorAll("figure")) {
   const tip = document.createElement("div");
   tip.className = "tip"; tip.hidden = true; figure.append(tip);
   const onAxis = (value, log) => log ? Math.log10(value) : value;
+  addEventListener("resize", () => { tip.hidden = true; });
   svg.addEventListener("pointerleave", () => { tip.hidden = true; });
   svg.addEventListener("pointermove", event => {
     const box = svg.getBoundingClientRect(), place = figure.getBoundingClientRect();

@@ -23,18 +23,19 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "perturbation: {sigmaa: 1}",
             "f.yaml:1:16  perturbation.sigmaa is not a field of perturbation\n"
-            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
+            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, gradient, layers, scale, schedule, "
+            "sigma, site",
         ),
         (
             "rollout: {engine: vllm, weights: int4}",
             "f.yaml:1:25  rollout.weights is not a field of rollout (vllm)\n"
-            "  allowed: dtype, engine, gpu_memory_utilization, group, kv_cache_dtype, kv_cache_gib, "
+            "  allowed: dtype, engine, gpu_memory_utilization, group, head_dtype, kv_cache_dtype, kv_cache_gib, "
             "lag, max_model_len, max_tokens, prompts, temperature",
         ),
         (
             "steps: 5",
             "f.yaml:1:1  steps is not a field of the run config\n"
-            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, model, "
+            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, head, model, "
             "objective, perturbation, records, revision, rollout, seed, task, train",
         ),
         (
@@ -55,7 +56,7 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         ("train: {betas: 0.9}", "f.yaml:1:16  train.betas: wanted a list, got 0.9"),
         (
             "dtype: float33",
-            "f.yaml:1:8  dtype: wanted one of float32, bfloat16, got the text 'float33'\n"
+            "f.yaml:1:8  dtype: wanted one of float32, bfloat16, float16, got the text 'float33'\n"
             "  did you mean 'float32'?",
         ),
         ("model: 3", "f.yaml:1:8  model: wanted text, got 3"),
@@ -146,7 +147,7 @@ def test_an_unknown_path_offers_the_field_elsewhere() -> None:
         "here",
         "perturbation.init is not a field of perturbation",
         "did you mean 'perturbation.sigma.init'?  "
-        "allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
+        "allowed: antithetic, distribution, draws, gradient, layers, scale, schedule, sigma, site",
     )
     fault = check_path(RunConfig, ("train", "steps", "x"), "here")
     assert fault == Fault("here", "train.steps.x is not a field of train.steps", "")

@@ -121,7 +121,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [{preset: grpo, objectiv: {}}]",
             "a.yaml:2:23  objectiv is not a field of an arm\n  did you mean 'objective'?  allowed: "
-            "checkpoint, diagnostics, dtype, eval, model, name, objective, perturbation, preset, "
+            "checkpoint, diagnostics, dtype, eval, head, model, name, objective, perturbation, preset, "
             "records, revision, rollout, task, train",
         ),
         (
@@ -131,7 +131,8 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             HEAD + "axes:\n  perturbation.sigmaa: [1]",
             "a.yaml:4:3  perturbation.sigmaa is not a field of perturbation\n"
-            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, layers, scale, schedule, sigma, site",
+            "  did you mean 'sigma'?  allowed: antithetic, distribution, draws, gradient, layers, scale, schedule, "
+            "sigma, site",
         ),
         (
             HEAD + "axes: {seed: [1, 2]}",
@@ -188,7 +189,7 @@ def test_a_fault_of_the_file_is_named_where_it_stands(text: str, message: str) -
             HEAD + "axes:\n  train.lr: [1.0e-4, fast, -1]",
             "a.yaml:4:22  train.lr: wanted a number, got the text 'fast'\n"
             "  in the arm 'grpo train.lr=fast'\n"
-            "a.yaml:4:28  train.lr: wanted a number > 0.0, got -1\n"
+            "a.yaml:4:28  train.lr: wanted a number >= 0.0, got -1\n"
             "  in the arm 'grpo train.lr=-1'",
         ),
         (

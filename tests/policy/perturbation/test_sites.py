@@ -105,6 +105,36 @@ def test_the_noise_arrives_at_its_site_and_leaves_no_trace(architecture, site):
         assert torch.equal(forward(model).logits, before)
 
 
+BEFORE_MLP = {  # the module that reads the residual stream between attention and MLP
+    "llama": "post_attention_layernorm",
+    "gemma2": "pre_feedforward_layernorm",
+    "gemma3_text": "pre_feedforward_layernorm",
+    "olmo2": "mlp",
+    "glm4": "post_attention_layernorm",
+}
+
+
+@pytest.mark.parametrize("site", ["attention_output", "mlp_output"])
+@pytest.mark.parametrize("architecture", BEFORE_MLP)
+def test_the_residual_stream_gets_the_noise_as_it_is(architecture, site):
+    """Behind a post-norm too: sigma z is added to the stream, not to what a norm rescales after it."""
+    model = tiny(architecture)
+    layers = find_sites(model).layers
+    reader = getattr(layers[1], BEFORE_MLP[architecture]) if site[0] == "a" else layers[2]
+    seen = []
+    reader.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(args[0].detach()), with_kwargs=True
+    )
+    config = PerturbationConfig(site=site, layers=[1], sigma={"init": 0.1})
+    perturbation = LayerwisePerturbation(model, config)
+    with torch.no_grad():
+        forward(model)
+        with perturbation.active(KEY, sample=[4, 2], mask=MASK):
+            forward(model)
+    added = 0.1 * noise_at(site, 1, seen[0])
+    assert_close((seen[1] - seen[0])[MASK], added[MASK], atol=2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("site", SITES)
 def test_inside_a_peft_wrapper_the_noise_is_the_same(architecture, site):
