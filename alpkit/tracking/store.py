@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import quote
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
@@ -57,16 +56,16 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
 
 def charts_path(experiment_id: str) -> str:
-    """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
+    """Give the UI's address, from its `#` on, of an experiment's charts: the cells alone, grouped by arm.
 
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
-    by name, because in order of time cells are folded under their parent. The stored view `_VIEW` groups
-    the cells by arm and hides none (MLflow shows the first ten otherwise).
+    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise. What is
+    filtered and grouped is the experiment's stored view (`Store.experiment` writes it): beside other filters
+    in the address MLflow would not read it.
     """
-    cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
+    view = f"viewStateShareKey={_VIEW}"
     return (
-        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={name}&orderByAsc=true&searchFilter={cells}&viewStateShareKey={_VIEW}"
+        f"#/experiments/{experiment_id}/runs?{view}"
+        "&workflowType=machine_learning&compareRunsMode=CHART"
     )
 
 
