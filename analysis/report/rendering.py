@@ -33,7 +33,7 @@ def html(page: Page) -> str:
             style=Markup(_text("style.css")),
             colours=Markup(page.colour_rules),
             script=Markup(script),
-            policy=_policy(script),
+            policy=Markup(_policy(script)),
             nothing=NOTHING,
             long=LONG,
             filtered=FILTERED,
