@@ -149,7 +149,7 @@ def test_evaluation_and_probe_run_as_the_updates_do(tmp_path, monkeypatch):
         lambda module, args, out: seen.append(out.dtype)
     )
     assert "dtype float16, head float32, sampler hf, rollout/rounded_share 1.000" in start_line(run)
-    held_out_scores(run)
+    held_out_scores(run, 0)
     assert set(seen) == {torch.float16}
     seen.clear()
     run.probe.check(run.sampler, run.policy.model)
