@@ -1,6 +1,7 @@
 """`alpkit analyze`: the report of a grid, on disk and on its parent run."""
 
 from alpkit.cli.output import note, print_json
+from alpkit.cli.overview import print_frame
 from alpkit.errors import TrackingError
 from alpkit.tracking import log_report, usable_uri
 
@@ -23,7 +24,10 @@ def analyze(run_id: str, tracking_uri: str | None, *, as_json: bool) -> None:
                 why="no store has answered since it began",
                 fix="send the grid first: alpkit sync RUN",
             )
-        log_report(grid.parent_run_id, report.folder, tracking_uri=uri, folder=place)
+        overview = [] if cell else report.overview
+        log_report(
+            grid.parent_run_id, report.folder, tracking_uri=uri, folder=place, overview=overview
+        )
     except TrackingError as error:
         logged = False
         note(f"the report is not on the parent run: {error}")
@@ -31,5 +35,6 @@ def analyze(run_id: str, tracking_uri: str | None, *, as_json: bool) -> None:
         summary = {"report": str(report.folder), "logged": logged, "summary": report.summary}
         print_json(summary)
         return
+    print_frame(report.frame)
     page = report.folder / "report.html"
     print(page if page.exists() else report.folder)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alpkit.cli.output import note, print_json, print_table
+from alpkit.cli.overview import print_overview
 from alpkit.cli.tables import plain_table
 from alpkit.runs.find import resolve
 
@@ -23,8 +24,9 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
     if as_json:
         print_json(_json(found))
         return
-    shown = found.table.shown
-    print_table(plain_table(list(shown.columns), shown.to_numpy().tolist()))
+    from alpkit.analysis.text import row_dicts
+
+    print_overview(row_dicts(found.overview.shown), found.colours)
     if found.differences:
         labels = [item.label for item in found.items]
         rows = [[key, *map(_text, values)] for key, values in found.differences.items()]

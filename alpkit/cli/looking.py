@@ -9,9 +9,10 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
 from alpkit.errors import TrackingError
 from alpkit.runs.find import list_grids, resolve
+from alpkit.runs.folder import report_page
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import killed_if_not_live, read_grid
-from alpkit.tracking import has_secret, masked, resolve_uri
+from alpkit.tracking import has_secret, masked, report_path, resolve_uri
 
 
 def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bool = False) -> None:
@@ -23,7 +24,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bo
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
         whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        print_json({**grid.manifest(), "cells": whole if full else rows})
+        planned = {"planned_tests": list(grid.planned_tests())}
+        print_json({**grid.manifest(), **planned, "cells": whole if full else rows})
         return
     if full:
         for cell in grid.cells:
@@ -32,6 +34,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bo
         print_table(tables.plan_table(rows))
     for perturbed, control in grid.controls.items():
         note(f"control: {control} is {perturbed} without its noise")
+    for text in grid.planned_tests():
+        note(text)
     for text in grid.notes:
         note(f"note: {text}")
     for text in grid.warnings:
@@ -102,9 +106,15 @@ def ui(tracking_uri: str | None, port: int) -> None:
     grids = list_grids(Path("."))
     for grid in grids[:1]:
         note(f"charts of {grid.name}: {charts_link(grid.manifest.experiment_id, base)}")
+        manifest = grid.manifest
+        if report_page(manifest.grid, manifest.grid_id).is_file():
+            path = report_path(manifest.experiment_id, manifest.parent_run_id)
+            note(f"report of {grid.name}: {base}/{path}")
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Seven workers of 210 MB each, for scheduled GenAI jobs that nobody here schedules.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "ui"]
     if has_secret(uri):
         # Every user of the machine sees a command line.

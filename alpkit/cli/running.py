@@ -8,10 +8,11 @@ from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
+from alpkit.cli.overview import print_grid
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
-from alpkit.runs.folder import RunFolder
+from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import resolve_uri
 
@@ -91,8 +92,8 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
 
 
 def _report(outcome: Outcome, *, as_json: bool) -> None:
-    results = tables.result_rows(outcome.folder, outcome.records)
     if as_json:
+        results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
             {
                 "grid": outcome.folder.name,
@@ -106,8 +107,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
             }
         )
     else:
-        print_table(tables.result_table(results))
-        note(tables.RESULT_NOTE)
+        print_grid(outcome.folder)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]
@@ -118,7 +118,9 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
     if outcome.unsent is not None:
         note(f"warning: the store lacks some of what is in {outcome.folder}: {outcome.unsent}")
         note(f"send it when the store answers: alpkit sync {outcome.folder.name}")
+    manifest = read_manifest(outcome.folder)
     note(f"next: alpkit analyze {outcome.parent_run_id[:8] or outcome.folder.name}")
+    note(f"      writes {report_page(manifest.grid, manifest.grid_id)}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    if experiment := read_manifest(outcome.folder).experiment_id:
-        note(f"      then open {charts_link(experiment)}")
+    if manifest.experiment_id:
+        note(f"      then open {charts_link(manifest.experiment_id)}")

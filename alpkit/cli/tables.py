@@ -9,14 +9,9 @@ from rich.table import Table
 
 from alpkit.config import Grid
 from alpkit.config.cards import Card
-from alpkit.metrics import EVALUATIONS, WINDOW, scored
+from alpkit.metrics import EVALUATIONS, scored
 from alpkit.runs.states import CellRecord
 from alpkit.runs.steps import read_steps
-
-RESULT_NOTE = (
-    f"mean ± standard deviation over seeds of means over the last {WINDOW} steps, evaluations over at "
-    f"least the last {EVALUATIONS}; no verdict: that is `alpkit analyze`"
-)
 
 
 class Column(NamedTuple):
@@ -116,14 +111,6 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     return rows
 
 
-def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("arm", "seeds", *(column.title for column in RESULTS))
-    for row in rows:
-        seeds = f"{row['finished']}/{row['cells']}"
-        table.add_row(row["arm"], seeds, *(_with_spread(row[c.key]) for c in RESULTS))
-    return table
-
-
 def method_table(cards: Iterable[Card]) -> Table:
     columns = ("ratio", "surrogate", "weight", "reject", "perturbation")
     table = _table("method", *columns, "formula")
@@ -154,10 +141,3 @@ def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column)
     last = history[-1][0] if history else 0
     steps = scored(list(values), last, at_least=c.at_least)
     return statistics.fmean(values[step] for step in steps) if steps else None
-
-
-def _with_spread(score: Mapping[str, float | None]) -> str:
-    mean, std = score["mean"], score["std"]
-    if mean is None:
-        return "–"
-    return f"{mean:.3g}" if std is None else f"{mean:.3g} ± {std:.2g}"

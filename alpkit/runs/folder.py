@@ -25,6 +25,8 @@ from typing import Final
 
 RUNS: Final = "runs"
 """The folder of all grids, in the working directory."""
+REPORTS: Final = "reports"
+"""The folder of all reports, in the working directory."""
 MANIFEST_FILE: Final = "grid.json"
 CONFIG_FILE: Final = "config.yaml"
 """Also the name of a cell's configuration among its MLflow artifacts, as the manifest's is there."""
@@ -110,6 +112,12 @@ class GridFolder:
 def grid_folder(root: Path, name: str) -> Path:
     """Folder of the grid `name` under `root`."""
     return root / RUNS / name
+
+
+def report_page(grid: str, grid_id: str, root: Path = Path(".")) -> Path:
+    """Where the report of a grid is written: its name and the first eight digits of its id."""
+    name = "-".join(part.replace("/", "_") for part in (grid, grid_id[:8]) if part)
+    return root / REPORTS / name / "report.html"
 
 
 def grid_folders(root: Path) -> list[Path]:

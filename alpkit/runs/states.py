@@ -71,6 +71,10 @@ class Manifest:
     cells: tuple[ManifestCell, ...]
     controls: dict[str, str] = field(default_factory=dict)
     """Perturbed arm -> its sigma = 0 control."""
+    reference: str = ""
+    """The arm that the file compares others with; empty: none named."""
+    tests: tuple[str, ...] = ()
+    """The arms whose comparisons the file wants tested; empty: all of them."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     created: str = ""
@@ -91,7 +95,7 @@ class Manifest:
         for listed in ("cells", "retired"):
             entries = known.get(listed, ())
             known[listed] = tuple(ManifestCell.from_json(entry) for entry in entries)
-        for texts in ("notes", "warnings"):
+        for texts in ("notes", "warnings", "tests"):
             known[texts] = tuple(str(text) for text in known.get(texts, ()))
         known["controls"] = {k: str(v) for k, v in known.get("controls", {}).items()}
         manifest = cls(**known)

@@ -17,6 +17,7 @@ from alpkit.tracking.store import (
     log_report,
     open_client,
     prepare_store,
+    report_path,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "masked",
     "open_client",
     "prepare_store",
+    "report_path",
     "resolve_uri",
     "usable_uri",
 ]

@@ -9,13 +9,15 @@ import fcntl
 import getpass
 import json
 import logging
+import math
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import quote
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
@@ -41,20 +43,44 @@ _ENVIRONMENT: Final = {
 }
 _SQLITE_FULL: Final = "database or disk is full"
 _NOTE: Final = "mlflow.note.content"
+_BATCH: Final = 1000
+_VIEW: Final = "alpkit-arms"
+# MLflow's shared view: what its page reads from an experiment's tag when a link names the view.
+_VIEW_STATE: Final = {
+    "searchFilter": "tags.`alpkit.kind` = 'cell'",
+    "orderByKey": "tags.`mlflow.runName`",
+    "orderByAsc": True,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsHiddenMode": "SHOW_ALL",
+    "groupBy": {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "alpkit.arm"}],
+    },
+    "useGroupedValuesInCharts": True,
+}
 _CHARTS: Final = "[Charts of every cell]"
 
 
 def charts_path(experiment_id: str) -> str:
-    """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
+    """Give the UI's address, from its `#` on, of an experiment's charts: the cells alone, grouped by arm.
 
-    The address asks for the model-training view, because MLflow 3.17 opens every experiment in its GenAI view.
-    It sorts by name, because sorted by time the cells are folded under a parent that has no metrics.
+    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise. What is
+    filtered and grouped is the experiment's stored view (`Store.experiment` writes it): beside other filters
+    in the address MLflow would not read it.
     """
-    cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
+    view = f"viewStateShareKey={_VIEW}"
     return (
-        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={name}&orderByAsc=true&searchFilter={cells}"
+        f"#/experiments/{experiment_id}/runs?{view}"
+        "&workflowType=machine_learning&compareRunsMode=CHART"
     )
+
+
+def report_path(experiment_id: str, run_id: str, folder: str = "report") -> str:
+    """Give the UI's address, from its `#` on, of the report among a run's artifacts."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{folder}/report.html"
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -126,6 +152,9 @@ class Store:
             # its own switch (GenAI at first), so the note offers the way.
             self.client.set_experiment_tag(
                 identity, "mlflow.experimentKind", "custom_model_development"
+            )
+            self.client.set_experiment_tag(
+                identity, f"mlflow.sharedViewState.{_VIEW}", json.dumps(_VIEW_STATE)
             )
             old = found.tags.get(_NOTE, "") if found is not None else ""
             if not old or old.startswith(_CHARTS):
@@ -257,6 +286,24 @@ class Store:
         logged = json.dumps([{"path": name, "type": "table"}])
         self.set_tags(run_id, {"mlflow.loggedArtifacts": logged})
 
+    def log_end_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log one value of each metric; a second report's values follow the first's."""
+        from mlflow.entities import Metric
+
+        at = int(time.time() * 1000)
+        with store_errors(self.uri):
+            rows = [Metric(key, value, at, 0) for key, value in metrics.items()]
+            for start in range(0, len(rows), _BATCH):
+                self.client.log_batch(run_id, rows[start : start + _BATCH])
+
+    def link_report(self, run_id: str, folder: str) -> None:
+        """Put the report's place into the run's description, before what it says."""
+        with store_errors(self.uri):
+            run = self.client.get_run(run_id)
+            old = re.sub(r"^\[Report\]\([^)]*\)( · )?", "", run.data.tags.get(_NOTE, ""))
+            link = f"[Report]({report_path(run.info.experiment_id, run_id, folder)})"
+            self.client.set_tag(run_id, _NOTE, f"{link} · {old}" if old else link)
+
     def _artifacts(self, name: str) -> str | None:
         # Beside the database, absolute: `mlflow ui` started there or anywhere else finds the files.
         # A server decides for itself where its artifacts go.
@@ -300,10 +347,41 @@ def _stored(run: "Run") -> StoredRun:
 
 
 def log_report(
-    run_id: str, path: Path, *, tracking_uri: str | None = None, folder: str = "report"
+    run_id: str,
+    path: Path,
+    *,
+    tracking_uri: str | None = None,
+    folder: str = "report",
+    overview: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there."""
-    prepare_store(tracking_uri).replace_files(run_id, path, folder)
+    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there.
+
+    With `overview`, rows of the report's first table (`arm`, then numbers): also the table and its figure at
+    the top of the run's artifacts, every number as the metric `<column>/<arm>`, and a link in its description.
+    """
+    store = prepare_store(tracking_uri)
+    store.replace_files(run_id, path, folder)
+    if not overview:
+        return
+    store.log_end_metrics(run_id, _end_metrics(overview))
+    columns = list(overview[0])
+    store.log_table(
+        run_id, columns, [[row[column] for column in columns] for row in overview], "overview.json"
+    )
+    if (figure := path / "summary.png").is_file():
+        store.log_files(run_id, figure)
+    store.link_report(run_id, folder)
+
+
+def _end_metrics(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """`accuracy_mean` of arm `grpo lr=1` as `accuracy/grpo lr_1`: MLflow's charts group by what is before `/`."""
+    found = {}
+    for row in rows:
+        arm = re.sub(r"[^\w. :-]", "_", str(row["arm"]))
+        for column, value in row.items():
+            if column.endswith("_mean") and isinstance(value, float) and math.isfinite(value):
+                found[f"{column.removesuffix('_mean')}/{arm}"] = value
+    return found
 
 
 def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -55,6 +55,8 @@ class GridInfo:
     tracking_uri: str = ""
     controls: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference: str = ""
+    tests: tuple[str, ...] = ()
 
 
 CELL_COLUMNS: Final = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")
@@ -85,6 +87,8 @@ def grid_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCe
         tracking_uri=manifest.tracking_uri,
         controls=manifest.controls,
         notes=manifest.notes,
+        reference=manifest.reference,
+        tests=manifest.tests,
     )
     return info, cells
 

@@ -63,6 +63,12 @@ def peak(values: pd.Series, last: int) -> float:
     return float(values.quantile(0.99)) / median if median > 0 else np.nan
 
 
+def seconds_per_step(values: pd.Series, last: int) -> float:
+    """Median over the steps of training: evaluations and the first step's warm-up do not move it."""
+    values = values[values.index > 0].dropna()
+    return float(values.median()) if len(values) else np.nan
+
+
 def per_thousand(values: pd.Series, last: int) -> float:
     """Count flags per 1,000 steps that were judged."""
     return 1000 * _mean(values[values.index > 0])
@@ -86,6 +92,8 @@ SCORES: Final[dict[str, Score]] = {
     "ess_product": Score("ratio/raw/product/ess", "ESS, product", all_steps),
     "khat_right": Score("ratio/raw/token/khat_right", "k̂ of the token ratio", all_steps),
     "grad_norm": Score("train/grad_norm", "grad norm", all_steps),
+    "weight_removed": Score("receipt/weight_removed", "weight removed", all_steps),
+    "step_seconds": Score("time/step", "s per step", seconds_per_step),
 }
 
 

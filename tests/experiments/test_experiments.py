@@ -24,9 +24,11 @@ def test_every_committed_grid_expands_and_says_what_it_asks(path: Path) -> None:
 def test_quickstart() -> None:
     grid = expand(load_ablation(ROOT / "experiments/quickstart.yaml"))
     assert grid.arms == ("grpo", "gspo", "token-tis", "seq-mis", "seq-bypass", "seq-alp")
-    assert {cell.seed for cell in grid.cells} == {0, 1}
+    assert {cell.seed for cell in grid.cells} == {0, 1, 2}
     assert grid.controls == {"seq-alp": "seq-bypass"}
     assert grid.notes == ()
+    # Three seeds bear one comparison.
+    assert [c[:2] for c in grid.comparisons if c.tested] == [("seq-alp", "seq-bypass")]
     assert (grid.launch.launcher, grid.launch.jobs) == ("processes", 2)
 
 

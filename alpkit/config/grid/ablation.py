@@ -73,6 +73,10 @@ class AblationConfig(Section):
     """Combinations {arm, axis: value} of the product to leave out."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     """One run of every arm for each; the outermost loop."""
+    reference: str = ""
+    """The arm that every arm without a sigma = 0 control is compared with; empty: GRPO, else along the axes."""
+    tests: tuple[str, ...] = ()
+    """Arms whose comparisons are tested, one Holm family; empty: all. Few seeds can bear few tests."""
     launch: LaunchConfig = LaunchConfig()
     """Where cells run, and how many at a time."""
 
