@@ -125,14 +125,25 @@ def plan(
     file: File,
     sets: Sets = None,
     full: Annotated[bool, typer.Option(help="Print every cell's resolved config as YAML.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Also check models and tasks, and measure every arm's noise on 64 held-out items.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print every cell of a grid with its id, axes and state; runs nothing."""
+    """Print every cell of a grid with its id, axes and state; trains nothing.
+
+    With --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small
+    that the arm is nearly its control, or so large that it is another policy.
+    """
     from alpkit.cli import looking
 
-    looking.plan(file, sets or [], full=full, as_json=json, many=yes)
+    looking.plan(file, sets or [], full=full, probe=probe, as_json=json, many=yes)
 
 
 @app.command()

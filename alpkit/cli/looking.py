@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
@@ -14,24 +15,41 @@ from alpkit.runs.lock import is_live
 from alpkit.runs.states import killed_if_not_live, read_grid
 from alpkit.tracking import has_secret, masked, report_path, resolve_uri
 
+if TYPE_CHECKING:
+    from alpkit.config import Grid
+    from alpkit.diagnostics.noise_size import NoiseSize
 
-def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bool = False) -> None:
+
+def plan(
+    file: Path,
+    sets: Sequence[str],
+    *,
+    full: bool,
+    probe: bool,
+    as_json: bool,
+    many: bool = False,
+) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
     from alpkit.launch import adopt, states
 
     grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
     rows = tables.cell_rows(grid, states(grid))
+    sizes = _probe(grid) if probe else {}
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
         whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        planned = {"planned_tests": list(grid.planned_tests())}
-        print_json({**grid.manifest(), **planned, "cells": whole if full else rows})
+        more: dict[str, object] = {"planned_tests": list(grid.planned_tests())}
+        if probe:
+            more["probe"] = [tables.noise_row(arm, size) for arm, size in sizes.items()]
+        print_json({**grid.manifest(), **more, "cells": whole if full else rows})
         return
     if full:
         for cell in grid.cells:
             print(f"# {cell.cell_id} {cell.arm} seed={cell.seed}\n{dump_yaml(cell.config)}---")
     else:
         print_table(tables.plan_table(rows))
+    if sizes:
+        print_table(tables.noise_table(sizes))
     for perturbed, control in grid.controls.items():
         note(f"control: {control} is {perturbed} without its noise")
     for text in grid.planned_tests():
@@ -40,8 +58,22 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bo
         note(f"note: {text}")
     for text in grid.warnings:
         note(f"warning: {text}")
+    for arm, size in sizes.items():
+        for text in size.cautions():
+            note(f"caution: {arm!r}: {text}")
     finished = sum(row["state"] == "finished" for row in rows)
     note(f"{len(rows)} cells, {finished} finished: alpkit run {file}")
+
+
+def _probe(grid: "Grid") -> "dict[str, NoiseSize]":
+    """Refuse what a launch would refuse, then measure the noise of every perturbed arm, by its first cell."""
+    from alpkit.launch.preflight import check_cells
+    from alpkit.trainer.noise_probe import probe_noise
+
+    check_cells(grid.cells)
+    first = {cell.arm: cell for cell in reversed(grid.cells)}
+    sizes = {arm: probe_noise(first[arm].config) for arm in grid.controls}
+    return {arm: size for arm, size in sizes.items() if size is not None}
 
 
 def show(run_id: str, *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from rich.table import Table
 
@@ -12,6 +12,9 @@ from alpkit.config.cards import Card
 from alpkit.metrics import EVALUATIONS, scored
 from alpkit.runs.states import CellRecord
 from alpkit.runs.steps import read_steps
+
+if TYPE_CHECKING:
+    from alpkit.diagnostics.noise_size import NoiseSize  # would bring scipy with it
 
 
 class Column(NamedTuple):
@@ -60,6 +63,27 @@ def plan_table(rows: Iterable[PlanRow]) -> Table:
     for row in rows:
         axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
         table.add_row(row["cell_id"], row["arm"], str(row["seed"]), axes, row["state"])
+    return table
+
+
+def noise_row(arm: str, size: "NoiseSize") -> dict[str, object]:
+    """Give one arm's noise as measured by `plan --probe`, JSON-ready."""
+    return {
+        "arm": arm,
+        "noise_to_rms": dict(size.to_rms),
+        "perturbation_std": size.perturbation,
+        "ratio_std": size.ratio,
+        "cautions": list(size.cautions()),
+    }
+
+
+def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
+    """Lay out the noise of every arm that `plan --probe` measured."""
+    table = _table("arm", "noise / rms of the state", "noise, nats", "ratio, nats", "share")
+    for arm, size in sizes.items():
+        places = ", ".join(f"{place} {share:.2g}" for place, share in size.to_rms.items())
+        share = "–" if size.share is None else f"{size.share:.0%}"
+        table.add_row(arm, places, f"{size.perturbation:.3g}", f"{size.ratio:.3g}", share)
     return table
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-DEFAULTS_VERSION: Final = 1
+DEFAULTS_VERSION: Final = 2
 """Raised by one whenever a default changes, because cells that took the old default are then other cells."""
 
 APART: Final = frozenset({"checkpoint"})

@@ -105,7 +105,7 @@ class TrainConfig(Section):
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
-    lr: NonNegativeFloat = 2e-4
+    lr: NonNegativeFloat = 2e-5
     """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""

@@ -65,7 +65,7 @@ def _check_task(config: RunConfig) -> None:
                 why=f"{package} cannot be imported",
                 fix="pip install 'alpkit[tasks]', or use task.name: addition",
             )
-    # A reasoning_gym task alone is built by its cell: importing the package takes seconds.
+    # A reasoning_gym task alone is built where its model is looked at: importing the package takes seconds.
     if config.evals or any(task.name != "reasoning_gym" for task in tasks):
         _ask(config.model_copy(update={"seed": 0}).model_dump_json())
 
@@ -81,6 +81,7 @@ def _ask(config: str) -> None:
 def _check_model(config: RunConfig) -> None:
     # Imports torch: a few seconds, against a grid of runs that all fail.
     from alpkit.policy.checking import check_model, model_without_weights
+    from alpkit.policy.round_trip import TEXT_FIELDS, check_texts
     from alpkit.rollout.precision import check_rounding
 
     check_model(config.model, config.revision, config.perturbation)
@@ -89,6 +90,8 @@ def _check_model(config: RunConfig) -> None:
         check_rounding(model, config.rollout.weights)
     if config.prompt != PLAIN_PROMPT:
         _check_prompt(config.model, config.revision, config.prompt.model_dump_json())
+    # All that texts depend on, so that a grid's cells ask once.
+    check_texts(config.model_dump_json(include=TEXT_FIELDS))
 
 
 @cache

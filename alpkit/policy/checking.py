@@ -5,11 +5,15 @@ asks before it creates the first run, so that a mistake costs no half-made grid.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alpkit.config import PerturbationConfig
 from alpkit.config.tasks import PromptConfig
@@ -19,6 +23,7 @@ from alpkit.policy.loading import (
     BUILTINS,
     asks_for_its_own_code,
     check_prompt,
+    converted_folder,
     load_tokenizer,
     local_folder,
     own_code,
@@ -51,7 +56,7 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
 @cache
 def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
     """Build the architecture on the meta device; None for a built-in that is not converted yet."""
-    folder = _folder(name)
+    folder = converted_folder(name)
     if folder is None and name in BUILTINS:
         return None  # its config is still inside the package
     try:
@@ -76,11 +81,18 @@ def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | 
 
 def check_prompt_of(name: str, revision: str | None, prompt: PromptConfig) -> None:
     """Refuse prompt settings that the model's tokenizer would not follow; reads the tokenizer only."""
-    folder = _folder(name)
+    tokenizer = tokenizer_of(name, revision)
+    if tokenizer is not None:
+        check_prompt(tokenizer, prompt)
+
+
+def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer alone; None for a built-in that is not converted yet: it is still in its package."""
+    folder = converted_folder(name)
     if folder is None and name in BUILTINS:
-        return  # not converted yet: its tokenizer is still inside the package
+        return None
     try:
-        tokenizer = load_tokenizer(str(folder or name), None if folder else revision)
+        return load_tokenizer(str(folder or name), None if folder else revision)
     except (OSError, ValueError, KeyError) as error:
         if asks_for_its_own_code(error):
             raise own_code(name) from error
@@ -91,12 +103,3 @@ def check_prompt_of(name: str, revision: str | None, prompt: PromptConfig) -> No
             why=lines[0] if lines else type(error).__name__,
             fix="give a folder or hub id that has a tokenizer",
         ) from error
-    check_prompt(tokenizer, prompt)
-
-
-def _folder(name: str) -> Path | None:
-    if name == "builtin:smollm2-135m":
-        from alpkit.policy.smollm2 import converted
-
-        return converted()
-    return local_folder(name)

@@ -231,6 +231,15 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
+def converted_folder(name: str) -> Path | None:
+    """Resolve like `local_folder`, without converting a built-in: None where that is still to do."""
+    if name == "builtin:smollm2-135m":
+        from alpkit.policy.smollm2 import converted
+
+        return converted()
+    return local_folder(name)
+
+
 def _commit(name: str, revision: str | None) -> str:
     return _snapshot(name, revision).name
 

@@ -147,6 +147,9 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         metrics |= verdicts
         if state.perturbation is not None:
             metrics |= state.perturbation.metrics()
+            state.noise.look(step, metrics)
+        if text := state.rewards.look(metrics):
+            logger.warning("step %d: %s", step, text)
     with clock("sync"):
         refuse_divergence(state, step, metrics)
         metrics |= sync(state)

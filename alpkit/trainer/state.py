@@ -20,7 +20,7 @@ from alpkit.policy.loading import (
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
-from alpkit.rollout import Request, Response, Sampler, collate
+from alpkit.rollout import Request, Response, Rollout, Sampler, collate
 from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
@@ -35,10 +35,12 @@ from alpkit.tasks import Item, ListedTask, Task, eval_items
 from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
+from alpkit.trainer.noise_watch import NoiseWatch
+from alpkit.trainer.reward_watch import RewardWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
-_CALIBRATION_ITEMS = 64
+PROBE_ITEMS = 64
 
 
 @dataclass
@@ -60,6 +62,8 @@ class TrainerState:
     probe: SyncProbe
     receipts: ReceiptWatch
     loss_scale: LossScale
+    noise: NoiseWatch
+    rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
 
@@ -127,6 +131,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         probe=probe,
         receipts=ReceiptWatch(config.objective),
         loss_scale=loss_scale,
+        noise=NoiseWatch(config.objective.ratio.denominator),
     )
 
 
@@ -139,26 +144,17 @@ def match_sigma(state: TrainerState) -> None:
     if noise is None or noise.config.sigma.target_ratio_std is None:
         return
     rollout, policy = state.config.rollout, state.policy
-    requests = [
-        Request(
-            encode_prompt(policy.tokenizer, item.prompt, state.config.prompt),
-            derive("calibration", index),
-        )
-        for index, item in enumerate(_calibration_items(state))
-    ]
-    pad = pad_id(policy.tokenizer)
+    requests = probe_requests(state)
     responses = generate(
         policy.model,
         requests,
         max_tokens=rollout.max_tokens,
         temperature=rollout.temperature,
         stop_ids=state.stop_ids,
-        pad_id=pad,
+        pad_id=pad_id(policy.tokenizer),
         stop_text=state.stop_text,
     )
-    rows = range(len(requests))
-    probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
-    probe = probe.to(state.device)
+    probe = probe_batch(state, requests, responses)
     calibrate_sigma(
         noise,
         policy.model,
@@ -170,11 +166,36 @@ def match_sigma(state: TrainerState) -> None:
     )
 
 
-def _calibration_items(state: TrainerState) -> Sequence[Item]:
-    """Choose held-out items; a task that makes up any number gives the same ones however many are evaluated."""
+def probe_requests(state: TrainerState) -> list[Request]:
+    """One request for each of up to 64 held-out items, the same for every seed: sizes of noise are measured on it."""
+    prompt = state.config.prompt
+    return [
+        Request(
+            encode_prompt(state.policy.tokenizer, item.prompt, prompt),
+            derive("calibration", index),
+        )
+        for index, item in enumerate(_probe_items(state))
+    ]
+
+
+def _probe_items(state: TrainerState) -> Sequence[Item]:
+    """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
     if isinstance(state.task, ListedTask):
-        return state.sets[0].items[:_CALIBRATION_ITEMS]
-    return eval_items(state.task, _CALIBRATION_ITEMS)
+        return state.sets[0].items[:PROBE_ITEMS]
+    return eval_items(state.task, PROBE_ITEMS)
+
+
+def probe_batch(
+    state: TrainerState, requests: Sequence[Request], responses: Sequence[Response]
+) -> Rollout:
+    """Put the responses to `probe_requests` on the trainer's device, a row each."""
+    return collate(
+        requests,
+        responses,
+        prompt=list(range(len(requests))),
+        pad_id=pad_id(state.policy.tokenizer),
+        policy_version=0,
+    ).to(state.device)
 
 
 def save(state: TrainerState, step: int) -> None:
@@ -188,6 +209,8 @@ def save(state: TrainerState, step: int) -> None:
         "spikes": state.spikes.state,
         "receipts": state.receipts.state,
         "loss_scale": state.loss_scale.state(),
+        "noise": state.noise.state,
+        "unsolved": state.rewards.unsolved,
         "tokens": state.tokens,
     }
     keep = state.config.checkpoint.keep
@@ -217,6 +240,8 @@ def resume(state: TrainerState) -> int | None:
     state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
     state.receipts.restore(rest["receipts"])
     state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none
+    state.noise.restore(rest.get("noise", {}))  # older checkpoints have neither
+    state.rewards.unsolved = rest.get("unsolved", 0)
     if state.perturbation is not None:
         state.perturbation.loss_scale = state.loss_scale.value
     state.sampler.sync(state.history.weights())

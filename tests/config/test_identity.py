@@ -62,10 +62,10 @@ def test_identity_holds_what_differs_from_the_defaults(
 
 def test_ids_stay_what_they_are() -> None:
     """Cells on disk are found by these: they may change with DEFAULTS_VERSION alone."""
-    assert identity_module.DEFAULTS_VERSION == 1
-    assert run().cell_id() == "dc9cea6da9"
-    assert run(seed=1, perturbation={"layers": "early"}).cell_id() == "e3c2fb5011"
-    assert run(rollout=VLLM, objective={"reject": [RULE]}).cell_id() == "ad6a6e47e3"
+    assert identity_module.DEFAULTS_VERSION == 2
+    assert run().cell_id() == "92242f1f33"
+    assert run(seed=1, perturbation={"layers": "early"}).cell_id() == "60e6c1e992"
+    assert run(rollout=VLLM, objective={"reject": [RULE]}).cell_id() == "c3ec8dad42"
 
 
 class _Train(TrainConfig):
@@ -122,7 +122,7 @@ def test_a_new_field_changes_no_id(fields: dict[str, Any]) -> None:
 
 def test_a_changed_default_changes_ids_through_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     before = run(seed=1).cell_id()
-    monkeypatch.setattr(identity_module, "DEFAULTS_VERSION", 2)
+    monkeypatch.setattr(identity_module, "DEFAULTS_VERSION", 3)
     assert run(seed=1).cell_id() != before
 
 
@@ -137,7 +137,7 @@ EDITS: dict[str, list[Any]] = {
     "seed": [0, 1],
     "revision": [None, "main"],
     "checkpoint": [{}, {"every": 3}],
-    "train": [{}, {"lr": 2e-4}, {"lr": 2e-5}, {"weight_decay": 0}, {"weight_decay": -0.0}],
+    "train": [{}, {"lr": 2e-5}, {"lr": 2e-4}, {"weight_decay": 0}, {"weight_decay": -0.0}],
     "rollout": [
         {}, {"engine": "hf"}, {"weights": "float32"}, {"lag": 1},
         VLLM, {**VLLM, "dtype": "bfloat16"}, {**VLLM, "lag": 1},

@@ -27,10 +27,10 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_quickstarts_grpo_learns_on_both_seeds(workplace):
+def test_the_quickstarts_grpo_learns_on_every_seed(workplace):
     """At least 8 points of greedy accuracy on 512 held-out items; last 3 evaluations here."""
     cells = run("quickstart", workplace, "train.steps=20", "eval.every=5", only=("grpo",))
-    assert sorted(cells) == [0, 1]
+    assert sorted(cells) == [0, 1, 2]
     for seed, folder in cells.items():
         greedy = [line["eval/greedy"] for line in metrics(folder) if "eval/greedy" in line]
         assert 0.40 <= greedy[0] <= 0.65

@@ -10,6 +10,8 @@ from alpkit.config.run import RunConfig
 
 _LONG = 256
 """Response tokens from which on a product of ratios is all spread."""
+_RUINOUS_LR, _RUINOUS_UPDATES = 1e-4, 16
+"""Where the built-in adder's rewards fell to 0 in a pilot, whatever the arm (int4 sampler, 80 steps)."""
 _NEVER = math.log(2) - 1e-9
 """A mean log ratio of a factor of 2 per token is never seen; a band that wide does not act."""
 
@@ -19,7 +21,28 @@ def cautions(arms: Mapping[str, RunConfig]) -> Iterator[str]:
     for arm, config in arms.items():
         for text in _of_one(arm, config):
             yield f"{arm!r}: {text}"
+    yield from _of_ruin(arms)
     yield from _of_the_comparison(arms)
+
+
+def _of_ruin(arms: Mapping[str, RunConfig]) -> Iterator[str]:
+    ruined = [arm for arm, config in arms.items() if _collapses(config)]
+    if ruined:
+        more = f" and {len(ruined) - 1} more" if len(ruined) > 1 else ""
+        yield (
+            f"{ruined[0]!r}{more}: at train.lr {arms[ruined[0]].train.lr:g} with "
+            f"{arms[ruined[0]].train.updates_per_rollout} updates a rollout the built-in adder collapsed in a pilot "
+            "(reward near 0 within 80 steps, with and without noise); use 2e-5, or mean to study the collapse"
+        )
+
+
+def _collapses(config: RunConfig) -> bool:
+    train = config.train
+    return (
+        config.model == "builtin:tiny-addition"
+        and train.lr >= _RUINOUS_LR
+        and train.updates_per_rollout >= _RUINOUS_UPDATES
+    )
 
 
 def _of_one(arm: str, config: RunConfig) -> Iterator[str]:

@@ -67,3 +67,20 @@ def test_clean_presets_need_no_caution_and_released_quirks_do():
             assert texts == [], name
     assert any("never leaves" in text for text in said(**PRESETS["paper/geo-rs"].settings))
     assert any("below the band" in text for text in said(**PRESETS["paper/mt-seq-alp"].settings))
+
+
+def test_the_region_where_the_built_in_adder_collapsed_is_named():
+    train = {"lr": 1e-4, "updates_per_rollout": 16}
+    (text,) = said(train=train)
+    assert text.startswith("'a': at train.lr 0.0001 with 16 updates a rollout")
+    sound = RunConfig()
+    assert sound.train.lr == 2e-5  # a newcomer's minimal file must learn
+    (text,) = cautions({"sound": sound, "b": RunConfig(train=train), "c": RunConfig(train=train)})
+    assert text.startswith("'b' and 1 more: ")
+    for other in (
+        {},
+        {"train": {"lr": 9e-5}},
+        {"train": {"lr": 2e-4, "updates_per_rollout": 4}},
+        {"model": "some/other", "train": train},
+    ):
+        assert said(**other) == []

@@ -1,0 +1,96 @@
+"""Whether a model's tokenizer can hold what a task asks: prompts and answers come back as they went in.
+
+A character without a token may vanish without a trace: the model then sees another question than the one
+that is scored, or could not write the answer if it knew it.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from typing import Final
+
+from transformers import PreTrainedTokenizerBase
+
+from alpkit.config.run import RunConfig
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
+from alpkit.errors import ConfigError
+from alpkit.policy.checking import tokenizer_of
+from alpkit.policy.loading import encode_prompt
+from alpkit.tasks import Item, train_items
+from alpkit.tasks.evaluation import ask
+
+TEXT_FIELDS: Final[set[str]] = {"model", "revision", "task", "prompt", "eval", "evals"}
+"""Fields of a run that decide which texts its model reads and writes."""
+_ITEMS = 20
+
+
+@cache
+def check_texts(run: str) -> None:
+    """Refuse a run (its `TEXT_FIELDS` as JSON) of whose tasks the model's tokenizer loses parts.
+
+    Looks at 20 prompts and answers of the task that is trained on and of every evaluation set. Reads the
+    tokenizer only; a built-in that is not converted yet is let through.
+    """
+    config = RunConfig.model_validate_json(run)
+    tokenizer = tokenizer_of(config.model, config.revision)
+    if tokenizer is None:
+        return
+    asked = ask(config)
+    texts = {"task": (train_items(asked.task, seed=0, step=1, count=_ITEMS), config.prompt)}
+    for index, entry in enumerate(asked.sets if config.evals else ()):
+        texts[f"evals[{index}]"] = (list(entry.items[:_ITEMS]), entry.prompt)
+    for where, (items, prompt) in texts.items():
+        try:
+            check_round_trip(tokenizer, items, prompt)
+        except ConfigError as error:
+            error.what, error.where = f"{config.model} cannot hold {error.what}", where
+            raise
+
+
+def check_round_trip(
+    tokenizer: PreTrainedTokenizerBase,
+    items: Iterable[Item],
+    prompt: PromptConfig = PLAIN_PROMPT,
+) -> None:
+    """Raise `ConfigError` for the first prompt or answer that is another text after encoding and decoding.
+
+    White space counts as one space, and compatible characters (NFKC) as equal.
+    """
+    for item in items:
+        asked = item.prompt + prompt.suffix
+        read = _decode(tokenizer, encode_prompt(tokenizer, item.prompt, prompt))
+        for part in (prompt.system or "", asked):
+            if _plain(part) not in _plain(read):
+                raise _lost("prompt", part, read)
+        ids = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
+        # What a task scores has no special tokens, so an unknown character's is no answer either.
+        written = _decode(tokenizer, ids, skip_special_tokens=True)
+        if _plain(item.answer) != _plain(written):
+            raise _lost("answer", item.answer, written)
+
+
+def _decode(
+    tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], *, skip_special_tokens: bool = False
+) -> str:
+    text = tokenizer.decode(
+        list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+    )
+    return str(text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _lost(what: str, text: str, came: str) -> ConfigError:
+    return ConfigError(
+        f"the {what} {_short(text)}, which comes back as {_short(came)}",
+        where="task",
+        why="what has no token vanishes, so the model would be asked and scored on different texts",
+        fix="choose a model that knows these characters, or a task that this one can write "
+        "(builtin:tiny-addition knows the digits, + and =: task: {name: addition})",
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
