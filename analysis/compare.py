@@ -13,13 +13,15 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
+from alpkit.analysis.figures.style import looks
 from alpkit.analysis.frames import Config, GridFrame, load
-from alpkit.analysis.pairs import differing, flat, ingredients
 from alpkit.analysis.seeds.scores import FINISHED
 from alpkit.analysis.seeds.verdicts import Verdict, verdicts
 from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.overview import overview_of, overview_table
 from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
 from alpkit.analysis.text import DASH
+from alpkit.config.grid.comparisons import differing, flat, ingredients
 from alpkit.errors import AlpkitError, GridError, did_you_mean
 from alpkit.runs.find import Target, resolve
 
@@ -61,6 +63,10 @@ class Comparison:
     table: Table
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
+    overview: Table
+    """The same measures as on a report's first screen."""
+    colours: dict[str, str]
+    """Label -> hex colour."""
 
 
 def compare(
@@ -92,7 +98,11 @@ def compare(
     notes = [*_questions(items, differences, force), *_notes(items, differences, frames.values())]
     cells = pd.concat([item.cells.assign(arm=item.label) for item in items], ignore_index=True)
     found = verdicts(cells, [(item.label, items[0].label) for item in items[1:]])
-    return Comparison(items, differences, _table(items), tuple(found), tuple(notes))
+    colours = {arm: look.colour for arm, look in looks(cells).items()}
+    at_a_glance = overview_table(overview_of([(item.label, item.cells) for item in items]))
+    return Comparison(
+        items, differences, _table(items), tuple(found), tuple(notes), at_a_glance, colours
+    )
 
 
 class _Choice(NamedTuple):

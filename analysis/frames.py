@@ -4,14 +4,16 @@ Reads the run folder alone, and the MLflow store only where that is gone; tolera
 leaves behind, and says what it could not read. Not here: the files (`alpkit.analysis.reading.folders`), scores
 (`alpkit.analysis.seeds.scores`), tails (`alpkit.analysis.tables.tails`).
 
-    frame = analysis.load("latest"); frame.cells; frame.steps; frame.records.tokens(arm="grpo")
+    frame = analysis.load("latest"); frame.summary(); frame.plot("envelope"); frame.table("tails")
+    frame.cells; frame.steps; frame.spikes; frame.records.tokens(arm="grpo")
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -32,6 +34,13 @@ from alpkit.errors import GridError, TrackingError
 from alpkit.runs.find import resolve
 from alpkit.runs.lock import is_live
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from alpkit.analysis.notebook import Sample
+
+NOTEBOOK_WIDTH: Final = 10.0
+"""Inches of a figure in a notebook."""
 Config = dict[str, Any]
 """A resolved configuration as plain sections and values."""
 
@@ -86,6 +95,68 @@ class GridFrame:
         """Each arm's tails over its finished cells: one pass over the records, made when first asked for."""
         cells = set(self.finished["cell_id"])
         return {arm: pool_arm(self.records, arm, cells) for arm in self.arms}
+
+    @cached_property
+    def spikes(self) -> pd.DataFrame:
+        """Every spike as a row, with the prompt of the response that carried most of it."""
+        from alpkit.analysis.notebook import spike_prompts
+
+        rows = self.spike_log.rows
+        prompts = [
+            next(iter(spike_prompts(self.grid.folder, str(cell), int(step), str(metric))), "")
+            for cell, step, metric in zip(rows["cell_id"], rows["step"], rows["metric"])
+        ]
+        return rows.assign(prompt=prompts)
+
+    def plot(self, name: str = "summary") -> "Figure":
+        """Draw a figure of the report by its name, `envelope` say, at a notebook's size.
+
+        Raises `GridError` for a name that is no figure, and where the grid has nothing to draw.
+        """
+        from alpkit.analysis.figures import draw
+
+        figure = draw(name, self)
+        width, height = figure.get_size_inches()
+        # Wider than a notebook's column it would be shrunk, and its words with it.
+        if width > NOTEBOOK_WIDTH:
+            figure.set_size_inches(NOTEBOOK_WIDTH, height * max(NOTEBOOK_WIDTH / width, 0.85))
+        return figure
+
+    def table(self, name: str = "overview") -> pd.DataFrame:
+        """The numbers of a table of the report by its name, `tails` say: what its CSV holds.
+
+        Raises `GridError` for a name that is no table of this grid's report.
+        """
+        from alpkit.analysis.report.tables import table_named
+
+        return table_named(name, self).data
+
+    def summary(self) -> pd.DataFrame:
+        """A row per arm as on the report's first screen, as text with units and intervals."""
+        from alpkit.analysis.tables.overview import overview, overview_table
+
+        shown = overview_table(overview(self)).shown
+        return shown.set_index("arm") if len(shown) else shown
+
+    def sample(self, cell: str, step: int, row: int) -> "Sample":
+        """A recorded response with its prompt; a notebook shows its tokens coloured by their log ratio.
+
+        `row` is the response's number in its step (`sample` in the records). Raises `GridError` where the
+        step has no such response, `TrackingError` where the step was not recorded.
+        """
+        from alpkit.analysis.notebook import sample
+
+        return sample(self.grid.folder, cell, step, row)
+
+    def _repr_html_(self) -> str:
+        """The question and the first screen's table, as a notebook shows a grid."""
+        question = f"<p>{html.escape(self.grid.question)}</p>" if self.grid.question else ""
+        states = ", ".join(
+            f"{n} {state}" for state, n in self.cells["state"].value_counts().items()
+        )
+        table = self.summary().to_html(border=0) if len(self.cells) else ""
+        head = f"<h4>{html.escape(self.grid.name)}: {len(self.cells)} cells ({states})</h4>"
+        return f"<div>{head}{question}{table}</div>"
 
     @property
     def unread(self) -> tuple[Missing, ...]:

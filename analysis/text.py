@@ -1,6 +1,7 @@
 """How values become text: numbers, intervals and dashes in tables, plain types in JSON."""
 
 import math
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -9,15 +10,36 @@ import pandas as pd
 from alpkit.analysis.seeds.verdicts import Interval
 
 DASH: Final = "–"
+SIGNIFICANT: Final = 3
+"""Digits that a number keeps: more is noise to a reader."""
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed digits; scientific where those would show nothing; a dash for NaN."""
+    """Fixed digits, three significant ones at most; scientific where those would show nothing; NaN: a dash."""
     if not np.isfinite(value):
         return DASH
     if value != 0 and (abs(value) < 0.5 * 10.0**-digits or abs(value) >= 1e5):
         return f"{value:.1e}"
-    return f"{value:.{digits}f}"
+    if value == 0:
+        return f"{value:.{digits}f}"
+    before = math.floor(math.log10(abs(value))) + 1
+    if before > SIGNIFICANT:
+        return f"{float(f'{value:.{SIGNIFICANT}g}'):.0f}"
+    return f"{value:.{min(digits, SIGNIFICANT - before)}f}"
+
+
+def brief(value: float, *, signed: bool = False) -> str:
+    """Three significant digits and no more: `0.0366`, `12.4`, `1,240`; a dash for NaN."""
+    if not np.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    sign = "+" if signed else ""
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:{sign}.2e}"
+    rounded = float(f"{value:.{SIGNIFICANT}g}")
+    before = math.floor(math.log10(abs(rounded))) + 1
+    return f"{rounded:{sign},.{max(0, SIGNIFICANT - before)}f}"
 
 
 def with_bounds(value: float, low: float, high: float, digits: int) -> str:
@@ -31,14 +53,17 @@ def with_bounds(value: float, low: float, high: float, digits: int) -> str:
 
 
 def interval_text(interval: Interval, digits: int) -> str:
-    """Mean [low, high] from three seeds on, both points with two, the value with one."""
+    """Mean [low, high] from three seeds on, from-to with two, the value with one."""
     match interval.kind:
         case "none":
             return DASH
         case "t":
             return with_bounds(interval.mean, interval.low, interval.high, digits)
-        case "single" | "range":
-            return " · ".join(number(point, digits) for point in interval.points)
+        case "single":
+            return number(interval.mean, digits)
+        case "range":
+            # The two points are the range's ends; figures draw them.
+            return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
 def signed_points(points: tuple[float, ...]) -> str:
@@ -65,3 +90,8 @@ def json_ready(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def without_html(text: str) -> str:
+    """Markdown whose every `<` is a character: a name or an error may hold a tag, we write none."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)

@@ -97,9 +97,7 @@ layers.finished.groupby(["arm", "site", "layers"], sort=False, dropna=False)[sco
 # Bars that overlap the shade, or each other, are not told apart by these seeds.
 
 # %%
-from alpkit.analysis.figures import draw
-
-draw("layers_intervals", layers)
+layers.plot("layers_intervals")
 
 # %% [markdown]
 # ## What the training made of σ
@@ -109,7 +107,7 @@ draw("layers_intervals", layers)
 # anything into it: a σ that moved by one per cent has not moved.
 
 # %%
-draw("sigma", layers)
+layers.plot("sigma")
 
 # %% [markdown]
 # ## Sites
@@ -119,7 +117,7 @@ draw("sigma", layers)
 
 # %%
 sites = analysis.load("sites", root=root, strict=False)
-draw("sites_intervals", sites)
+sites.plot("sites_intervals")
 
 # %% [markdown]
 # Is any of these gaps more than chance? One paired test per arm and endpoint, all corrected together, and

@@ -1,9 +1,10 @@
 """`alpkit compare`: arms of one grid or of several, side by side."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpkit.cli.output import note, print_json, print_table
+from alpkit.cli.overview import print_overview
 from alpkit.cli.tables import plain_table
 from alpkit.runs.find import resolve
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
     """Print scores, what differs in the configs, and what the seeds tell apart."""
     for name in names:
-        # A typing error is worth hearing before pandas is imported.
+        # A misspelt name is reported before pandas is imported, which takes a second.
         if ":" not in name:
             resolve(name)
     from alpkit.analysis.compare import compare as compare_runs
@@ -23,8 +24,9 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
     if as_json:
         print_json(_json(found))
         return
-    shown = found.table.shown
-    print_table(plain_table(list(shown.columns), shown.to_numpy().tolist()))
+    from alpkit.analysis.text import row_dicts
+
+    print_overview(row_dicts(found.overview.shown), found.colours)
     if found.differences:
         labels = [item.label for item in found.items]
         rows = [[key, *map(_text, values)] for key, values in found.differences.items()]
@@ -37,7 +39,7 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
         note(f"note: {text}")
 
 
-def _json(found: "Comparison") -> dict[str, Any]:
+def _json(found: "Comparison") -> dict[str, object]:
     from alpkit.analysis.text import json_ready
 
     return {

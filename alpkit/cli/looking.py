@@ -10,28 +10,38 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, note, print_json, print_table
 from alpkit.errors import TrackingError
 from alpkit.runs.find import list_grids, resolve
+from alpkit.runs.folder import report_page
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import killed_if_not_live, read_grid
-from alpkit.tracking import resolve_uri
+from alpkit.tracking import has_secret, masked, report_path, resolve_uri
 
 if TYPE_CHECKING:
     from alpkit.config import Grid
     from alpkit.diagnostics.noise_size import NoiseSize
 
 
-def plan(file: Path, sets: Sequence[str], *, full: bool, probe: bool, as_json: bool) -> None:
+def plan(
+    file: Path,
+    sets: Sequence[str],
+    *,
+    full: bool,
+    probe: bool,
+    as_json: bool,
+    many: bool = False,
+) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
     from alpkit.launch import adopt, states
 
-    grid = adopt(expand(load_ablation(file, sets)), Path("."))
+    grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
     rows = tables.cell_rows(grid, states(grid))
     sizes = _probe(grid) if probe else {}
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
-        if full:
-            rows = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        told = {"probe": [tables.noise_row(arm, size) for arm, size in sizes.items()]}
-        print_json({**grid.manifest(), "cells": rows, **(told if probe else {})})
+        whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
+        more: dict[str, object] = {"planned_tests": list(grid.planned_tests())}
+        if probe:
+            more["probe"] = [tables.noise_row(arm, size) for arm, size in sizes.items()]
+        print_json({**grid.manifest(), **more, "cells": whole if full else rows})
         return
     if full:
         for cell in grid.cells:
@@ -42,6 +52,8 @@ def plan(file: Path, sets: Sequence[str], *, full: bool, probe: bool, as_json: b
         print_table(tables.noise_table(sizes))
     for perturbed, control in grid.controls.items():
         note(f"control: {control} is {perturbed} without its noise")
+    for text in grid.planned_tests():
+        note(text)
     for text in grid.notes:
         note(f"note: {text}")
     for text in grid.warnings:
@@ -110,15 +122,15 @@ def ui(tracking_uri: str | None, port: int) -> None:
     if uri.startswith(("http://", "https://")):
         raise TrackingError(
             "the store is a server already",
-            where=uri,
+            where=masked(uri),
             why="`mlflow ui` serves local stores",
-            fix=f"open {uri} in a browser",
+            fix=f"open {masked(uri)} in a browser",
         )
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).is_file():
         raise TrackingError(
             "there is no tracking store here",
-            where=uri,
+            where=masked(uri),
             why=f"{database} does not exist in {Path.cwd()}",
             fix="change to the folder where `alpkit run` was started, or pass --tracking-uri",
         )
@@ -126,9 +138,20 @@ def ui(tracking_uri: str | None, port: int) -> None:
     grids = list_grids(Path("."))
     for grid in grids[:1]:
         note(f"charts of {grid.name}: {charts_link(grid.manifest.experiment_id, base)}")
+        manifest = grid.manifest
+        if report_page(manifest.grid, manifest.grid_id).is_file():
+            path = report_path(manifest.experiment_id, manifest.parent_run_id)
+            note(f"report of {grid.name}: {base}/{path}")
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    # Seven workers of 210 MB each, for scheduled GenAI jobs that nobody here schedules.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = [sys.executable, "-m", "mlflow", "ui"]
+    if has_secret(uri):
+        # Every user of the machine sees a command line.
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    else:
+        command += ["--backend-store-uri", uri]
     sys.stderr.flush()
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -2,16 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
+from alpkit.cli.overview import print_grid
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
-from alpkit.runs.folder import RunFolder
+from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import resolve_uri
 
@@ -31,13 +32,21 @@ def options(
         only=only,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
-        source=file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "",
+        source=_source(file),
     )
 
 
-def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
+def run(
+    file: Path,
+    sets: Sequence[str],
+    options: Options,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    many: bool = False,
+) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = adopt(expand(load_ablation(file, sets)), options.root)
+    grid = adopt(expand(load_ablation(file, sets), many=many), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")
@@ -65,6 +74,13 @@ def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_
     return not outcome.failed
 
 
+def _source(file: Path) -> str:
+    """The file's text as an artifact; what is wrong with the file is said by who reads it as YAML."""
+    with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(1_000_000)
+    return ""
+
+
 def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
     rows = tables.cell_rows(grid, states(grid))
     chosen = [row for row in rows if row["cell_id"] in todo]
@@ -76,22 +92,22 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
 
 
 def _report(outcome: Outcome, *, as_json: bool) -> None:
-    results = tables.result_rows(outcome.folder, outcome.records)
     if as_json:
+        results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
             {
                 "grid": outcome.folder.name,
                 "folder": str(outcome.folder),
                 "parent_run_id": outcome.parent_run_id,
                 "tracking_uri": outcome.tracking_uri,
+                "unsent": None if outcome.unsent is None else str(outcome.unsent),
                 "skipped": list(outcome.skipped),
                 "cells": tables.state_rows(outcome.records),
                 "arms": results,
             }
         )
     else:
-        print_table(tables.result_table(results))
-        note(tables.RESULT_NOTE)
+        print_grid(outcome.folder)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]
@@ -99,7 +115,12 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         note(f"  log: {log}")
     if outcome.failed:
         note("run the same command again to resume what has not finished")
-    note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
+    if outcome.unsent is not None:
+        note(f"warning: the store lacks some of what is in {outcome.folder}: {outcome.unsent}")
+        note(f"send it when the store answers: alpkit sync {outcome.folder.name}")
+    manifest = read_manifest(outcome.folder)
+    note(f"next: alpkit analyze {outcome.parent_run_id[:8] or outcome.folder.name}")
+    note(f"      writes {report_page(manifest.grid, manifest.grid_id)}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    link = charts_link(read_manifest(outcome.folder).experiment_id)
-    note(f"      then open {link}")
+    if manifest.experiment_id:
+        note(f"      then open {charts_link(manifest.experiment_id)}")

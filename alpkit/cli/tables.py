@@ -3,23 +3,18 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from rich.table import Table
 
 from alpkit.config import Grid
 from alpkit.config.cards import Card
-from alpkit.metrics import EVALUATIONS, WINDOW, scored
+from alpkit.metrics import EVALUATIONS, scored
 from alpkit.runs.states import CellRecord
 from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.diagnostics.noise_size import NoiseSize  # would bring scipy with it
-
-RESULT_NOTE = (
-    f"mean ± standard deviation over seeds of means over the last {WINDOW} steps, evaluations over at "
-    f"least the last {EVALUATIONS}; no verdict: that is `alpkit analyze`"
-)
 
 
 class Column(NamedTuple):
@@ -39,8 +34,18 @@ RESULTS = (
 )
 
 
-def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]:
-    """One JSON-ready row per cell of a plan."""
+class PlanRow(TypedDict):
+    """A cell of a plan, JSON-ready."""
+
+    cell_id: str
+    arm: str
+    seed: int
+    axes: dict[str, object]
+    state: str
+
+
+def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[PlanRow]:
+    """Make one JSON-ready row per cell of a plan."""
     return [
         {
             "cell_id": cell.cell_id,
@@ -53,7 +58,7 @@ def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]
     ]
 
 
-def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def plan_table(rows: Iterable[PlanRow]) -> Table:
     table = _table("cell", "arm", "seed", "axes", "state")
     for row in rows:
         axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
@@ -61,8 +66,8 @@ def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def noise_row(arm: str, size: "NoiseSize") -> dict[str, Any]:
-    """One arm's noise as measured by `plan --probe`, JSON-ready."""
+def noise_row(arm: str, size: "NoiseSize") -> dict[str, object]:
+    """Give one arm's noise as measured by `plan --probe`, JSON-ready."""
     return {
         "arm": arm,
         "noise_to_rms": dict(size.to_rms),
@@ -73,6 +78,7 @@ def noise_row(arm: str, size: "NoiseSize") -> dict[str, Any]:
 
 
 def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
+    """Lay out the noise of every arm that `plan --probe` measured."""
     table = _table("arm", "noise / rms of the state", "noise, nats", "ratio, nats", "share")
     for arm, size in sizes.items():
         places = ", ".join(f"{place} {share:.2g}" for place, share in size.to_rms.items())
@@ -81,7 +87,7 @@ def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
     return table
 
 
-def state_rows(records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
     return [
         {
             "cell_id": r.cell_id,
@@ -109,7 +115,7 @@ def state_table(records: Iterable[CellRecord]) -> Table:
 
 
 def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
-    """Per arm: each score's mean and standard deviation over the seeds that finished."""
+    """Give every arm's scores: mean and standard deviation over the seeds that finished."""
     arms: dict[str, list[CellRecord]] = {}
     for record in records:
         arms.setdefault(record.arm, []).append(record)
@@ -129,14 +135,6 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     return rows
 
 
-def result_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("arm", "seeds", *(column.title for column in RESULTS))
-    for row in rows:
-        seeds = f"{row['finished']}/{row['cells']}"
-        table.add_row(row["arm"], seeds, *(_with_spread(row[c.key]) for c in RESULTS))
-    return table
-
-
 def method_table(cards: Iterable[Card]) -> Table:
     columns = ("ratio", "surrogate", "weight", "reject", "perturbation")
     table = _table("method", *columns, "formula")
@@ -147,7 +145,7 @@ def method_table(cards: Iterable[Card]) -> Table:
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Rows of text as they are."""
+    """Make a table of rows that are text already."""
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -167,10 +165,3 @@ def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column)
     last = history[-1][0] if history else 0
     steps = scored(list(values), last, at_least=c.at_least)
     return statistics.fmean(values[step] for step in steps) if steps else None
-
-
-def _with_spread(score: Mapping[str, float | None]) -> str:
-    mean, std = score["mean"], score["std"]
-    if mean is None:
-        return "–"
-    return f"{mean:.3g}" if std is None else f"{mean:.3g} ± {std:.2g}"

@@ -1,10 +1,9 @@
-"""What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
+"""The configuration of one run: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself is no part
-of it.
+Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run saves itself is no part of it.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -63,6 +62,8 @@ class _Rollout(Section):
 
 
 class HfRolloutConfig(_Rollout):
+    """Sampling by transformers, on a copy of the weights that may be rounded."""
+
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
     """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
@@ -72,6 +73,8 @@ class HfRolloutConfig(_Rollout):
 
 
 class VllmRolloutConfig(_Rollout):
+    """Sampling by vLLM, in the trainer's process."""
+
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Compute dtype of vLLM's copy."""
@@ -96,7 +99,9 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
-    steps: PositiveInt = 60
+    """How long to train, and the optimizer."""
+
+    steps: Annotated[PositiveInt, Field(le=10_000_000)] = 60
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
@@ -115,6 +120,8 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    """How often the ratio's factors are measured, and when a run stops itself."""
+
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
         "two corrections remove; take it out"
@@ -129,6 +136,8 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
+    """Which steps keep the log-probs of every token."""
+
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
     weight: bool = False
@@ -139,6 +148,8 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """How often a run saves itself. No part of a cell's id."""
+
     every: PositiveInt = 10
     """Steps between checkpoints."""
     keep: PositiveInt = 2
@@ -169,6 +180,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     perturbation: PerturbationConfig | None = None
     seed: NonNegativeInt = 0
+    """Keys every random stream: prompts, sampling, noise. In a grid it comes from `seeds`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -250,7 +262,7 @@ class RunConfig(Section):
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         return identity(self)
 

@@ -1,4 +1,6 @@
-"""Names of everything in a run folder: a grid's, and one of its cells'. Nothing here reads or writes.
+"""Name everything in a grid's folder and in a cell's. Nothing here reads or writes.
+
+What is set aside keeps its name between a dot and `.set-aside`.
 
     runs/<grid>/                   GridFolder
         grid.json                  manifest of the grid
@@ -23,6 +25,8 @@ from typing import Final
 
 RUNS: Final = "runs"
 """The folder of all grids, in the working directory."""
+REPORTS: Final = "reports"
+"""The folder of all reports, in the working directory."""
 MANIFEST_FILE: Final = "grid.json"
 CONFIG_FILE: Final = "config.yaml"
 """Also the name of a cell's configuration among its MLflow artifacts, as the manifest's is there."""
@@ -110,17 +114,38 @@ def grid_folder(root: Path, name: str) -> Path:
     return root / RUNS / name
 
 
+def report_page(grid: str, grid_id: str, root: Path = Path(".")) -> Path:
+    """Where the report of a grid is written: its name and the first eight digits of its id."""
+    name = "-".join(part.replace("/", "_") for part in (grid, grid_id[:8]) if part)
+    return root / REPORTS / name / "report.html"
+
+
 def grid_folders(root: Path) -> list[Path]:
     """Folders under `root` that hold a manifest, by name."""
     return sorted(path.parent for path in (root / RUNS).glob(f"*/{MANIFEST_FILE}"))
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where `folder`, one of checkpoints, keeps that of `step`."""
+    """Give the folder of one step's checkpoint inside `folder`."""
     return folder / f"{_STEP}{step:06d}"
 
 
 def step_folders(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints in `folder` by step, ascending."""
+    """List the complete checkpoints in `folder` by step, ascending."""
     numbered = ((path.name.removeprefix(_STEP), path) for path in folder.glob(f"{_STEP}*"))
     return dict(sorted((int(step), path) for step, path in numbered if step.isdigit()))
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text can name one thing in a folder, and nothing outside of it."""
+    return text not in ("", ".", "..") and "/" not in text and "\0" not in text and len(text) < 256
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint or a file so that nobody takes it for one; give its new name."""
+    number, aside = 0, path.with_name(f".{path.name}.set-aside")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f".{path.name}.set-aside-{number}")
+    path.rename(aside)
+    return aside

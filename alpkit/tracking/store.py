@@ -1,67 +1,100 @@
-"""The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
+"""The MLflow store, as the parent process uses it: experiment, runs, tags, statuses, artifacts.
 
 Only the parent touches it (a cold SQLite store raced by processes dies in its migrations), and never
 through MLflow's global active run. mlflow is imported at first use.
 """
 
+import errno
+import fcntl
 import getpass
 import json
 import logging
+import math
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import quote
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
+from alpkit.runs.disk import disk_error, is_full
+from alpkit.tracking.address import DEFAULT_URI, absolute_uri, has_secret, masked, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-DEFAULT_URI: Final = "sqlite:///mlflow.db"
 # The last step whose metrics the store holds; written in the same batch as they are.
 STEP_TAG: Final = "alpkit.step"
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _PARAM_LENGTH: Final = 500
+_ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    # MLflow would try a server that is out for minutes (7 times, 120 s each). Ours is asked again later.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+_SQLITE_FULL: Final = "database or disk is full"
 _NOTE: Final = "mlflow.note.content"
+_BATCH: Final = 1000
+_VIEW: Final = "alpkit-arms"
+# MLflow's shared view: what its page reads from an experiment's tag when a link names the view.
+_VIEW_STATE: Final = {
+    "searchFilter": "tags.`alpkit.kind` = 'cell'",
+    "orderByKey": "tags.`mlflow.runName`",
+    "orderByAsc": True,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsHiddenMode": "SHOW_ALL",
+    "groupBy": {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "alpkit.arm"}],
+    },
+    "useGroupedValuesInCharts": True,
+}
 _CHARTS: Final = "[Charts of every cell]"
 
 
-def resolve_uri(tracking_uri: str | None = None) -> str:
-    """Give the store's address: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
 def charts_path(experiment_id: str) -> str:
-    """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
+    """Give the UI's address, from its `#` on, of an experiment's charts: the cells alone, grouped by arm.
 
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
-    by name, because in order of time cells are folded under a parent that has no metrics.
+    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise. What is
+    filtered and grouped is the experiment's stored view (`Store.experiment` writes it): beside other filters
+    in the address MLflow would not read it.
     """
-    cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
+    view = f"viewStateShareKey={_VIEW}"
     return (
-        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={name}&orderByAsc=true&searchFilter={cells}"
+        f"#/experiments/{experiment_id}/runs?{view}"
+        "&workflowType=machine_learning&compareRunsMode=CHART"
     )
 
 
-def absolute_uri(uri: str) -> str:
-    """Anchor a relative SQLite path: MLflow caches stores by text, whatever the folder."""
-    prefix, path = "sqlite:///", uri.removeprefix("sqlite:///")
-    return uri if path == uri else f"{prefix}{Path(path).resolve()}"
+def report_path(experiment_id: str, run_id: str, folder: str = "report") -> str:
+    """Give the UI's address, from its `#` on, of the report among a run's artifacts."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{folder}/report.html"
 
 
 def open_client(uri: str) -> "MlflowClient":
     """Import mlflow (seconds), quietly and without telemetry, and give a client of `uri`."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs SQLAlchemy's tracebacks, 40 KB each; the errors come to us all the same.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # urllib3 warns of every retry.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with store_errors(uri):
         return MlflowClient(tracking_uri=absolute_uri(uri))
 
@@ -69,10 +102,32 @@ def open_client(uri: str) -> "MlflowClient":
 def prepare_store(tracking_uri: str | None = None) -> "Store":
     """Open the store, creating a local database with its tables where there is none (8 s once)."""
     uri = absolute_uri(resolve_uri(tracking_uri))
-    client = open_client(uri)
-    with store_errors(uri):
-        client.search_experiments(max_results=1)
+    with _creation(uri):
+        client = open_client(uri)
+        with store_errors(uri):
+            client.search_experiments(max_results=1)
     return Store(uri, client)
+
+
+@contextmanager
+def _creation(uri: str) -> Iterator[None]:
+    """One process at a time creates a local database: two at once die in each other's migrations."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        handle = beside.open("a")
+    except OSError as error:
+        # A store that is there can be read from a folder that cannot be written.
+        if path.is_file():
+            yield
+            return
+        raise disk_error(error, path) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)
@@ -97,6 +152,9 @@ class Store:
             # its own switch (GenAI at first), so the note offers the way.
             self.client.set_experiment_tag(
                 identity, "mlflow.experimentKind", "custom_model_development"
+            )
+            self.client.set_experiment_tag(
+                identity, f"mlflow.sharedViewState.{_VIEW}", json.dumps(_VIEW_STATE)
             )
             old = found.tags.get(_NOTE, "") if found is not None else ""
             if not old or old.startswith(_CHARTS):
@@ -146,8 +204,8 @@ class Store:
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 
-    def last_step(self, run_id: str) -> int | None:
-        """Give the last step that the store holds of a run: -1 for none, None for no such run."""
+    def look(self, run_id: str) -> "StoredRun | None":
+        """Give what the store holds of a run; None for no such run, or one that was deleted."""
         from mlflow.exceptions import MlflowException
 
         if not run_id:
@@ -157,10 +215,22 @@ class Store:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
-            raise _store_error(self.uri, error) from error
-        if str(run.info.lifecycle_stage) != "active":
-            return None
-        return int(run.data.tags.get(STEP_TAG, -1))
+            raise store_error(self.uri, error) from hidden(self.uri, error)
+        except Exception as error:
+            raise store_error(self.uri, error) from hidden(self.uri, error)
+        return _stored(run) if str(run.info.lifecycle_stage) == "active" else None
+
+    def last_step(self, run_id: str) -> int | None:
+        """Give the last step that the store holds of a run: -1 for none, None for no such run."""
+        stored = self.look(run_id)
+        return None if stored is None else stored.last_step
+
+    def unknown_children(self, experiment: str, parent: str, cell_id: str, known: str) -> list[str]:
+        """Runs of a cell without a step that nobody remembers: a kill came before they were written down."""
+        query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`alpkit.cell_id` = '{cell_id}'"
+        with store_errors(self.uri):
+            runs = [_stored(run) for run in self.client.search_runs([experiment], query)]
+        return [run.run_id for run in runs if run.run_id != known and run.last_step < 0]
 
     def discard(self, run_id: str) -> None:
         """Delete a run (softly: MLflow keeps it until `mlflow gc`)."""
@@ -173,7 +243,7 @@ class Store:
                 self.client.set_tag(run_id, key, value)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        """Say that a run goes on, or end it."""
+        """Set a run's status: going on, or ended."""
         with store_errors(self.uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
@@ -216,6 +286,24 @@ class Store:
         logged = json.dumps([{"path": name, "type": "table"}])
         self.set_tags(run_id, {"mlflow.loggedArtifacts": logged})
 
+    def log_end_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log one value of each metric; a second report's values follow the first's."""
+        from mlflow.entities import Metric
+
+        at = int(time.time() * 1000)
+        with store_errors(self.uri):
+            rows = [Metric(key, value, at, 0) for key, value in metrics.items()]
+            for start in range(0, len(rows), _BATCH):
+                self.client.log_batch(run_id, rows[start : start + _BATCH])
+
+    def link_report(self, run_id: str, folder: str) -> None:
+        """Put the report's place into the run's description, before what it says."""
+        with store_errors(self.uri):
+            run = self.client.get_run(run_id)
+            old = re.sub(r"^\[Report\]\([^)]*\)( · )?", "", run.data.tags.get(_NOTE, ""))
+            link = f"[Report]({report_path(run.info.experiment_id, run_id, folder)})"
+            self.client.set_tag(run_id, _NOTE, f"{link} · {old}" if old else link)
+
     def _artifacts(self, name: str) -> str | None:
         # Beside the database, absolute: `mlflow ui` started there or anywhere else finds the files.
         # A server decides for itself where its artifacts go.
@@ -233,17 +321,67 @@ class Store:
         if folder.name == "mlartifacts" and folder != here and not folder.exists():
             raise TrackingError(
                 "the tracking store has been moved",
-                where=self.uri,
+                where=masked(self.uri),
                 why=f"its artifacts are recorded under {folder}, which is gone",
                 fix="move the folder back, or start a new store: --tracking-uri sqlite:///new.db",
             )
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store holds of a run."""
+
+    run_id: str
+    status: str
+    last_step: int
+    """-1 for none."""
+    tags: Mapping[str, str]
+
+
+def _stored(run: "Run") -> StoredRun:
+    # MLflow commits a batch's metrics before its tag: a kill in between leaves steps that no tag names.
+    steps = [int(metric.step) for metric in run.data.to_proto().metrics]
+    tags: Mapping[str, str] = run.data.tags
+    last = max([*steps, int(tags.get(STEP_TAG, -1))])
+    return StoredRun(str(run.info.run_id), str(run.info.status), last, tags)
+
+
 def log_report(
-    run_id: str, path: Path, *, tracking_uri: str | None = None, folder: str = "report"
+    run_id: str,
+    path: Path,
+    *,
+    tracking_uri: str | None = None,
+    folder: str = "report",
+    overview: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there."""
-    prepare_store(tracking_uri).replace_files(run_id, path, folder)
+    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there.
+
+    With `overview`, rows of the report's first table (`arm`, then numbers): also the table and its figure at
+    the top of the run's artifacts, every number as the metric `<column>/<arm>`, and a link in its description.
+    """
+    store = prepare_store(tracking_uri)
+    store.replace_files(run_id, path, folder)
+    if not overview:
+        return
+    store.log_end_metrics(run_id, _end_metrics(overview))
+    columns = list(overview[0])
+    store.log_table(
+        run_id, columns, [[row[column] for column in columns] for row in overview], "overview.json"
+    )
+    if (figure := path / "summary.png").is_file():
+        store.log_files(run_id, figure)
+    store.link_report(run_id, folder)
+
+
+def _end_metrics(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """`accuracy_mean` of arm `grpo lr=1` as `accuracy/grpo lr_1`: MLflow's charts group by what is before `/`."""
+    found = {}
+    for row in rows:
+        arm = re.sub(r"[^\w. :-]", "_", str(row["arm"]))
+        for column, value in row.items():
+            if column.endswith("_mean") and isinstance(value, float) and math.isfinite(value):
+                found[f"{column.removesuffix('_mean')}/{arm}"] = value
+    return found
 
 
 def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -268,14 +406,23 @@ def store_errors(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        raise _store_error(uri, error) from error
+        raise store_error(uri, error) from hidden(uri, error)
 
 
-def _store_error(uri: str, error: Exception) -> TrackingError:
-    lines = str(error).strip().splitlines()
+def store_error(uri: str, error: Exception) -> TrackingError:
+    """Put whatever a store raised into one line, without a password."""
+    if is_full(error) or (uri.startswith("sqlite") and _SQLITE_FULL in str(error)):
+        place = Path(uri.removeprefix("sqlite:///"))
+        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place)
+    lines = masked(str(error), uri).strip().splitlines()
     return TrackingError(
         "the tracking store refused",
-        where=uri,
+        where=masked(uri),
         why=lines[0][:300] if lines else type(error).__name__,
         fix=f"check --tracking-uri and MLFLOW_TRACKING_URI; without either, {DEFAULT_URI} is used",
     )
+
+
+def hidden(uri: str, error: Exception) -> Exception | None:
+    """Give the cause that a traceback may show; none where its words may hold a password."""
+    return None if has_secret(uri) else error

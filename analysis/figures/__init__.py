@@ -19,6 +19,7 @@ from alpkit.errors import GridError
 
 # In reading order: the report shows them so within each of its sections.
 _MODULES: Final = (
+    "summary",
     "dynamics",
     "passk",
     "envelope",

@@ -7,7 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alpkit.analysis.figures.panels import INK, SHORT, SIDE_NAMES, Looks, legend_below, log_ticks
+from alpkit.analysis.figures.panels import (
+    INK,
+    SHORT,
+    SIDE_NAMES,
+    Looks,
+    legend_below,
+    log_ticks,
+    of_arm,
+)
 from alpkit.analysis.figures.pools import DRAWN, NO_RECORDS, joined, pools
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
@@ -61,6 +69,8 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
             draw_panel(part, panel, looks)
             panel.set_title(f"{SIDE_NAMES[side]}, {SHORT[level]}")
             panel.set_xlabel("z")
+            if len(part):
+                panel.set_xlim(right=_reach(part))
             log_ticks(panel.xaxis)
             log_ticks(panel.yaxis)
         row[0].set_ylabel("share of items above z")
@@ -68,12 +78,22 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     return figure
 
 
+def _reach(data: pd.DataFrame) -> float:
+    """End of the axis: the largest ratio drawn, unless that is one arm's outlier."""
+    arms = data[~data["arm"].isin(ROUNDOFF)]
+    tops = np.log((arms if len(arms) else data).groupby("arm")["z"].max())
+    return 1.1 * float(np.exp(min(tops.max(), 2 * tops.median())))
+
+
 def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """P(ratio > z) on log-log axes per arm, with the band of the bootstrap over prompts, over the floor."""
     for arm, part in data[~data["arm"].isin(ROUNDOFF)].groupby("arm", sort=False):
         look = looks[str(arm)]
-        axes.plot(part["z"], part["p"], color=look.colour, ls=look.line, label=str(arm))
-        axes.fill_between(part["z"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0)
+        with of_arm(axes, str(arm)):
+            axes.plot(part["z"], part["p"], color=look.colour, ls=look.line, label=str(arm))
+            axes.fill_between(
+                part["z"], part["low"], part["high"], color=look.colour, alpha=0.14, lw=0
+            )
     for dtype, dashes in zip(ROUNDOFF, ((0, (1, 1)), (0, (4, 1.5)))):
         floor = data[data["arm"] == dtype]
         label = f"floor: {dtype} rounding"
@@ -105,7 +125,8 @@ FIGURE: Final = ReportFigure(
         "for a log-normal: read it with k̂ and the Q-Q plot. Where the band reaches the bottom, single "
         "prompts decide. Floor: two equal policies whose log-probs are each rounded to that dtype (the "
         "first arm's tokens, errors uniform within half a unit in the last place); rounded logits and "
-        "activations give more. What lies near it is arithmetic, not policy."
+        "activations give more. What lies near it is arithmetic, not policy. "
+        "An arm whose largest ratio is far beyond the others' runs off the axis."
     ),
     absent=NO_RECORDS,
 )

@@ -6,8 +6,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alpkit.analysis.figures.over_steps import COLUMNS, FINISHED_SERIES, SEEDS, over_steps
-from alpkit.analysis.figures.panels import Looks, legend_below, line, log_ticks, span_lines
+from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps, smoothed
+from alpkit.analysis.figures.panels import (
+    Looks,
+    legend_below,
+    line,
+    log_ticks,
+    of_arm,
+    smoothed_line,
+    span_lines,
+)
 from alpkit.analysis.figures.spec import ReportFigure, range_text
 from alpkit.analysis.frames import GridFrame
 
@@ -20,17 +28,22 @@ DYNAMICS: Final = {
     "kl/k3": "K3 of π against µ, nats",
 }
 LOGARITHMIC: Final = ("kl/k3", "train/grad_norm")
+SMOOTHED: Final = ("kl/k1", "kl/k3", "train/grad_norm")
 SPIKE_SERIES: Final = "spike"
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike."""
-    lines = over_steps(frame, DYNAMICS)
+    """`over_steps` of reward, accuracy, entropy, gradient norm, K1, K3; series `spike`: one cell's spike.
+
+    smooth: the mean over five points, which K1, K3 and the gradient norm are drawn by.
+    """
+    lines = smoothed(over_steps(frame, DYNAMICS))
     spikes = frame.spike_log.rows
     spikes = spikes[spikes["metric"].isin(DYNAMICS)]
     marks = spikes[["metric", "arm", "step"]].assign(series=SPIKE_SERIES, n=1, interval="range")
     marks = marks.assign(mean=spikes["value"], low=spikes["value"], high=spikes["value"])
-    return pd.concat([lines, marks[COLUMNS]], ignore_index=True) if len(marks) else lines
+    marks = marks.assign(smooth=spikes["value"])
+    return pd.concat([lines, marks[lines.columns]], ignore_index=True) if len(marks) else lines
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
@@ -62,13 +75,18 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     for (arm, series), part in data.groupby(["arm", "series"], sort=False):
         look = looks[str(arm)]
         if series == FINISHED_SERIES:
-            line(part, axes, looks, str(arm))
-        elif series == SPIKE_SERIES:
-            axes.plot(part["step"], part["mean"], "x", color=look.colour, ms=7, mew=1.6, zorder=4)
-        else:
-            axes.plot(
-                part["step"], part["mean"], color=look.colour, lw=0.8, ls=(0, (4, 3)), alpha=0.8
-            )
+            draw = smoothed_line if part["metric"].iloc[0] in SMOOTHED else line
+            draw(part, axes, looks, str(arm))
+            continue
+        with of_arm(axes, str(arm)):
+            if series == SPIKE_SERIES:
+                axes.plot(
+                    part["step"], part["mean"], "x", color=look.colour, ms=7, mew=1.6, zorder=4
+                )
+            else:
+                axes.plot(
+                    part["step"], part["mean"], color=look.colour, lw=0.8, ls=(0, (4, 3)), alpha=0.8
+                )
     axes.set_xlabel("step")
     return axes
 
@@ -100,7 +118,8 @@ FIGURE: Final = ReportFigure(
     alt=alt,
     caption=(
         f"{SEEDS} Thin dashes: single cells that have not finished. Crosses: spikes of single cells. "
-        "Gradient norm and K3 on logarithmic axes."
+        "Gradient norm, K1 and K3 are smoothed over five points, the raw mean pale behind; gradient norm "
+        "and K3 on logarithmic axes."
     ),
     absent="no cell has logged a step.",
 )

@@ -13,6 +13,7 @@ from alpkit.analysis.figures.pools import DRAWN, NO_RECORDS, joined, pools
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.figures.style import Look
 from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.pairs import pairs
 from alpkit.diagnostics import envelope
 
 BINS: Final = 50
@@ -20,21 +21,25 @@ PER_BIN: Final = 200  # so that P2 rests on four items at least
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, ratio, log_mu, n, p02, p50, p98: equal-count bins of log mu.
+    """arm, level, ratio, log_mu, n, p02, p50, p98, reference: equal-count bins of log mu.
+
+    reference: whether the arm is the one that most others are compared with.
 
     ratio `raw` is unperturbed pi over mu; `perturbed`, for arms with noise, has the noise on. n counts
     the bin's items of the sample that the pool kept: all of them up to `pooled.SAMPLE`.
     """
-    parts = []
+    parts, reference = [], _reference(frame)
     for arm, level, pool in pools(frame):
         log_mu, raw, perturbed = pool.sample.T
         ratios = {"raw": raw, "perturbed": perturbed}
         parts += [
-            _bins(log_mu, values).assign(arm=arm, level=level, ratio=name)
+            _bins(log_mu, values).assign(
+                arm=arm, level=level, ratio=name, reference=arm == reference
+            )
             for name, values in ratios.items()
             if np.isfinite(values).any()
         ]
-    return joined(parts, ["arm", "level", "ratio", "log_mu", "n", "p02", "p50", "p98"])
+    return joined(parts, ["arm", "level", "ratio", "log_mu", "n", "p02", "p50", "p98", "reference"])
 
 
 def _bins(log_mu: np.ndarray, log_ratio: np.ndarray) -> pd.DataFrame:
@@ -57,6 +62,8 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
         same_level = data[data["level"] == level]
         if len(same_level):
             draw_panel(same_level[same_level["arm"] == arm], panel, looks[arm])
+            # The yardstick in every panel: who looks for a difference needs both in one place.
+            _draw_reference(same_level[same_level["reference"].astype(bool)], panel, looks)
             panel.set_xlim(*padded(same_level["log_mu"], 0.04))
             panel.set_ylim(*padded(pd.concat([same_level["p02"], same_level["p98"]]), 0.04))
         panel.set_title(arm, color=looks[arm].colour)
@@ -70,15 +77,28 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def draw_panel(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
-    """P2-P98 and median of the log ratio against log µ; dashes: with the noise on."""
+    """P2-P98 and median of the log ratio against log µ; dots: with the noise on."""
     raw = data[data["ratio"] == "raw"]
     axes.fill_between(raw["log_mu"], raw["p02"], raw["p98"], color=look.colour, alpha=0.35, lw=0)
     axes.plot(raw["log_mu"], raw["p50"], color=look.colour, lw=1.5)
     noisy = data[data["ratio"] == "perturbed"]
     for edge in ("p02", "p98"):
-        axes.plot(noisy["log_mu"], noisy[edge], color=INK, lw=0.9, ls=(0, (3, 2)))
+        axes.plot(noisy["log_mu"], noisy[edge], color=INK, lw=0.9, ls=(0, (1, 1.2)))
     axes.axhline(0, color=SOFT, lw=0.7)
     return axes
+
+
+def _reference(frame: GridFrame) -> str:
+    """The arm that most others are compared with; the first one where none is."""
+    controls = [pair.control for pair in pairs(frame)]
+    return max(controls, key=controls.count, default=frame.arms[0] if frame.arms else "")
+
+
+def _draw_reference(data: pd.DataFrame, axes: Axes, looks: Looks) -> None:
+    raw = data[data["ratio"] == "raw"]
+    for edge in ("p02", "p98") if len(raw) else ():
+        colour = looks[str(raw["arm"].iloc[0])].colour
+        axes.plot(raw["log_mu"], raw[edge], color=colour, lw=1.0, ls=(0, (4, 2)))
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
@@ -101,10 +121,10 @@ FIGURE: Final = ReportFigure(
     alt=alt,
     caption=(
         "Shade: P2 to P98 of log π_θ − log µ, unperturbed, in up to 50 bins of equal count; line: "
-        "median. Dashes, for arms with noise: the same with the noise on, the ratio that their loss "
-        "sees. Below: the response's summed log ratio at its mean log µ. All panels of a row share "
-        "their axes. Pooled over finished seeds and recorded steps; beyond 262,144 items a uniform "
-        "sample of so many."
+        "median. Dashes in every panel: the reference arm. Dots, for arms with noise: with the noise on, "
+        "the ratio that their loss sees. Below: the response's summed log ratio at its mean log µ. All "
+        "panels of a row share their axes. Pooled over finished seeds and recorded steps; beyond 262,144 "
+        "items a uniform sample of so many."
     ),
     absent=NO_RECORDS,
 )

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps
-from alpkit.analysis.figures.panels import SOFT, Looks, legend_below, line, span_lines
+from alpkit.analysis.figures.panels import SOFT, Looks, legend_below, line, of_arm, span_lines
 from alpkit.analysis.figures.pools import joined
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
@@ -16,7 +16,9 @@ FACTORS: Final = ("mismatch", "staleness", "perturbation")
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, quantity, factor, step, value, low, high, n: how wide each factor is, and its part in the tail.
+    """arm, quantity, factor, step, value, low, high, n, scheduled: each factor's width and part in the tail.
+
+    scheduled: whether the step was recorded by its number, and not because it spiked.
 
     quantity `std`: standard deviation of the factor's token log ratio, nats, mean over finished seeds;
     `tail_share`: its mean share of the total log ratio over the 1 % largest tokens of a recorded step.
@@ -24,17 +26,36 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
     keys = {f"ratio/{factor}/token/std": factor for factor in FACTORS}
     lines = over_steps(frame, keys)
     lines = lines[lines["series"] == FINISHED_SERIES].rename(columns={"mean": "value"})
-    lines = lines.assign(quantity="std", factor=[keys[key] for key in lines["metric"]])
+    lines = lines.assign(
+        scheduled=True, quantity="std", factor=[keys[key] for key in lines["metric"]]
+    )
     rows = [
-        (arm, "tail_share", factor, item.step, share, np.nan, np.nan, item.found.n)
+        (
+            arm,
+            "tail_share",
+            factor,
+            item.step,
+            share,
+            np.nan,
+            np.nan,
+            item.found.n,
+            _scheduled(frame, arm, item.step),
+        )
         for arm in frame.arms
         for item in frame.pooled[arm].factors
         if item.level == "token"
         for factor, share in item.found.tail_share.items()
         if np.isfinite(share)
     ]
-    columns = ["arm", "quantity", "factor", "step", "value", "low", "high", "n"]
+    columns = ["arm", "quantity", "factor", "step", "value", "low", "high", "n", "scheduled"]
     return joined([lines, pd.DataFrame(rows, columns=columns)], columns)
+
+
+def _scheduled(frame: GridFrame, arm: str, step: int) -> bool:
+    """Whether the arm's `records.every` asks for this step: multiples, the first and the last."""
+    config = frame.arm_configs.get(arm, {})
+    every = (config.get("records") or {}).get("every") or 1
+    return step % every == 0 or step in (1, (config.get("train") or {}).get("steps"))
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
@@ -51,7 +72,12 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
         for factor, panel in zip(present, panels):
             part = data[(data["quantity"] == name) & (data["factor"] == factor)]
             for arm, own in part.groupby("arm", sort=False):
-                line(own, panel, looks, str(arm), y="value")
+                planned = own[own["scheduled"].astype(bool)]
+                line(planned, panel, looks, str(arm), y="value")
+                # A step that was recorded because it spiked is no point of the line.
+                spikes = own[~own["scheduled"].astype(bool)]
+                with of_arm(panel, str(arm)):
+                    panel.plot(spikes["step"], spikes["value"], "x", color=looks[str(arm)].colour)
             if name == "std":
                 panel.set_title(factor)
             else:
@@ -87,7 +113,8 @@ FIGURE: Final = ReportFigure(
     caption=(
         f"Mismatch π_old/µ, staleness π_θ/π_old, perturbation π_θ,δ/π_θ (arms with noise). Above: width of "
         f"each factor's token log ratio. Below: its mean share of the total log ratio over the 1 % "
-        f"largest tokens of up to 12 recorded steps, seeds pooled; shares of an arm add to 1. {SEEDS}"
+        f"largest tokens of up to 12 recorded steps, seeds pooled; shares of an arm add to 1. "
+        f"Crosses: steps recorded because they spiked. {SEEDS}"
     ),
     absent="no finished cell logged the ratio's factors.",
 )

@@ -7,7 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alpkit.analysis.figures.panels import INK, SHORT, SIDE_NAMES, Looks, legend_below, log_ticks
+from alpkit.analysis.figures.panels import (
+    INK,
+    SHORT,
+    SIDE_NAMES,
+    Looks,
+    legend_below,
+    log_ticks,
+    of_arm,
+)
 from alpkit.analysis.figures.pools import DRAWN, NO_RECORDS, joined, pools
 from alpkit.analysis.figures.spec import ReportFigure, range_text
 from alpkit.analysis.frames import GridFrame
@@ -16,6 +24,8 @@ from alpkit.diagnostics import hill_curve, tail_size
 
 POINTS: Final = 60
 RESAMPLES: Final = 100
+STEADY: Final = 20
+"""Items from which on a Hill estimate says something about the axis that it needs."""
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
@@ -53,19 +63,30 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
             panel.set_xlabel("k, largest items used")
             log_ticks(panel.xaxis)
         if len(part := data[data["level"] == level]):
-            # Bands of five items reach anywhere; the lines decide the axis.
-            row[0].set_ylim(0, 1.25 * part["hill"].max())
+            row[0].set_ylim(0, _top(part))
         row[0].set_ylabel("Hill estimate of ξ")
     legend_below(figure, grid.ravel(), looks)
     return figure
+
+
+def _top(data: pd.DataFrame) -> float:
+    """Height of the axis: what the bulk of the curves needs, not the few items of one arm's start."""
+    steady = data[data["k"] >= STEADY]
+    tops = (steady if len(steady) else data).groupby(["arm", "side"])["hill"].max()
+    return 1.25 * min(float(tops.max()), 2 * float(tops.median()))
 
 
 def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """Hill estimates over k with their bands, one line per arm; triangles on top are where k̂'s tail starts."""
     for arm, part in data.groupby("arm", sort=False):
         look = looks[str(arm)]
-        axes.plot(part["k"], part["hill"], color=look.colour, ls=look.line, lw=1.5, label=str(arm))
-        axes.fill_between(part["k"], part["low"], part["high"], color=look.colour, alpha=0.12, lw=0)
+        with of_arm(axes, str(arm)):
+            axes.plot(
+                part["k"], part["hill"], color=look.colour, ls=look.line, lw=1.5, label=str(arm)
+            )
+            axes.fill_between(
+                part["k"], part["low"], part["high"], color=look.colour, alpha=0.12, lw=0
+            )
     # One triangle per tail size: arms of one size have one tail.
     for start in sorted(set(data["n_tail"])):
         axes.plot(start, 1.0, "v", color=INK, ms=6, clip_on=False,

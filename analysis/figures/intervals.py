@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from alpkit.analysis.figures.over_steps import summarise
 from alpkit.analysis.figures.panels import SOFT, Looks
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import subsets
 from alpkit.analysis.text import row_dicts
+from alpkit.config.grid.comparisons import subsets
 
 Axis = Literal["layers", "site"]
 

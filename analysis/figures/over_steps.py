@@ -17,6 +17,8 @@ from alpkit.analysis.seeds.scores import FINISHED
 
 POINTS: Final = 200
 """Points of a line over steps; longer runs are averaged over windows of equal length first."""
+SMOOTH: Final = 5
+"""Points that a smoothed line averages over."""
 FINISHED_SERIES: Final = "finished"
 COLUMNS: Final = ["metric", "arm", "series", "step", "mean", "low", "high", "n", "interval"]
 SEEDS: Final = (
@@ -59,6 +61,17 @@ def over_steps(frame: GridFrame, keys: Iterable[str]) -> pd.DataFrame:
     return data.sort_values(
         ["metric", "arm", "series", "step"], key=lambda c: c.map(order) if c.name == "arm" else c
     ).reset_index(drop=True)
+
+
+def smoothed(lines: pd.DataFrame) -> pd.DataFrame:
+    """`lines` with a column `smooth`: each line's mean over `SMOOTH` points; of few points the mean itself."""
+
+    def smooth(values: "pd.Series[float]") -> "pd.Series[float]":
+        enough = len(values) >= 3 * SMOOTH
+        return values.rolling(SMOOTH if enough else 1, center=True, min_periods=1).mean()
+
+    grouped = lines.groupby(["metric", "arm", "series"], sort=False)["mean"]
+    return lines.assign(smooth=grouped.transform(smooth) if len(lines) else lines["mean"])
 
 
 def summarise(data: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:

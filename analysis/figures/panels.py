@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,10 @@ from alpkit.analysis.figures.style import Look
 Looks = dict[str, Look]
 
 PER_ROW: Final = 6
+RAW: Final = 0.3
+"""Opacity of the raw line behind a smoothed one."""
+ARM_MARK: Final = "arm:"
+"""Prefix of the ids of what belongs to one arm in a drawing."""
 INK, SOFT = "#1c2127", "#5a5f66"
 SHORT: Final = {"token": "token level", "product": "response level (product)"}
 SIDE_NAMES: Final = {"right": "ratio", "left": "1 / ratio"}
@@ -26,20 +31,40 @@ SIDE_NAMES: Final = {"right": "ratio", "left": "1 / ratio"}
 def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean") -> None:
     """`y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
     look, sparse = looks[arm], len(part) <= 15
-    axes.plot(
-        part["step"],
-        part[y],
-        color=look.colour,
-        ls=look.line,
-        marker=look.marker or ("." if sparse else None),
-        markevery=1 if sparse else max(len(part) // 8, 1),
-        label=arm,
-    )
-    if part["low"].notna().any():
-        alpha = min(0.14, 0.84 / len(looks))
-        axes.fill_between(
-            part["step"], part["low"], part["high"], color=look.colour, alpha=alpha, lw=0
+    with of_arm(axes, arm):
+        # Every arm's points are of one size: a larger one would look like more.
+        axes.plot(
+            part["step"],
+            part[y],
+            color=look.colour,
+            ls=look.line,
+            marker=(look.marker or "o") if sparse else None,
+            ms=3,
+            label=arm,
         )
+        if part["low"].notna().any():
+            alpha = min(0.14, 0.84 / len(looks))
+            axes.fill_between(
+                part["step"], part["low"], part["high"], color=look.colour, alpha=alpha, lw=0
+            )
+
+
+def smoothed_line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str) -> None:
+    """`smooth` over `step`, with the raw `mean` pale behind it."""
+    look = looks[arm]
+    with of_arm(axes, arm):
+        axes.plot(part["step"], part["mean"], color=look.colour, lw=0.7, alpha=RAW)
+        axes.plot(part["step"], part["smooth"], color=look.colour, ls=look.line, label=arm)
+
+
+@contextmanager
+def of_arm(axes: Axes, arm: str) -> Iterator[None]:
+    """Mark what is drawn inside the block as the arm's, so that a page can hide and read it."""
+    before = set(axes.get_children())
+    yield
+    for artist in axes.get_children():
+        if artist not in before:
+            artist.set_gid(f"{ARM_MARK}{arm}")
 
 
 def span_lines(axes: Axes, values: pd.Series) -> None:

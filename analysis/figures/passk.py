@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps, summarise
-from alpkit.analysis.figures.panels import Looks, legend_below, line, span_lines
+from alpkit.analysis.figures.panels import Looks, legend_below, line, of_arm, span_lines
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.seeds.scores import last_evaluations
@@ -85,14 +85,15 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """Share of items that one of k samples solves, over k, with the interval over seeds."""
     ks = sorted(data["k"].unique())
-    arms = list(dict.fromkeys(data["arm"]))
-    for place, arm in enumerate(arms):
+    for arm in dict.fromkeys(data["arm"]):
         look, part = looks[arm], data[data["arm"] == arm].sort_values("k")
-        # On a log axis a factor sets the arms side by side.
-        x = part["k"] * 1.07 ** (place - (len(arms) - 1) / 2)
-        axes.plot(x, part["mean"], color=look.colour, ls=look.line, lw=1.2)
-        errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axes.errorbar(x, part["mean"], errors, fmt=look.marker or "o", color=look.colour, ms=4.5)
+        with of_arm(axes, arm):
+            axes.plot(
+                part["k"], part["mean"], marker="o", color=look.colour, ls=look.line, lw=1.2, ms=4
+            )
+            axes.fill_between(
+                part["k"], part["low"], part["high"], color=look.colour, alpha=0.1, lw=0
+            )
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()

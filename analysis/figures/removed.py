@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps
-from alpkit.analysis.figures.panels import Looks, legend_below, line
+from alpkit.analysis.figures.over_steps import FINISHED_SERIES, SEEDS, over_steps, smoothed
+from alpkit.analysis.figures.panels import Looks, legend_below, smoothed_line
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.text import row_dicts
@@ -30,7 +30,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
     Keys that are 0 at every step of every arm are left out: the receipt table holds them.
     """
     keys = [f"receipt/{name}" for name in REMOVED]
-    lines = over_steps(frame, keys)
+    lines = smoothed(over_steps(frame, keys))
     lines = lines[lines["series"] == FINISHED_SERIES]
     acted = lines.groupby("metric")["mean"].transform("max") > 0
     return lines[acted].reset_index(drop=True)
@@ -46,7 +46,7 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
     for name, panel in zip(names, grid):
         part = data[data["metric"] == f"receipt/{name}"]
         for arm, own in part.groupby("arm", sort=False):
-            line(own, panel, looks, str(arm))
+            smoothed_line(own, panel, looks, str(arm))
         panel.set_title(REMOVED[name])
         panel.set_ylim(bottom=0)
         panel.set_xlabel("step")
@@ -76,7 +76,7 @@ FIGURE: Final = ReportFigure(
     alt=alt,
     caption=(
         f"Shares of the importance weight (first panel, where present) and of the response tokens. Kinds "
-        f"that never acted in any arm are left out. {SEEDS}"
+        f"that never acted in any arm are left out. Smoothed over five points, the raw mean pale behind. {SEEDS}"
     ),
     absent="no correction touched a token in any finished cell.",
 )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from alpkit.analysis.figures.panels import Looks, arm_handles, log_ticks
+from alpkit.analysis.figures.panels import Looks, arm_handles, log_ticks, of_arm
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
 
@@ -79,7 +79,8 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
     """Score against heaviness, a point per cell."""
     for arm, part in data.groupby("arm", sort=False):
         look = looks[str(arm)]
-        axes.plot(part["x"], part["y"], look.marker or "o", color=look.colour, ms=5.5, alpha=0.85)
+        with of_arm(axes, str(arm)):
+            axes.plot(part["x"], part["y"], look.marker or "o", color=look.colour, ms=5, alpha=0.85)
     return axes
 
 

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from alpkit.analysis.figures.panels import Looks
 from alpkit.analysis.frames import GridFrame
 
-Place = Literal["Results", "The ratio", "Corrections", "Noise", "Layers and sites", "All cells"]
+Place = Literal[
+    "Summary", "Results", "The ratio", "Corrections", "Noise", "Layers and sites", "All cells"
+]
 """Sections of the report that show figures."""
 
 

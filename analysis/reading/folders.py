@@ -1,4 +1,4 @@
-"""A grid and its cells as rows: manifest, states, configs, metrics; what cannot be read is named.
+"""Read a grid and its cells as rows: manifest, states, configs, metrics; what cannot be read is named.
 
 A killed run leaves half lines, half files and stale states; `alpkit.runs` reads around them. Not here:
 frames of a whole grid (`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
@@ -55,6 +55,8 @@ class GridInfo:
     tracking_uri: str = ""
     controls: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference: str = ""
+    tests: tuple[str, ...] = ()
 
 
 CELL_COLUMNS: Final = ("cell_id", "arm", "seed", "state", "steps_done", "run_id", "error", "axes")
@@ -85,6 +87,8 @@ def grid_info(folder: Path, only: str | None) -> tuple[GridInfo, list[ManifestCe
         tracking_uri=manifest.tracking_uri,
         controls=manifest.controls,
         notes=manifest.notes,
+        reference=manifest.reference,
+        tests=manifest.tests,
     )
     return info, cells
 
@@ -141,7 +145,7 @@ def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
 
 
 def headline(config: dict[str, Any]) -> dict[str, Any]:
-    """Config fields that a table or a legend wants, read leniently: old runs stay readable."""
+    """Pick the config fields that tables and legends show, leniently, so that old runs stay readable."""
     section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
     rollout, train = section.get("rollout", {}), section.get("train", {})
     objective, noise = section.get("objective", {}), section.get("perturbation", {})

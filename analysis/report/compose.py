@@ -1,14 +1,26 @@
 """What the report says: its sections, in the order in which they are read."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from alpkit.analysis.figures import FIGURES
+from alpkit.analysis.figures import FIGURES, style
 from alpkit.analysis.figures.spec import Place
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import REFERENCES
-from alpkit.analysis.report.page import Answer, Answers, Block, Bullets, Page, Section, Text
+from alpkit.analysis.reading.items import LEVELS
+from alpkit.analysis.report.first import anchor_of, first_screen
+from alpkit.analysis.report.inline_svg import colour_of, colour_rules
+from alpkit.analysis.report.page import (
+    Answer,
+    Answers,
+    Block,
+    Bullets,
+    Fold,
+    Page,
+    Section,
+    Text,
+)
 from alpkit.analysis.report.pictures import picture
 from alpkit.analysis.report.results import Results, gather, opening, summary
 from alpkit.analysis.seeds.scores import FINISHED
@@ -20,6 +32,7 @@ from alpkit.analysis.tables.differences import differences_table
 from alpkit.analysis.tables.divergence import divergence_table
 from alpkit.analysis.tables.findings import Finding, findings_table
 from alpkit.analysis.tables.main import main_table
+from alpkit.analysis.tables.overview import overview_table
 from alpkit.analysis.tables.receipt import receipt_table
 from alpkit.analysis.tables.results import results_table
 from alpkit.analysis.tables.spikes import spikes_table
@@ -29,6 +42,8 @@ from alpkit.analysis.tables.subsets import subset_table
 from alpkit.analysis.tables.tails import tails_table
 from alpkit.analysis.tables.tasks import tasks_table
 from alpkit.analysis.text import first_line, row_dicts
+from alpkit.config.grid.comparisons import REFERENCES
+from alpkit.tracking.address import masked
 
 
 class Composed(NamedTuple):
@@ -42,27 +57,72 @@ class Composed(NamedTuple):
 def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
     """Compute everything and order it into a page and its summary; nothing is written here."""
     results = gather(frame)
+    looks = style.looks(frame.cells)
     differences = differences_table(results.verdicts)
+    tails = tails_table(results.tails, results.spikes.rates)
     sections = [
-        Section("What can be said", _findings(frame, results, differences)),
-        Section("Results", _results(frame, results)),
-        Section("The ratio", _ratio(frame, results)),
-        Section("Spikes", _spikes(frame, results.spikes)),
+        _comparisons(frame, results, differences),
+        Section("Results", _results(frame, results), "scores over seeds, training curves, pass@k"),
+        Section(
+            "The ratio", _ratio(frame, results, tails), "divergence, spread and tails by level"
+        ),
+        Section("Spikes", _spikes(frame, results.spikes), _no_spikes(results.spikes)),
         Section("Layers and sites", _ablations(frame, results)),
-        Section("Noise", _drawn(frame, "Noise")),
-        Section("Corrections", _corrections(frame, results)),
-        Section("Cost", [cost_table(frame)]),
-        Section("All cells", _drawn(frame, "All cells")),
-        Section("Cells and gaps", _cells(frame, results)),
+        Section("Noise", _drawn(frame, "Noise"), "the noise's scale over steps"),
+        Section("Corrections", _corrections(frame, results), "what each bound touched"),
+        Section("Cost", [cost_table(frame)], "time and memory"),
+        Section("All cells", _drawn(frame, "All cells"), "score against tail, a point per cell"),
+        Section("Cells and gaps", _cells(frame, results), _states(frame)),
     ]
-    filled = [section for section in sections if section.blocks]
-    page = Page(_title(frame), frame.grid.question, _facts(frame, tracking_uri), filled)
-    unshown = () if len(differences.data) else (differences,)
+    page = Page(
+        _title(frame),
+        frame.grid.question,
+        first_screen(frame, results, looks),
+        [section for section in sections if _has_more_than_absence(section)],
+        _facts(frame, tracking_uri),
+        {arm: colour_of(looks, arm) for arm in looks},
+        colour_rules(looks),
+    )
+    unshown: tuple[Table, ...] = (tails, results_table(frame), overview_table(results.overview))
+    if not any(v.tested for v in results.verdicts):
+        unshown = (*unshown, differences)
     return Composed(page, summary(frame, results), unshown)
+
+
+def _has_more_than_absence(section: Section) -> bool:
+    """Whether a section has something to show: one that is all `not drawn` has not."""
+    return any(
+        not (isinstance(block, Text) and ": not drawn, " in block.words) for block in section.blocks
+    )
 
 
 def _drawn(frame: GridFrame, place: Place) -> list[Block]:
     return [picture(figure, frame) for figure in FIGURES if figure.section == place]
+
+
+def _comparisons(frame: GridFrame, results: Results, differences: Table) -> Section:
+    """What was compared: the answers at a glance, then one fold for each pair."""
+    blocks: list[Block] = [Text(opening(frame, results.verdicts), strong=True)]
+    if results.findings:
+        blocks.append(findings_table(results.findings))
+    blocks += [_answers(f) for f in results.findings if f.kind not in ("layers", "site")]
+    compared = {arm for f in results.findings for arm in (f.arm, f.control)}
+    lonely = [arm for arm in frame.arms if arm not in compared]
+    notes = list(frame.grid.notes)
+    if lonely and not frame.only_cell:
+        notes.insert(0, f"Nothing to be compared with in this grid: {', '.join(lonely)}.")
+    if notes:
+        blocks.append(Bullets(notes))
+    # Differences without a test beside them invite a reading that they cannot bear.
+    if any(v.tested for v in results.verdicts):
+        blocks.append(differences)
+    return Section("Comparisons", blocks, _compared(results))
+
+
+def _compared(results: Results) -> str:
+    count = len({(p.arm, p.control) for p in results.pairs})
+    tested = len({v[:2] for v in results.verdicts if v.tested})
+    return f"{count} pair{'s' if count != 1 else ''}, {tested} tested" if count else "none"
 
 
 def _results(frame: GridFrame, results: Results) -> list[Block]:
@@ -70,18 +130,30 @@ def _results(frame: GridFrame, results: Results) -> list[Block]:
     return [
         main_table(frame, results.pairs, results.verdicts),
         *([tasks] if len(tasks.data) else []),
-        results_table(frame),
         *_drawn(frame, "Results"),
     ]
 
 
-def _ratio(frame: GridFrame, results: Results) -> list[Block]:
+def _ratio(frame: GridFrame, results: Results, tails: Table) -> list[Block]:
+    levels: list[Block] = [
+        Fold(f"Tails at {level} level", f"tails-{level}", [part])
+        for level in LEVELS
+        if len((part := _level(tails, results.tails, level)).data)
+    ]
     return [
         divergence_table(frame),
         spread_table(frame),
-        tails_table(results.tails, results.spikes.rates),
+        *levels,
         *_drawn(frame, "The ratio"),
     ]
+
+
+def _level(table: Table, tails: pd.DataFrame, level: str) -> Table:
+    """The rows of one level; the file has all of them."""
+    if tails.empty:
+        return table
+    own = (tails["level"] == level).to_numpy()
+    return replace(table, data=table.data[own], shown=table.shown[own].drop(columns="level"))
 
 
 def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:
@@ -92,8 +164,8 @@ def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:
 
 def _corrections(frame: GridFrame, results: Results) -> list[Block]:
     warnings: list[Block] = []
-    if results.warnings:
-        warnings = [Bullets(results.warnings, warning=True)]
+    if told := [*results.same, *results.warnings]:
+        warnings = [Bullets(told, warning=True)]
     return [*warnings, receipt_table(frame), *_drawn(frame, "Corrections")]
 
 
@@ -106,9 +178,8 @@ def _title(frame: GridFrame) -> str:
 
 def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
     cells, grid = frame.cells, frame.grid
-    states = ", ".join(f"{n} {state}" for state, n in cells["state"].value_counts().items())
     facts = [
-        ("Cells", f"{len(cells)} ({states})" if len(cells) else "none"),
+        ("Cells", f"{len(cells)} ({_states(frame)})" if len(cells) else "none"),
         ("Arms", ", ".join(frame.arms)),
         ("Model and task", _common(cells, "model", "task")),
         ("Sampler", _common(cells, "engine", "precision")),
@@ -116,7 +187,7 @@ def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
         ("Grid id", grid.grid_id),
         ("Started", grid.created),
         ("MLflow parent run", grid.parent_run_id),
-        ("Tracking store", tracking_uri or ""),
+        ("Tracking store", masked(tracking_uri or "")),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -130,25 +201,16 @@ def _common(cells: pd.DataFrame, *columns: str) -> str:
     return " | ".join(rows)
 
 
-def _findings(frame: GridFrame, results: Results, differences: Table) -> list[Block]:
-    blocks: list[Block] = [Text(opening(frame, results.verdicts), strong=True)]
-    if results.findings:
-        blocks.append(findings_table(results.findings))
-    blocks += [_answers(f) for f in results.findings if f.kind in ("noise", "method")]
-    compared = {arm for f in results.findings for arm in (f.arm, f.control)}
-    lonely = [arm for arm in frame.arms if arm not in compared]
-    notes = list(frame.grid.notes)
-    if lonely and not frame.only_cell:
-        notes.insert(0, f"No control in this grid, so nothing is said about {', '.join(lonely)}.")
-    if notes:
-        blocks.append(Bullets(notes))
-    return [*blocks, differences] if len(differences.data) else blocks
-
-
-def _answers(finding: Finding) -> Answers:
+def _answers(finding: Finding) -> Fold:
     note = f"They differ in {', '.join(finding.differs)}." if finding.differs else ""
     items = [Answer(claim.topic, claim.state, claim.words) for claim in finding.claims]
-    return Answers(f"{finding.arm} against {finding.control}", note, items, finding.limits)
+    changed = [claim.brief for claim in finding.claims if claim.brief]
+    return Fold(
+        f"{finding.arm} against {finding.control}",
+        anchor_of(finding.arm, finding.control),
+        [Answers(note, items, finding.limits)],
+        ", ".join(changed) or "no claim",
+    )
 
 
 def _ablations(frame: GridFrame, results: Results) -> list[Block]:
@@ -157,11 +219,13 @@ def _ablations(frame: GridFrame, results: Results) -> list[Block]:
         table = subset_table(frame, kind, results.verdicts)
         if len(table.data):
             blocks.append(table)
-    blocks += [_answers(f) for f in results.findings if f.kind in REFERENCES]
+    blocks += [_answers(f) for f in results.findings if f.kind in ("layers", "site")]
     return [*blocks, *_drawn(frame, "Layers and sites")]
 
 
 def _no_spikes(log: SpikeLog) -> str:
+    if len(log.rows):
+        return f"{len(log.rows)} stored, with the tokens that made them"
     if not log.rates:
         return "No run is long enough for the spike detector, which needs 16 steps of history."
     steps = sum(n for _, n in log.rates.values())
@@ -189,3 +253,7 @@ def _cells(frame: GridFrame, results: Results) -> list[Block]:
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )
     return [notes, cells_table(frame)]
+
+
+def _states(frame: GridFrame) -> str:
+    return ", ".join(f"{n} {state}" for state, n in frame.cells["state"].value_counts().items())

@@ -1,13 +1,25 @@
-"""Figures drawn for a page: as PNG for reading, as SVG for printing, in words for those who cannot see."""
+"""Figures drawn for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
+
+One drawing gives all of them. `single_column` sets the same panels one under the other for a paper's column.
+"""
 
 import io
+import math
+from typing import Final
 
 import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
 from alpkit.analysis.figures import style
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.report.inline_svg import inline
 from alpkit.analysis.report.page import Picture, Text
+
+COLUMN_WIDTH: Final = 3.4
+"""Inches of a column of a two-column paper."""
+_PANEL_HEIGHT: Final = 2.1
 
 
 def picture(figure: ReportFigure, frame: GridFrame) -> Picture | Text:
@@ -15,24 +27,70 @@ def picture(figure: ReportFigure, frame: GridFrame) -> Picture | Text:
     numbers = figure.numbers(frame)
     if numbers.empty:
         return Text(f"{figure.title}: not drawn, {figure.absent}")
-    png, svg = io.BytesIO(), io.BytesIO()
-    with style.context():
-        sheet = figure.sheet(numbers, style.looks(frame.cells))
-        # Once, and not at every save: finding the layout costs as much as drawing.
-        if (layout := sheet.get_layout_engine()) is not None:
-            layout.execute(sheet)
-        # A figure with any engine is drawn twice per save, and a save brings the style's back.
-        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
-            sheet.set_layout_engine(None)
-            sheet.savefig(png, format="png")
-            # Without a date the same data gives the same file.
-            sheet.savefig(svg, format="svg", metadata={"Date": None})
+    looks = style.looks(frame.cells)
+    # Text as text: a tenth of the size of drawn letters, and the reader's own fonts.
+    with style.context(), matplotlib.rc_context({"svg.fonttype": "none"}):
+        sheet = figure.sheet(numbers, looks)
+        _settle(sheet)
+        files = {ending: _saved(sheet, ending) for ending in ("png", "svg", "pdf")}
+        drawing = inline(
+            files["svg"].decode(), figure.name, sheet, looks, alt=figure.alt(frame, numbers)
+        )
+        column = single_column(sheet)
+        if column is not None:
+            files["column.pdf"] = _saved(column, "pdf")
     return Picture(
         name=figure.name,
         title=figure.title,
         alt=figure.alt(frame, numbers),
         caption=figure.caption,
         data=numbers,
-        png=png.getvalue(),
-        svg=svg.getvalue(),
+        drawing=drawing,
+        files={f".{ending}": content for ending, content in files.items()},
     )
+
+
+def single_column(sheet: Figure) -> Figure | None:
+    """Set the panels of a drawn sheet anew for one column; None where they cannot be: the same sheet, changed."""
+    panels = [axes for axes in sheet.axes if axes.get_visible() and axes.get_subplotspec()]
+    if len(panels) != sum(axes.get_visible() for axes in sheet.axes):
+        return None  # a colour bar has no place of its own in a grid
+    across = 2 if len(panels) > 4 else 1
+    rows = math.ceil(len(panels) / across)
+    height = _PANEL_HEIGHT * (0.8 if across == 2 else 1.0)
+    legends = sheet.legends
+    entries = max((len(legend.get_texts()) for legend in legends), default=0)
+    sheet.set_size_inches(COLUMN_WIDTH, height * rows + 0.16 * math.ceil(entries / 2) + 0.1)
+    grid = GridSpec(rows, across, figure=sheet)
+    for place, axes in enumerate(panels):
+        axes.set_subplotspec(grid[place // across, place % across])
+        axes.tick_params(labelleft=True, labelbottom=True, labelsize=6)
+        axes.title.set_fontsize(7)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_fontsize(6.5)
+    for legend in legends:
+        legend.set_ncols(2)
+        for text in legend.get_texts():
+            text.set_fontsize(6.5)
+    sheet.set_layout_engine("constrained")
+    _settle(sheet)
+    return sheet
+
+
+def _settle(sheet: Figure) -> None:
+    """Find the layout once, and not at every save: it costs as much as drawing."""
+    if (layout := sheet.get_layout_engine()) is not None:
+        layout.execute(sheet)
+    # A figure with any engine, a placeholder too, is drawn twice per save.
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        sheet.set_layout_engine(None)
+
+
+def _saved(sheet: Figure, ending: str) -> bytes:
+    """The sheet as a file; without a date the same data gives the same file."""
+    content = io.BytesIO()
+    dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    # A save brings the style's layout engine back.
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        sheet.savefig(content, format=ending, metadata=dates.get(ending))
+    return content.getvalue()

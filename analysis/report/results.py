@@ -9,12 +9,15 @@ import pandas as pd
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.pairs import Pair, pairs
 from alpkit.analysis.seeds.scores import SCORES
-from alpkit.analysis.seeds.verdicts import MIN_SEEDS, Verdict, over_seeds, verdicts
+from alpkit.analysis.seeds.verdicts import Verdict, over_seeds, verdicts
 from alpkit.analysis.spike_frame import IDENTITY, SpikeLog
 from alpkit.analysis.tables.findings import Finding, findings
+from alpkit.analysis.tables.overview import Overview, overview
 from alpkit.analysis.tables.receipt import idle
+from alpkit.analysis.tables.same_runs import rare_bounds, same_runs
 from alpkit.analysis.tables.tails import tail_frame
 from alpkit.analysis.text import json_ready
+from alpkit.config.grid.comparisons import MIN_SEEDS
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,22 @@ class Results:
     tails: pd.DataFrame
     spikes: SpikeLog
     warnings: Sequence[str]
+    same: Sequence[str]
+    overview: Overview
 
 
 def gather(frame: GridFrame) -> Results:
     """Everything that is computed over the whole grid; figures compute their own."""
     compared = pairs(frame)
     # An arm may be compared with one and the same control for two reasons: that is one test.
-    found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in compared))
+    both = dict.fromkeys((p.arm, p.control) for p in compared)
+    found = verdicts(frame.cells, both, family={(p.arm, p.control) for p in compared if p.tested})
     tails, spikes = tail_frame(frame), frame.spike_log
     warnings = [str(warning) for warning in idle(frame)]
     answers = findings(frame, compared, found, tails, spikes)
-    return Results(compared, found, answers, tails, spikes, warnings)
+    same = same_runs(frame, compared)
+    same += rare_bounds(frame, but=same)
+    return Results(compared, found, answers, tails, spikes, warnings, same, overview(frame))
 
 
 def opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
@@ -101,6 +109,7 @@ def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
         "opening": opening(frame, results.verdicts),
         "spikes": results.spikes.rows[IDENTITY].to_dict("records"),
         "warnings": list(results.warnings),
+        "same_runs": list(results.same),
         "missing": [str(item) for item in missing],
         "notes": list(frame.grid.notes),
     }

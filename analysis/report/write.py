@@ -6,17 +6,21 @@ and a second analysis replaces the first. What the report says: `alpkit.analysis
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
-from alpkit.analysis.report.page import Picture
+from alpkit.analysis.report.page import Block, Fold, Picture
+from alpkit.analysis.report.rendering import html, markdown
 from alpkit.analysis.tables import Table
+from alpkit.analysis.tables.overview import overview, overview_table
+from alpkit.analysis.text import json_ready, row_dicts, without_html
+from alpkit.runs.csv import write_csv
+from alpkit.runs.folder import REPORTS
 from alpkit.runs.swap import swapped_folder
-
-REPORTS: Final = "reports"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class Report:
     summary: dict[str, Any]
     files: list[str]
     frame: GridFrame
+
+    @property
+    def overview(self) -> list[dict[str, Any]]:
+        """The first screen's table in numbers: a row per arm, JSON-ready."""
+        rows = overview_table(overview(self.frame)).data
+        return [json_ready(row) for row in row_dicts(rows)]
 
 
 def analyze(
@@ -56,30 +66,40 @@ def report_id(frame: GridFrame) -> str:
 
 def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:
     page, summary, unshown = compose(frame, tracking_uri)
-    for section in page.sections:
-        for block in section.blocks:
-            match block:
-                case Table():
-                    _write_table(block, folder)
-                case Picture():
-                    _write_picture(block, folder)
-    for table in unshown:
-        _write_table(table, folder)
-    (folder / "report.md").write_text(page.markdown(), encoding="utf-8")
-    (folder / "report.html").write_text(page.html(), encoding="utf-8")
+    written = set()
+    blocks = [block for section in page.sections for block in section.blocks]
+    # Whole tables first: a fold may show a part of one, under its name.
+    for block in (*unshown, *_unfolded([page.first.hero, *blocks])):
+        match block:
+            case Table() if block.name not in written:
+                _write_table(block, folder)
+                written.add(block.name)
+            case Picture():
+                _write_picture(block, folder)
+    (folder / "report.md").write_text(markdown(page), encoding="utf-8")
+    (folder / "report.html").write_text(html(page), encoding="utf-8")
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     return summary
 
 
+def _unfolded(blocks: Iterable[Block | None]) -> Iterator[Block]:
+    """The blocks, and those inside of folds."""
+    for block in blocks:
+        if isinstance(block, Fold):
+            yield from _unfolded(block.blocks)
+        elif block is not None:
+            yield block
+
+
 def _write_table(table: Table, folder: Path) -> None:
-    table.data.to_csv(folder / f"{table.name}.csv", index=False)
+    write_csv(table.data, folder / f"{table.name}.csv")
     text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
-    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{table.name}.md").write_text(without_html(text), encoding="utf-8")
     (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
 
 
 def _write_picture(picture: Picture, folder: Path) -> None:
-    picture.data.to_csv(folder / f"{picture.name}.csv", index=False)
-    (folder / f"{picture.name}.png").write_bytes(picture.png)
-    (folder / f"{picture.name}.svg").write_bytes(picture.svg)
+    write_csv(picture.data, folder / f"{picture.name}.csv")
+    for ending, content in picture.files.items():
+        (folder / f"{picture.name}{ending}").write_bytes(content)

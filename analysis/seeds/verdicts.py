@@ -5,7 +5,7 @@ of the grid; below three seeds there is none. Arms are never ranked. `difference
 on the scale that the endpoint names (K3 on log10, because it is a heavy-tailed mean).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ import pandas as pd
 from scipy import special
 
 from alpkit.analysis.seeds.scores import FINISHED
+from alpkit.config.grid.comparisons import MIN_SEEDS
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-MIN_SEEDS: Final = 3
 LEVEL: Final = 0.95
 _ROUNDING: Final = 1e-12
 
@@ -74,7 +74,8 @@ ENDPOINTS: Final = (
 class Verdict(NamedTuple):
     """One arm against its control on one endpoint; NaN where there was no test.
 
-    status: beyond or within seed noise; `few` seeds, or `equal` on every seed: no test.
+    status: beyond or within seed noise; `few` seeds, `equal` on every seed, or `unlisted` among the
+    tests of the grid's file: no test.
     """
 
     arm: str
@@ -87,7 +88,7 @@ class Verdict(NamedTuple):
     p: float
     p_holm: float
     detectable: float
-    status: Literal["beyond", "within", "few", "equal"]
+    status: Literal["beyond", "within", "few", "equal", "unlisted"]
 
     @property
     def tested(self) -> bool:
@@ -113,6 +114,7 @@ class Verdict(NamedTuple):
             why = {
                 "few": "too few seeds for a test",
                 "equal": "no spread over seeds to test against",
+                "unlisted": "not among the tests that the grid's file names",
             }
             return f"{points} ({n} shared seed{'s' if n > 1 else ''}): {why[self.status]}."
         size = (
@@ -149,10 +151,16 @@ def smallest_detectable(sd: float, n: int, tests: int) -> float:
     return float(quantiles.sum() * sd / np.sqrt(n))
 
 
-def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
+def verdicts(
+    cells: pd.DataFrame,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    family: Collection[tuple[str, str]] | None = None,
+) -> list[Verdict]:
     """Every (arm, control) on every endpoint that both have on a shared finished seed.
 
-    Tested are those with three shared seeds or more whose paired differences have any spread.
+    Tested are those of `family` (None: all) with three shared seeds or more whose paired differences
+    have any spread; Holm's adjustment counts these alone.
     """
     wide = {endpoint: _by_seed(cells, endpoint) for endpoint in ENDPOINTS}
     found = [
@@ -161,7 +169,8 @@ def verdicts(cells: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[Verd
         for endpoint in ENDPOINTS
         if len(points := _difference(wide[endpoint], arm, control))
     ]
-    raw = [_p(points) for *_, points in found]
+    listed = [family is None or pair[:2] in family for pair in found]
+    raw = [_p(points) if of_family else np.nan for (*_, points), of_family in zip(found, listed)]
     tests = int(np.isfinite(raw).sum())
     return [
         _verdict(arm, control, endpoint, points, p, adjusted, tests)
@@ -209,7 +218,11 @@ def _verdict(
 ) -> Verdict:
     kept = tuple(float(point) for point in points)
     if np.isnan(p):
-        status: Literal["few", "equal"] = "few" if len(points) < MIN_SEEDS else "equal"
+        status: Literal["few", "equal", "unlisted"] = "equal"
+        if len(points) < MIN_SEEDS:
+            status = "few"
+        elif np.ptp(points) > _ROUNDING:
+            status = "unlisted"
         return Verdict(arm, control, endpoint.column, kept, *(np.nan,) * 6, status)
     span = over_seeds(points)
     return Verdict(

@@ -10,12 +10,13 @@ from typing import Final, Literal, NamedTuple, get_args
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import Kind, Pair
-from alpkit.analysis.seeds.verdicts import ENDPOINTS, LABELS, MIN_SEEDS, SHORT, Topic, Verdict
+from alpkit.analysis.pairs import Pair
+from alpkit.analysis.seeds.verdicts import ENDPOINTS, LABELS, SHORT, Topic, Verdict
 from alpkit.analysis.spike_frame import SpikeLog
 from alpkit.analysis.tables import Table
 from alpkit.analysis.tables.receipt import idle
 from alpkit.analysis.text import number, signed_points, with_bounds
+from alpkit.config.grid.comparisons import MIN_SEEDS, Kind
 
 State = Literal["changed", "not told apart", "cannot be said"]
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)
@@ -57,7 +58,7 @@ def findings(
         claims = [
             _claim(topic, [v for v in own if _TOPIC[v.endpoint] == topic]) for topic in TOPICS
         ]
-        if pair.kind in ("noise", "method"):
+        if pair.kind not in ("layers", "site"):
             seen = {
                 "tail heaviness": _tails_seen(pair, tails),
                 "KL spikes": _spikes_seen(pair, spikes),
@@ -69,7 +70,7 @@ def findings(
             *_limits(frame, pair, tails, spikes),
             *(str(i) for i in left_undone if i.arm == pair.arm),
         ]
-        result.append(Finding(*pair, tuple(claims), tuple(limits)))
+        result.append(Finding(*pair[:4], tuple(claims), tuple(limits)))
     return result
 
 
@@ -114,6 +115,8 @@ def _claim(topic: Topic, own: Sequence[Verdict]) -> Claim:
     seen = "; ".join(f"{LABELS[v.endpoint]} {signed_points(v.points)}" for v in own)
     if any(v.status == "few" for v in own):
         why = f"{n} shared finished seed{'s' if n > 1 else ''}, a test needs {MIN_SEEDS}"
+    elif any(v.status == "unlisted" for v in own):
+        why = "Not among the tests that the grid's file names"
     else:
         why = "No spread over seeds to test against"
     return Claim(topic, "cannot be said", f"{why}. Seen: {seen}.")

@@ -1,25 +1,27 @@
 """Ablations of the noise: arms that differ in their layers alone, or in their site alone."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
-from alpkit.analysis.pairs import REFERENCES, Kind, subsets
 from alpkit.analysis.seeds.verdicts import LABELS, Verdict
 from alpkit.analysis.tables import Table
 from alpkit.analysis.tables.per_arm import interval_columns, interval_texts, score_intervals
 from alpkit.analysis.text import DASH
+from alpkit.config.grid.comparisons import REFERENCES, subsets
 
 SHOWN: Final = ("eval_greedy", "final_reward", "khat_right", "k3_mean", "k3_peak", "width")
-_WORDS: Final = {
+_WORDS: Final[dict[Literal["layers", "site"], tuple[str, str, str]]] = {
     "layers": ("layers", "Layer subsets", "all layers"),
     "site": ("sites", "Sites", "the layer input"),
 }
 
 
-def subset_table(frame: GridFrame, kind: Kind, found: Sequence[Verdict]) -> Table:
+def subset_table(
+    frame: GridFrame, kind: Literal["layers", "site"], found: Sequence[Verdict]
+) -> Table:
     """A row per arm; groups of arms that are the same but for `kind` stand together."""
     name, title, reference = _WORDS[kind]
     data, shown = [], []

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from alpkit.analysis.frames import Config, GridFrame
-from alpkit.analysis.pairs import Pair, control_of_arms, flat
+from alpkit.analysis.pairs import Pair, control_of_arms
 from alpkit.analysis.seeds.rliable import Estimate, FloatArray, improvement, iqm_interval
 from alpkit.analysis.seeds.scores import SCORES
 from alpkit.analysis.tables import Table
 from alpkit.analysis.tables.main import COLUMNS
 from alpkit.analysis.text import DASH, with_bounds
+from alpkit.config.grid.comparisons import flat
 
 
 class Method(NamedTuple):

@@ -2,7 +2,8 @@
 
 from alpkit import analysis
 from alpkit.analysis.compare import compare
-from alpkit.analysis.pairs import Pair, pairs, subsets
+from alpkit.analysis.pairs import Pair, pairs
+from alpkit.config.grid.comparisons import subsets
 
 
 def test_pairs_name_what_differs(frame):

@@ -34,6 +34,8 @@ def test_quickstart() -> None:
     assert {cell.seed for cell in grid.cells} == {0, 1, 2}
     assert grid.controls == {"seq-alp": "seq-bypass"}
     assert grid.notes == grid.warnings == ()
+    # Three seeds bear one comparison.
+    assert [c[:2] for c in grid.comparisons if c.tested] == [("seq-alp", "seq-bypass")]
     assert (grid.launch.launcher, grid.launch.jobs) == ("processes", 2)
 
 

@@ -7,13 +7,6 @@ from pydantic import ValidationError
 
 from alpkit.config import RunConfig
 from alpkit.errors import ConfigError
-from alpkit.runs.evaluations import (
-    Counts,
-    append_evaluations,
-    read_evaluations,
-    rewind_evaluations,
-)
-from alpkit.runs.folder import RunFolder
 from alpkit.tasks.evaluation import ask
 from alpkit.trainer.evaluate import over_sets
 
@@ -104,17 +97,3 @@ def test_the_mean_over_sets_is_unweighted_and_counts_are_summed():
         "eval/avg_at_k": 0.5,
         "eval/timeouts": 3.0,
     }
-
-
-def test_counts_come_back_and_are_taken_back_on_resume(tmp_path):
-    lines = [Counts(step, "easy", 4, [0, 4], [0.0, 1.0], [0.0, 1.0], ["a", "b"]) for step in (0, 5)]
-    for line in lines:
-        append_evaluations(tmp_path, [line])
-    assert read_evaluations(tmp_path) == lines
-    with RunFolder(tmp_path).evaluations.open("a") as handle:
-        handle.write('{"step": 10, "se')
-    assert read_evaluations(tmp_path) == lines
-    rewind_evaluations(tmp_path, 4)
-    assert read_evaluations(tmp_path) == lines[:1]
-    rewind_evaluations(tmp_path, None)
-    assert read_evaluations(tmp_path) == []

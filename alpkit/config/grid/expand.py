@@ -6,17 +6,18 @@ become one config is in `points.py`.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Final
 
 from alpkit.config.grid.ablation import Ablation, LaunchConfig
 from alpkit.config.grid.cautions import cautions
+from alpkit.config.grid.comparisons import MIN_SEEDS, Comparison, compare_arms, is_named, told
 from alpkit.config.grid.points import Point, Points
 from alpkit.config.run import RunConfig
-from alpkit.errors import ConfigError, GridError
-
-_VERDICT_SEEDS = 3
+from alpkit.errors import ConfigError, GridError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Cell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any]
+    axes: dict[str, object]
     """The varied fields that this arm uses, dotted, with this cell's values."""
     config: RunConfig
 
@@ -42,18 +43,45 @@ class Grid:
     controls: dict[str, str]
     """Perturbed arm -> its control arm."""
     notes: tuple[str, ...]
-    """What expansion did: arms added, cells merged, axes without effect."""
+    """Notes on the expansion: arms added, cells merged, axes without effect."""
     warnings: tuple[str, ...]
-    """What may make the grid answer less than it seems to."""
+    """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
+    reference: str = ""
+    """The arm that the file compares others with; empty: none named."""
+    tests: tuple[str, ...] = ()
+    """The arms whose comparisons the file wants tested; empty: all of them."""
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Which arm is compared with which, and which of these are tests."""
+        first = {cell.arm: cell for cell in reversed(self.cells)}
+        configs = {arm: first[arm].config.model_dump(mode="json") for arm in self.arms}
+        for config in configs.values():
+            del config["seed"]
+        axes = {arm: cell.axes for arm, cell in first.items()}
+        return tuple(
+            compare_arms(
+                configs,
+                controls=self.controls,
+                axes=axes,
+                reference=self.reference,
+                tests=self.tests,
+            )
+        )
+
+    def planned_tests(self) -> tuple[str, ...]:
+        """What will be tested and what cannot be, a line each."""
+        seeds = len({cell.seed for cell in self.cells})
+        return tuple(told(self.arms, self.comparisons, seeds))
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, in order."""
+        """List the names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    def manifest(self) -> dict[str, Any]:
-        """JSON-ready summary, without the configs."""
+    def manifest(self) -> dict[str, object]:
+        """Give a JSON-ready summary, without the configs."""
         return {
             "grid": self.name,
             "grid_id": self.grid_id,
@@ -63,13 +91,24 @@ class Grid:
                 for c in self.cells
             ],
             "controls": dict(self.controls),
+            "reference": self.reference,
+            "tests": list(self.tests),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
 
 
-def expand(ablation: Ablation) -> Grid:
-    """Expand an ablation to its grid; raises `ConfigError` with every fault of every cell."""
+MANY: Final = 10_000
+"""Cells above which a grid is asked about: more often a slip than an intention."""
+_MOST: Final = 1_000_000
+
+
+def expand(ablation: Ablation, *, many: bool = False) -> Grid:
+    """Expand an ablation to its grid; raises `ConfigError` with every fault of every cell.
+
+    More than 10,000 cells are an error unless `many`.
+    """
+    _refuse_too_many(ablation, many=many)
     config, points = ablation.config, Points(ablation)
     distinct, merges = _merge(points.build(), ablation)
     paired, controls, additions = _pair(distinct, points)
@@ -77,7 +116,7 @@ def expand(ablation: Ablation) -> Grid:
     ids = [cell.cell_id for cell in cells]
     if len(set(ids)) != len(ids) or len({(c.arm, c.seed) for c in cells}) != len(cells):
         raise GridError("two cells share an id or a name", fix="report this as a bug")
-    return Grid(
+    grid = Grid(
         name=config.name,
         question=config.question,
         grid_id=hashlib.sha256(json.dumps([config.name, *sorted(ids)]).encode()).hexdigest()[:10],
@@ -86,7 +125,52 @@ def expand(ablation: Ablation) -> Grid:
         notes=(*points.notes, *merges, *additions),
         warnings=(*points.warnings, *_warnings(ablation, paired)),
         launch=config.launch,
+        reference=config.reference,
+        tests=config.tests,
     )
+    _check_comparisons(grid, ablation)
+    return grid
+
+
+def _check_comparisons(grid: Grid, ablation: Ablation) -> None:
+    """Refuse a `reference:` or a `tests:` entry that no arm of the expanded grid answers to."""
+    named: list[tuple[str, tuple[str | int, ...]]] = [
+        (name, ("tests", i)) for i, name in enumerate(grid.tests)
+    ]
+    named += [(grid.reference, ("reference",))] if grid.reference else []
+    for name, at in named:
+        where = ablation.document.position(at)
+        if not any(is_named(arm, name) for arm in grid.arms):
+            raise ConfigError(
+                f"{at[0]}: there is no arm {name!r}",
+                where=where,
+                why=f"the arms are: {', '.join(grid.arms)}",
+                fix=did_you_mean(name, grid.arms) or "use one of them",
+            )
+        compared = any(is_named(c.arm, name) for c in grid.comparisons)
+        if at[0] == "tests" and not compared:
+            raise ConfigError(
+                f"tests: {name!r} has nothing to be tested against",
+                where=where,
+                why="it has no control, no reference and no axis with another value",
+                fix="take it out of tests, or name a reference: ARM",
+            )
+
+
+def _refuse_too_many(ablation: Ablation, *, many: bool) -> None:
+    config = ablation.config
+    points = len(config.arms) * math.prod(len(values) for values in config.axes.values())
+    points *= max((len(values) for values in config.zip.values()), default=1)
+    cells = (points + len(config.include)) * len(config.seeds)
+    if cells > (_MOST if many else MANY):
+        raise GridError(
+            f"the grid has up to {cells:,} cells",
+            where=ablation.document.position(("axes" if config.axes else "seeds",), key=True),
+            why="every arm with every combination of axis values and every seed is a run",
+            fix=f"no grid may have more than {_MOST:,}; cut its axes or seeds"
+            if cells > _MOST
+            else "cut its axes or seeds, or say --yes if you mean it",
+        )
 
 
 def _merge(points: list[Point], ablation: Ablation) -> tuple[list[Point], list[str]]:
@@ -145,10 +229,10 @@ def _cells(points: list[Point], seeds: tuple[int, ...]) -> Iterator[Cell]:
 
 def _warnings(ablation: Ablation, points: list[Point]) -> Iterator[str]:
     seeds = len(ablation.config.seeds)
-    if seeds < _VERDICT_SEEDS:
+    if seeds < MIN_SEEDS:
         yield (
             f"{seeds} seed{'s' if seeds > 1 else ''}: the report gives no verdict on differences "
-            f"below {_VERDICT_SEEDS}"
+            f"below {MIN_SEEDS}"
         )
     if len(points) == 1:
         yield "one arm: there is nothing to compare it with"

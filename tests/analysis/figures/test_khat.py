@@ -14,15 +14,14 @@ def test_khat_draws_its_csv_and_the_line(report, looks):
     part = data[(data["level"] == "token") & (data["side"] == "right")]
     axes = khat.draw_panel(part, Figure().subplots(), looks)
     heights = [line.get_ydata() for line in axes.lines]
-    steps, points = (part[part["source"] == source] for source in ("steps", "records"))
+    windows = part[part["source"] == "windows"]
     for arm in ARMS:
-        for source in (steps, points):
-            own = source.loc[source["arm"] == arm, "khat"].to_numpy()
-            assert any(np.array_equal(height, own) for height in heights)
+        own = windows.loc[windows["arm"] == arm, "khat"].to_numpy()
+        assert any(np.array_equal(height, own) for height in heights)
     assert heights[-1] == [0.7, 0.7]
 
 
-def test_khat_has_the_steps_line_and_the_recorded_steps_intervals(frame):
+def test_khat_has_windows_of_steps_and_the_recorded_steps_intervals(frame):
     data = khat.numbers(frame)
     own = data[
         (data["arm"] == "seq-bypass") & (data["level"] == "token") & (data["side"] == "right")
@@ -31,6 +30,9 @@ def test_khat_has_the_steps_line_and_the_recorded_steps_intervals(frame):
     assert records["step"].tolist() == [1, 10, 20, 30, 40]
     assert (records["low"] < records["khat"]).all()
     assert (records["khat"] < records["high"]).all()
-    line = own[(own["source"] == "steps") & (own["step"] == 7)].iloc[0]
-    steps = frame.steps[(frame.steps["arm"] == "seq-bypass") & (frame.steps["step"] == 7)]
-    assert line["khat"] == pytest.approx(steps["ratio/raw/token/khat_right"].mean())
+    # Ten windows of four steps: the second stands at its middle.
+    point = own[own["source"] == "windows"].iloc[1]
+    steps = frame.steps[(frame.steps["arm"] == "seq-bypass") & frame.steps["step"].between(5, 8)]
+    assert point["step"] == 6.5
+    assert point["khat"] == pytest.approx(steps["ratio/raw/token/khat_right"].mean())
+    assert point["low"] < point["khat"] < point["high"]

@@ -1,5 +1,6 @@
 """The report folder: self-contained, replaced whole, honest about seeds, and able to read ruins."""
 
+import itertools
 import json
 import re
 import shutil
@@ -48,18 +49,38 @@ def test_html_asks_the_network_for_nothing(page):
         for name in ("src", "href", "srcset", "action"):
             value = attributes.get(name, "#")
             assert value.startswith(("#", "data:")), (name, value[:60])
-    assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttp", page)
+    assert not re.search(r"url\((?!#)|@import|https?://|fetch\(|XMLHttp", page)
     assert "default-src 'none'" in page
-    assert page.count("<script") == 1
+    # One script that runs; the others hold figures' values, and no browser runs those.
+    assert page.count("<script>") == 1
+    assert page.count("<script") - 1 == page.count('<script type="application/json"')
 
 
-def test_every_image_says_what_it_shows(page):
-    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
-    assert len(images) >= len(DRAWN)
-    for attributes in images:
-        assert len(attributes["alt"]) > 80
+def test_every_figure_says_what_it_shows(page):
+    drawings = [
+        attributes for tag, attributes in Tags(page).found if attributes.get("role") == "img"
+    ]
+    assert len(drawings) > len(DRAWN)
+    for attributes in drawings:
+        assert len(attributes["aria-label"]) > 80
     assert "prefers-color-scheme:dark" in page
     assert 'name="viewport"' in page
+
+
+def test_headings_step_down_one_at_a_time_and_ids_are_there_once(page):
+    tags = Tags(page).found
+    levels = [int(tag[1]) for tag, _ in tags if tag in ("h1", "h2", "h3", "h4", "h5")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {a["href"][1:] for tag, a in tags if tag == "a" and a["href"].startswith("#")}
+    assert links <= set(ids)
+
+
+def test_the_page_is_small(report):
+    assert (report.folder / "report.html").stat().st_size <= 1_500_000
 
 
 def test_markdown_names_files_that_exist(report):
@@ -106,7 +127,12 @@ def test_two_seeds_show_points_no_verdict_and_reanalysis_replaces(small_root, wo
     # Twelve steps are too few for a peak.
     assert "No shared finished seed has log10 of K3's P99 over its median" in text
     assert "both points, no mean" in text
-    assert re.search(r"\| grpo \| 2 \| 0\.\d+ · 0\.\d+ \|", text)
+    assert "**No difference can be claimed: 2 shared finished seeds, a test needs 3." in text
+    assert text.count("No difference can be claimed") == 1
+    assert re.search(r"\| grpo \| 2 \| 0\.\d+ to 0\.\d+ \|", text)
+    # A difference without a test beside it is not shown; the file has it.
+    assert "Paired differences" not in text
+    assert "differences.csv" in second.files
 
 
 def test_no_finished_cell_still_gives_a_report(small_root):
@@ -171,42 +197,67 @@ def test_a_broken_manifest_is_a_readable_error(small_root):
 
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
-def test_in_a_browser_the_page_is_silent_complete_and_sorts(report, tmp_path):
+def test_in_a_browser_the_first_screen_answers_and_the_rest_unfolds(report, tmp_path):
     pytest.importorskip("websocket")
     from tests.support.browser import open_tab
 
     with open_tab(tmp_path) as tab:
-        tab.view(1200)
+        tab.view(1280, 900)
         url = (report.folder / "report.html").as_uri()
         tab.open(url)
-        assert tab.evaluate(
-            "[...document.images].every(i => i.naturalWidth > 300 && i.alt.length > 80)"
+        # Claims, figure, table and limits stand above the fold.
+        for part in (".claims", "#figure-summary svg", "table.arms", "p.limits"):
+            bottom = f"document.querySelector('{part}').getBoundingClientRect().bottom"
+            assert 0 < tab.evaluate(bottom) <= 900, part
+        # A click in the legend takes the arm out of the figure, a second one brings it back.
+        key = "document.querySelector('#figure-summary button[data-arm=\"seq-alp\"]')"
+        lines = "document.querySelector('#figure-summary svg [data-arm=\"seq-alp\"]')"
+        shown = f"getComputedStyle({lines}).display !== 'none'"
+        assert tab.evaluate(shown)
+        tab.click(key)
+        assert not tab.evaluate(shown)
+        assert tab.evaluate(f"{key}.getAttribute('aria-pressed')") == "false"
+        tab.evaluate(f"{key}.focus()")
+        tab.press_enter()
+        assert tab.evaluate(shown)
+        # Values under the pointer.
+        tab.evaluate(
+            "(()=>{const s=document.querySelector('#figure-summary svg'),b=s.getBoundingClientRect();"
+            "s.dispatchEvent(new PointerEvent('pointermove',"
+            "{clientX:b.x+b.width*.2,clientY:b.y+b.height*.4,bubbles:true}))})()"
         )
-        assert tab.evaluate("document.images.length") >= len(DRAWN)
-        table = "document.querySelector('[aria-label=\"Tails of the ratio\"] table')"
+        tip = "document.querySelector('#figure-summary .tip')"
+        assert not tab.evaluate(f"{tip}.hidden")
+        assert "seq-alp: 0." in tab.evaluate(f"{tip}.textContent")
+        # An arm's name opens its comparison.
+        fold = "document.getElementById('pair-seq-alp-seq-bypass')"
+        assert not tab.evaluate(f"{fold}.open")
+        tab.click("[...document.querySelectorAll('table.arms a')].at(-1)")
+        assert tab.evaluate(f"{fold}.open && {fold}.closest('.section').open")
+        # Tables sort and filter.
+        tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+        table = "document.querySelector('#tails-token table')"
         heads = tab.evaluate(f"[...{table}.tHead.rows[0].cells].map(c => c.innerText.trim())")
         column = next(i for i, head in enumerate(heads) if head.startswith("k̂"))
         button = f"{table}.tHead.rows[0].cells[{column}].querySelector('button')"
 
-        def shown():
+        def sizes():
             script = f"[...{table}.tBodies[0].rows].map(r => r.cells[{column}].textContent)"
             return [float(text.split(" [")[0]) for text in tab.evaluate(script)]
 
-        before = shown()
+        before = sizes()
         tab.click(button)
-        assert shown() == sorted(before) != before
+        assert sizes() == sorted(before) != before
         assert tab.evaluate(f"{button}.parentNode.ariaSort") == "ascending"
-        # And by keyboard, the other way round.
-        tab.evaluate(f"{button}.focus()")
-        tab.press_enter()
-        assert shown() == sorted(before, reverse=True)
-        assert tab.evaluate(f"{button}.parentNode.ariaSort") == "descending"
-        first = f"{table}.tHead.rows[0].cells[0].querySelector('button')"
-        tab.click(first)
-        names = tab.evaluate(f"[...{table}.tBodies[0].rows].map(r => r.cells[0].textContent)")
-        assert names == sorted(names)
-        assert tab.evaluate(f"{button}.parentNode.ariaSort") == "none"
-        for width in (390, 1200):
+        rows = "[...document.querySelector('[data-filter] tbody').rows]"
+        tab.evaluate(
+            "(()=>{const i=document.querySelector('input.filter');i.value='seq-alp';"
+            "i.dispatchEvent(new Event('input'))})()"
+        )
+        left = f"{rows}.filter(r => !r.classList.contains('off')).map(r => r.textContent)"
+        assert tab.evaluate(left)
+        assert all("seq-alp" in text for text in tab.evaluate(left))
+        for width in (390, 1280):
             tab.view(width)
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.console == []

@@ -132,3 +132,14 @@ def test_a_planted_effect_among_nulls_is_still_found():
     cells.loc[planted, "final_reward"] += 2.0
     found = verdicts(cells, [(f"arm {i}", "arm 0") for i in (1, 2, 3)])
     assert [v[:3] for v in found if v.beyond_noise] == [("arm 2", "arm 0", "final_reward")]
+
+
+def test_tests_outside_the_named_family_are_shown_and_not_counted():
+    rng = np.random.default_rng(3)
+    values = {arm: rng.normal(size=4) for arm in ("a", "b", "c")}
+    cells = cells_of(values, range(4))
+    named = verdicts(cells, [("a", "c"), ("b", "c")], family={("a", "c")})
+    alone = verdicts(cells, [("a", "c")])
+    assert [v.p_holm for v in named if v.arm == "a"] == [v.p_holm for v in alone]
+    assert {v.status for v in named if v.arm == "b"} == {"unlisted"}
+    assert "not among the tests" in next(v for v in named if v.arm == "b").sentence

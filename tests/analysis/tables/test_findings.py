@@ -125,7 +125,9 @@ def test_two_seeds_and_lonely_arms_are_said(small_root, words_only):
     path.write_text(json.dumps(manifest))
     alone = analysis.analyze("small", root=small_root)
     assert alone.summary["findings"] == []
-    assert "nothing is said about token-tis" in (alone.folder / "report.md").read_text()
+    assert (
+        "One arm: there is nothing to compare it with" in (alone.folder / "report.md").read_text()
+    )
 
 
 @pytest.mark.slow

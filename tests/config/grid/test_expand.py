@@ -305,6 +305,8 @@ def test_the_manifest_is_json() -> None:
              "axes": {"perturbation.layers": [0, 1]}},
         ],
         "controls": {arm: control},
+        "reference": "",
+        "tests": [],
         "notes": [f"added the arm '{control}': '{arm}' without its noise, the sigma = 0 control"],
         "warnings": ["1 seed: the report gives no verdict on differences below 3"],
     }  # fmt: skip
