@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 DEFAULTS_VERSION: Final = 1
 """One more whenever a default changes: cells that took the old one are other cells then."""
 
-APART: Final = frozenset({"checkpoint"})
+APART: Final = frozenset({"checkpoint", "hardware"})
 """Fields of a run that decide none of its numbers."""
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
+from alpkit.policy.memory import head_chunk
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
 # Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
@@ -87,7 +88,7 @@ def response_logprobs(
     response: Bool[Tensor, "batch len"],
     *,
     temperature: float = 1.0,
-    chunk: int = 4096,
+    chunk: int | None = None,
     head_float32: bool = False,
 ) -> TokenLogprobs:
     """Log-prob of every response token given what stands before it, and the entropy there.
@@ -102,6 +103,7 @@ def response_logprobs(
         position_ids=positions_of(attention),
         use_cache=False,
     ).last_hidden_state
+    chunk = chunk or head_chunk(model, tokens.device)
     predicts = response[:, 1:]
     rows, targets = hidden[:, :-1][predicts], tokens[:, 1:][predicts]
     where = predicts.nonzero()

@@ -71,7 +71,7 @@ class RecordedStep:
 
     def cut(self, updates: int) -> list[list[MicroBatch]]:
         """The batch cut for so many updates, within the run's micro-batch budget."""
-        budget = self.config.train.micro_batch_tokens
+        budget = self.config.hardware.micro_batch_tokens
         return cut(self.batch, updates=updates, micro_batch_tokens=budget)
 
 

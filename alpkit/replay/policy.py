@@ -60,7 +60,7 @@ class Scorer:
                 rollout.attention,
                 rollout.response,
                 temperature=config.rollout.temperature,
-                chunk=config.train.head_chunk,
+                chunk=config.hardware.head_chunk,
                 head_float32=precision.head_float32,
             ).logp
 

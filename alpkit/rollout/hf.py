@@ -19,6 +19,7 @@ from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.policy.logprobs import backbone_of, positions_of, response_logprobs, token_logits
+from alpkit.policy.memory import generated_rows
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.precision import check_rounding, matrices, round_weights, rounded
 
@@ -93,16 +94,20 @@ def generate(
     temperature: float,
     stop_ids: Sequence[int],
     pad_id: int,
-    batch: int = 512,
+    batch: int | None = None,
     precision: Precision = FLOAT32,
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
     `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
-    belongs to the response; its log-prob is the model's like any other's.
+    belongs to the response; its log-prob is the model's like any other's. `batch` sequences are sampled
+    at once (default: what memory has room for).
     """
     responses: list[Response] = []
     device = next(model.parameters()).device
+    if batch is None:
+        longest = max((len(request.prompt_ids) for request in requests), default=0) + max_tokens
+        batch = generated_rows(model, longest, device)
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
         state = _Batch(model, part, pad_id, max_tokens, head_float32=precision.head_float32)
@@ -159,9 +164,11 @@ class HfSampler:
         *,
         stop_ids: Sequence[int],
         pad_id: int,
+        batch: int | None = None,
     ) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
+        self.batch = batch
         self._share = check_rounding(self.model, config.weights)
         round_weights(self.model, config.weights)
         if config.weights != "float32":
@@ -181,7 +188,7 @@ class HfSampler:
             temperature=temperature,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
-            batch=self.config.batch,
+            batch=self.batch,
         )
 
     @torch.no_grad()

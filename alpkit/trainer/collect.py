@@ -64,6 +64,7 @@ def held_out_scores(state: TrainerState) -> dict[str, float]:
             temperature=temperature,
             stop_ids=stop_ids(policy.model, policy.tokenizer),
             pad_id=pad_id(policy.tokenizer),
+            batch=config.hardware.eval_batch,
             precision=state.precision,
         )
 

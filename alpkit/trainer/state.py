@@ -93,7 +93,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         policy=policy,
         task=task,
         held_out=held_out,
-        sampler=build_sampler(policy, config.rollout, seed=config.seed),
+        sampler=build_sampler(policy, config.rollout, seed=config.seed, hardware=config.hardware),
         history=WeightHistory(policy.model, config.rollout.lag),
         perturbation=perturbation,
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
@@ -127,6 +127,7 @@ def match_sigma(state: TrainerState) -> None:
         temperature=rollout.temperature,
         stop_ids=stop_ids(policy.model, policy.tokenizer),
         pad_id=pad,
+        batch=state.config.hardware.eval_batch,
     )
     rows = range(len(requests))
     probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)

@@ -180,7 +180,7 @@ def _logprobs(
             rollout.attention,
             rollout.response,
             temperature=config.rollout.temperature,
-            chunk=config.train.head_chunk,
+            chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
         )
 

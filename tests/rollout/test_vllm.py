@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import alpkit.rollout.vllm
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
@@ -63,8 +64,9 @@ def save_model(folder: Path, *, tied: bool) -> str:
 
 
 def start(source: str, **settings: object) -> VllmSampler:
-    config = VllmRolloutConfig(engine="vllm", kv_cache_gib=0.1, **settings)
-    return VllmSampler(source, config, stop_ids=(STOP,), seed=2**62 + 1)
+    config = VllmRolloutConfig(engine="vllm", **settings)
+    hardware = HardwareConfig(sampler_kv_gib=0.1)
+    return VllmSampler(source, config, stop_ids=(STOP,), seed=2**62 + 1, hardware=hardware)
 
 
 def load(source: str) -> PreTrainedModel:
