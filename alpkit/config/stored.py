@@ -55,5 +55,6 @@ def _moved(data: Mapping[str, Any]) -> dict[str, Any]:
 def _a_bound(budget: object, rollout: object) -> object:
     """The token budget of a run from before it was a hard bound: room for one response and its prompt."""
     longest = rollout.get("max_tokens") if isinstance(rollout, dict) else None
-    known = isinstance(budget, int) and isinstance(longest, int)
-    return max(budget, 2 * longest) if known and budget <= longest else budget
+    if isinstance(budget, int) and isinstance(longest, int) and budget <= longest:
+        return 2 * longest
+    return budget

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
+from alpkit.policy import checkpointing
+from alpkit.policy.attention import Packing, packing_of
 from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
 from alpkit.policy.logprobs import verify_head
@@ -43,6 +45,8 @@ class TrainerState:
     sampler: Sampler
     history: WeightHistory
     perturbation: LayerwisePerturbation | None
+    packing: Packing | None
+    """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
     optimizer: torch.optim.Optimizer
@@ -69,6 +73,8 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     verify_head(policy.model)
+    if config.hardware.checkpoint_layers:
+        checkpointing.prepare(policy.model)
     perturbation = (
         LayerwisePerturbation(policy.model, config.perturbation) if config.perturbation else None
     )
@@ -96,6 +102,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         sampler=build_sampler(policy, config.rollout, seed=config.seed, hardware=config.hardware),
         history=WeightHistory(policy.model, config.rollout.lag),
         perturbation=perturbation,
+        packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
         records=BackgroundWriter(RunFolder(folder).records),
