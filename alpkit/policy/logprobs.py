@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
 from alpkit.policy.attention import Packing, Segments, packed_attention
+from alpkit.policy.head import HeadLogprobs, plain_head, recomputed_logprobs
 from alpkit.policy.memory import head_chunk
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
@@ -111,21 +112,44 @@ def response_logprobs(
         place = predicts[attention].nonzero()
         rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
     chunk = chunk or head_chunk(model, tokens.device)
-    recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
+    scored = _score(model, rows, targets, where, temperature, chunk, head_float32)
+    return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
+
+
+def _score(
+    model: PreTrainedModel,
+    rows: Float[Tensor, "tok hidden"],
+    targets: Int[Tensor, " tok"],
+    where: Int[Tensor, "tok 2"],
+    temperature: float,
+    chunk: int,
+    head_float32: bool,
+) -> HeadLogprobs:
+    """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
+    if rows.shape[0] <= chunk:
+        at = HeadTokens(*where.unbind(1))
+        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
+    transform, weight = logit_transform(model), plain_head(model)
+    exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
+    if weight is not None and transform.cap is None and exact:
+        with torch.autocast(rows.device.type, enabled=False):
+            return recomputed_logprobs(
+                rows.to(weight.dtype),
+                weight,
+                targets,
+                scale=transform.scale / temperature,
+                chunk=chunk,
+            )
     logps, entropies = [], []
-    for piece, target, at in zip(
+    for piece, target, at_piece in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
     ):
-        inputs = (model, piece, target, HeadTokens(*at.unbind(1)), temperature, head_float32)
-        if recompute:
-            logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
-        else:
-            logp, entropy = _head(*inputs)
+        at = HeadTokens(*at_piece.unbind(1))
+        inputs = (model, piece, target, at, temperature, head_float32)
+        logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
         logps.append(logp)
         entropies.append(entropy)
-    return TokenLogprobs(
-        _scatter(torch.cat(logps), response), _scatter(torch.cat(entropies), response)
-    )
+    return HeadLogprobs(torch.cat(logps), torch.cat(entropies))
 
 
 def packed_samples(

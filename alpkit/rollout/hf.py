@@ -246,9 +246,22 @@ def score(
     pad_id: int,
     temperature: float,
     precision: Precision = FLOAT32,
+    batch: int | None = None,
 ) -> list[list[float]]:
-    """Log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence."""
+    """Log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence.
+
+    `batch` sequences go through the model at once (default: all).
+    """
     device = next(model.parameters()).device
+    if batch is not None and len(sequences) > batch:
+        parts = [sequences[start : start + batch] for start in range(0, len(sequences), batch)]
+        return [
+            row
+            for part in parts
+            for row in score(
+                model, part, pad_id=pad_id, temperature=temperature, precision=precision
+            )
+        ]
     rollout = collate(
         [Request(prompt, 0) for prompt, _ in sequences],
         [Response(ids, (0.0,) * len(ids), "stop") for _, ids in sequences],

@@ -89,6 +89,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         temperature=config.rollout.temperature,
         tolerance=tolerance,
         precision=Precision(config.dtype, config.head),
+        batch=config.hardware.eval_batch,
     )
     loss_scale = LossScale(enabled=config.dtype == "float16")
     if perturbation is not None:
