@@ -99,6 +99,17 @@ _PLAIN = (
     Metric("eval/pass_at_k", "share",
         "Mean over items of 1 when any of the k sampled responses solves it, else 0.",
         "Above avg_at_k by the diversity that is left; falls when exploration is lost."),
+    *(
+        Metric(f"{area}/{name}", "count",
+            f"Responses of the {what} whose check {definition}, scored 0. Only where a check can.", reading)
+        for area, what in (("grading", "step's rollout"), ("eval", "evaluation, all sets together"))
+        for name, definition, reading in (
+            ("timeouts", "was killed at its deadline",
+                "0 in a healthy run; a policy can learn answers that no algebra system comes to an end with."),
+            ("failures", "broke down (out of memory, a fault in a parser)",
+                "0; a few are answers that no parser was made for."),
+        )
+    ),
     Metric("kl/k1", "nats",
         "Mean of -d, d = log pi_theta - log mu unperturbed; each valid token counts once. "
         "Estimates KL(mu || pi_theta).",
@@ -393,6 +404,17 @@ _BY_LAYER = {
 }
 # fmt: on
 _LAYER_KEY = re.compile(r"(.+)/layer_(\d\d|[1-9]\d{2,})")
+_SET_STATS = ("greedy", "avg_at_k", "pass_at_k", "timeouts", "failures")
+_SET_KEY = re.compile(rf"eval/[a-z0-9][a-z0-9_.-]*/({'|'.join(_SET_STATS)})")
+
+
+def _of_a_set(stat: str, key: str = "") -> Metric:
+    whole = next(metric for metric in _PLAIN if metric.key == f"eval/{stat}")
+    return whole._replace(
+        key=key or f"eval/{{set}}/{stat}",
+        definition=f"eval/{stat} of one evaluation set under `evals`.",
+        reading=f"eval/{stat} is the {'sum' if whole.unit == 'count' else 'unweighted mean'} over the sets.",
+    )
 
 
 @cache
@@ -413,6 +435,8 @@ def describe(key: str) -> Metric:
         return metric
     if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
         return _BY_LAYER[match[1]]._replace(key=key)
+    if match := _SET_KEY.fullmatch(key):
+        return _of_a_set(match[1], key)
     near = did_you_mean(key, [*_table(), "sigma/layer_00"])
     raise TrackingError(
         f"{key!r} is not a metric",
@@ -457,6 +481,7 @@ def markdown() -> str:
     areas: dict[str, list[Metric]] = {}
     for metric in _PLAIN:
         areas.setdefault(metric.key.split("/")[0], []).append(metric)
+    areas["eval"] += map(_of_a_set, _SET_STATS)
     for metric in _BY_LAYER.values():
         areas[metric.key.split("/")[0]].append(metric)
     lines = _HEAD.splitlines()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from alpkit.analysis.reading.evaluations import PassCurves, read_pass_curves
 from alpkit.analysis.reading.folders import (
     CELL_COLUMNS,
     GridInfo,
@@ -74,6 +75,11 @@ class GridFrame:
     def spike_log(self) -> SpikeLog:
         """Every spike of the grid with its surroundings, and how often each arm's runs spike."""
         return read_spikes(self.grid.folder, self.cells, self.steps)
+
+    @cached_property
+    def pass_curves(self) -> PassCurves:
+        """pass@k of the finished cells for every k, where all of them kept how often each item was solved."""
+        return read_pass_curves(self.grid.folder, self.finished)
 
     @cached_property
     def pooled(self) -> dict[str, ArmPool]:

@@ -65,7 +65,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "counted": ("count",),
     "slope": ("loss",),
     "now": ("reference",),
-    "loss": ("slope",),
     "clamped": ("value",),
 }
 # Calls that can be left out: `x.abs()` becomes `x`, `clean(x, real)` becomes `x`.

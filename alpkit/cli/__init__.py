@@ -194,6 +194,71 @@ def replay(
     replaying.replay(run_id, methods, steps, gradients, as_json=json)
 
 
+@app.command("eval")
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ID|MODEL",
+            help="A cell (its newest checkpoint), builtin:…, a model folder or a hub id.",
+        ),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="A task's name or section: math, or '{name: math, levels: [1]}'; default: the run's.",
+        ),
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Held-out items; default: all of a list, else 512.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, help="Samples per item; default: the run's, or 4.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the samples; default: the run's, or 1.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the samples; default: 1.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest response; default: the run's, or 512.")
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Put behind every question; default: the run's."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message; default: the run's.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave the chat template out.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Responses generated at once.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a trained cell or any model on a task: greedy, avg@k and pass@k with intervals over problems.
+
+    Writes nothing. Samples with the transformers engine, a cell in its run's precision, a model in float32.
+    """
+    from alpkit.cli import evaluating
+
+    evaluating.evaluate(
+        what,
+        task=task,
+        items=items,
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        suffix=suffix,
+        system=system,
+        plain=plain,
+        batch=batch,
+        seed=seed,
+        as_json=json,
+    )
+
+
 @app.command()
 def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
     """Print the state of a grid's cells, with their run ids and errors."""

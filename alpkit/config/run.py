@@ -22,6 +22,14 @@ from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
+from alpkit.config.tasks import (
+    PLAIN_PROMPT,
+    AdditionConfig,
+    EvalConfig,
+    EvalSetConfig,
+    PromptConfig,
+    TaskConfig,
+)
 
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
@@ -38,32 +46,6 @@ _REFUSED_SAMPLING = {
     "logit_bias": f"samples from other logits than the trainer's, {_FABRICATES}",
     "min_tokens": f"forbids the end token, which the trainer's distribution allows, {_FABRICATES}",
 }
-
-
-class _Task(Section):
-    @property
-    def multi_turn(self) -> bool:
-        """Whether a response may have several turns, so that the turn levels differ from the product."""
-        return False
-
-
-class AdditionConfig(_Task):
-    name: Literal["addition"] = "addition"
-    digits: Annotated[int, Field(ge=1, le=9)] = 3
-    """Digits of each operand."""
-
-
-class ReasoningGymConfig(_Task):
-    name: Literal["reasoning_gym"]
-    dataset: str
-    """Any data set of the reasoning-gym package, for example chain_sum."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of that data set's config."""
-    seed: NonNegativeInt = 0
-    """Seed of the data set itself; train and eval items are disjoint whatever it is."""
-
-
-TaskConfig = Annotated[AdditionConfig | ReasoningGymConfig, Field(discriminator="name")]
 
 
 class _Rollout(Section):
@@ -129,17 +111,6 @@ class TrainConfig(Section):
     """Largest joint gradient norm (policy and log sigma)."""
 
 
-class EvalConfig(Section):
-    every: PositiveInt = 10
-    """Evaluate after every n-th step; step 0, before training, always."""
-    items: PositiveInt = 512
-    """Held-out items."""
-    k: Annotated[int, Field(ge=1)] = 4
-    """Samples per item for avg@k and pass@k."""
-    engine: Literal["trainer", "sampler"] = "trainer"
-    """trainer: the trained weights themselves; sampler: what the rollout engine makes of them (faster with vllm)."""
-
-
 class DiagnosticsConfig(Section):
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
@@ -183,9 +154,12 @@ class RunConfig(Section):
     head: Literal["autocast", "float32"] = "autocast"
     """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
+    prompt: PromptConfig = PLAIN_PROMPT
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    evals: tuple[EvalSetConfig, ...] = ()
+    """Evaluation sets instead of the one that eval describes; eval/* is then the unweighted mean over them."""
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     records: RecordsConfig = RecordsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -216,6 +190,18 @@ class RunConfig(Section):
         cls, value: PerturbationConfig | None
     ) -> PerturbationConfig | None:
         return None if value is not None and value.attaches_nothing else value
+
+    @field_validator("evals")
+    @classmethod
+    def _sets_have_names_of_their_own(
+        cls, value: tuple[EvalSetConfig, ...]
+    ) -> tuple[EvalSetConfig, ...]:
+        for index, entry in enumerate(value):
+            if entry.name in [earlier.name for earlier in value[:index]]:
+                raise ValueError(
+                    f"two sets are named {entry.name!r}; give one of them another name"
+                )
+        return value
 
     @model_validator(mode="after")
     def _mini_batches_divide_the_rollout(self) -> Self:

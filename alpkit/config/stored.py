@@ -25,9 +25,14 @@ def load_run(path: str | Path) -> RunConfig:
     """Read a run's stored config; raises `ConfigError` with every fault at its line and column."""
     document = load_yaml(path)
     try:
-        return RunConfig.model_validate(_moved(_without_removed(document.data)))
+        return RunConfig.model_validate(as_of_now(document.data))
     except ValidationError as error:
         raise explain(error, document, model=RunConfig) from error
+
+
+def as_of_now(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the fields that a run folder holds under their names and places of this version."""
+    return _moved(_without_removed(data))
 
 
 def _without_removed(data: Mapping[str, Any]) -> dict[str, Any]:

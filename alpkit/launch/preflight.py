@@ -5,9 +5,11 @@ Looks for packages without importing them, and at a model's config without readi
 
 import importlib.util
 from collections.abc import Iterable
+from functools import cache
 from urllib.parse import urlparse
 
 from alpkit.config import Cell, RunConfig
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.launch.base import visible_gpus
 
@@ -51,13 +53,28 @@ def _check_engine(config: RunConfig) -> None:
 
 
 def _check_task(config: RunConfig) -> None:
-    if config.task.name == "reasoning_gym" and not _installed("reasoning_gym"):
-        raise PrerequisiteError(
-            "the reasoning_gym tasks need a package that is not installed here",
-            where="task.name",
-            why="reasoning_gym cannot be imported",
-            fix="pip install 'alpkit[tasks]', or use task.name: addition",
-        )
+    tasks = [config.task, *(entry.task for entry in config.evals if entry.task is not None)]
+    needed = {"reasoning_gym": "reasoning_gym", "file": "datasets"}
+    for task in tasks:
+        package = needed.get(task.name)
+        if package is not None and not _installed(package):
+            raise PrerequisiteError(
+                f"the {task.name} tasks need a package that is not installed here",
+                where="task.name",
+                why=f"{package} cannot be imported",
+                fix="pip install 'alpkit[tasks]', or use task.name: addition",
+            )
+    # A reasoning_gym task alone is built by its cell: importing the package takes seconds.
+    if config.evals or any(task.name != "reasoning_gym" for task in tasks):
+        _ask(config.model_copy(update={"seed": 0}).model_dump_json())
+
+
+@cache
+def _ask(config: str) -> None:
+    """Build tasks and evaluation sets once per arm; cells of other seeds ask for the same."""
+    from alpkit.tasks.evaluation import ask
+
+    ask(RunConfig.model_validate_json(config), check=True)
 
 
 def _check_model(config: RunConfig) -> None:
@@ -69,6 +86,15 @@ def _check_model(config: RunConfig) -> None:
     model = model_without_weights(config.model, config.revision)
     if config.rollout.engine == "hf" and model is not None:
         check_rounding(model, config.rollout.weights)
+    if config.prompt != PLAIN_PROMPT:
+        _check_prompt(config.model, config.revision, config.prompt.model_dump_json())
+
+
+@cache
+def _check_prompt(model: str, revision: str | None, prompt: str) -> None:
+    from alpkit.policy.checking import check_prompt_of
+
+    check_prompt_of(model, revision, PromptConfig.model_validate_json(prompt))
 
 
 def _installed(package: str) -> bool:

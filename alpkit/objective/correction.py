@@ -34,8 +34,8 @@ class Correction(NamedTuple):
 class Corrected(NamedTuple):
     """One micro-batch's correction, as the loss needs it; marks are float 0/1, and 0 where masked.
 
-    `weight` is one per response where nothing in it differs within one; it says nothing where masked, and
-    rejections are not in it. `accepted`: valid tokens that rejections left in; `kept`: those that the
+    `weight` is one per response where nothing in it differs within one; it is 0 where rejected and says
+    nothing where masked. `accepted`: valid tokens that rejections left in; `kept`: those that the
     weight left in too; `counted`: how many of each response's tokens the denominators count.
     """
 
@@ -65,7 +65,7 @@ def mismatch_correction(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
     corrected = correct(tokens, weight, reject, clamp=_CLAMP)
-    factor = corrected.weight * corrected.accepted + (1 - tokens.real)
+    factor = corrected.weight * tokens.real + (1 - tokens.real)
     return Correction(factor, corrected.kept.bool(), corrected.receipt)
 
 
@@ -91,6 +91,7 @@ def correct(
     if rules:
         rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
         accepted, counted = tokens.real * (1 - rejected), tokens.count - tokens.rows(uncounted)
+        factor = factor * accepted
         lost = tokens.rows(rejected)
         all_lost = marks(torch.eq, lost, tokens.count) * marks(torch.gt, lost, 0.0)
         receipt["rejected"] = lost.sum()

@@ -57,8 +57,6 @@ def policy_loss(
     Straight-through for every level but token: log x_t = sg(log x) + logp_t - sg(logp_t), arXiv:2507.18071
     eq. 14, so that every token of a response carries its own score-function gradient.
     """
-    if logp_old is None and config.needs_logp_old:
-        raise ValueError("this objective uses pi_old: pass logp_old")
     old = logp_old if config.needs_logp_old else None
     tokens = TokenBatch.of(logp=logp, logp_old=old, logp_rollout=logp_rollout, mask=mask, turn=turn)
     advantage = _per_token(advantage, tokens)
@@ -91,12 +89,11 @@ def policy_loss(
     if whole is None:
         whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
     scale = row_scale(corrected.counted, config.aggregate, whole.loss.to(loss.dtype))
-    weight = corrected.weight * corrected.accepted if config.reject else corrected.weight
     shape = tokens.real.shape
     return LossOutput(
         loss=_WithSlope.apply(logp, loss, slope, scale),  # type: ignore[no-untyped-call]
         ratio=ratio.value.expand(shape),
-        weight=weight.expand(shape),
+        weight=corrected.weight.expand(shape),
         keep=corrected.kept.bool(),
         receipt=receipt,
     )

@@ -44,7 +44,7 @@ def surrogate(
             ceiling = torch.where(negative, ratio.new_tensor(cap), ratio.new_tensor(high))
             bounded = torch.maximum(ratio, floor).clamp_(max=ceiling)
             alive = marks(torch.eq, bounded, ratio)
-            loss = -advantage * bounded
+            loss = bounded * -advantage
             return Surrogate(loss, loss * alive, alive)  # d(-A x) / d logp = -A x
         case "cispo":
             slope = -advantage * ratio.clamp(low, high)

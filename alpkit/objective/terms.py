@@ -69,7 +69,7 @@ def weighted_terms(
     alive = alive * corrected.kept
     if config.surrogate.kind == "ppo":
         # Clamped, the ratio is a constant. The others detach it, so that its clamp stops no gradient.
-        alive = alive.mul_(1 - ratio.clamped)
+        alive = alive.gt_(ratio.clamped)
     return Terms(
         loss=(loss * corrected.kept).mul_(corrected.weight).sum(dim=1, keepdim=True),
         slope=(slope * alive).mul_(corrected.weight),

@@ -39,11 +39,11 @@ def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, flo
     match config.action:
         case "truncate":
             touched |= _above(raw, tokens, config.upper)
-            weight = raw.clamp(max=config.upper)
+            weight = raw.clamp_(max=config.upper)
         case "clip":
             below = marks(torch.lt, raw, config.lower).mul_(real)
             touched |= _above(raw, tokens, config.upper) | {"raised": tokens.rows(below).sum()}
-            weight = raw.clamp(config.lower, config.upper).mul_(real)
+            weight = raw.clamp_(config.lower, config.upper).mul_(real)
         case "mask":
             inside = marks(torch.le, raw, config.upper).mul_(real)
             if config.lower > 0:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from alpkit.config import PerturbationConfig
+from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.loading import BUILTINS, local_folder
+from alpkit.policy.loading import BUILTINS, check_prompt, local_folder
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.sites import decoder_layers
 
@@ -55,6 +56,26 @@ def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | 
         ) from error
     decoder_layers(model)
     return cast(PreTrainedModel, model)
+
+
+def check_prompt_of(name: str, revision: str | None, prompt: PromptConfig) -> None:
+    """Refuse prompt settings that the model's tokenizer would not follow; reads the tokenizer only."""
+    folder = _folder(name)
+    if folder is None and name in BUILTINS:
+        return  # not converted yet: its tokenizer is still inside the package
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder or name, revision=None if folder else revision
+        )
+    except (OSError, ValueError, KeyError) as error:
+        lines = str(error).strip().splitlines()
+        raise PrerequisiteError(
+            f"the tokenizer of model {name} cannot be loaded",
+            where="model",
+            why=lines[0] if lines else type(error).__name__,
+            fix="give a folder or hub id that has a tokenizer",
+        ) from error
+    check_prompt(tokenizer, prompt)
 
 
 def _folder(name: str) -> Path | None:

@@ -6,7 +6,8 @@ over them. `Policy.source` is a folder that a second engine can load the very sa
 Usage: `policy = load_policy("builtin:tiny-addition")`.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, cast
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.perturbation.sites import decoder_layers
 
@@ -71,28 +73,99 @@ def load_policy(name: str, *, revision: str | None = None) -> Policy:
     return Policy(model, tokenizer, str(source))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
-    """Encode a prompt as the user's turn of the chat template; without a template, as it stands.
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, prompt: PromptConfig = PLAIN_PROMPT
+) -> tuple[int, ...]:
+    """Encode a question as the user's turn of the chat template; without a template, as it stands.
 
     Special tokens come from the template or not at all, so that ids are the same for every engine.
     """
-    if getattr(tokenizer, "chat_template", None):
+    text = question + prompt.suffix
+    if _has_template(tokenizer) and prompt.template == "auto":
+        system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
         encoded = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
+            [*system, {"role": "user", "content": text}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
+            **prompt.template_args,
         )
     else:
-        encoded = tokenizer(prompt, add_special_tokens=False)
+        text = text if prompt.system is None else f"{prompt.system}\n\n{text}"
+        encoded = tokenizer(text, add_special_tokens=False)
     return tuple(encoded["input_ids"])
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Give the ids that end a response, sorted: the generation config's and the tokenizer's."""
+def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> None:
+    """Raise `ConfigError` where the tokenizer's template would not put the prompt together as asked."""
+    templated = _has_template(tokenizer) and prompt.template == "auto"
+    if prompt.template_args and not templated:
+        raise ConfigError(
+            "the model has no chat template that could take arguments",
+            where="prompt.template_args",
+            fix="remove template_args, or use a model whose tokenizer has a template",
+        )
+    if not templated:
+        return
+    try:
+        shown = str(tokenizer.decode(encode_prompt(tokenizer, "What is 1 + 1?", prompt)))
+        bare = prompt.model_copy(update={"template_args": {}})
+        plain = str(tokenizer.decode(encode_prompt(tokenizer, "What is 1 + 1?", bare)))
+    except Exception as error:  # whatever a template of jinja raises
+        raise ConfigError(
+            "the model's chat template refuses this prompt",
+            where="prompt",
+            why=_first_line(error),
+            fix="some templates know no system message: move it into prompt.suffix, or set template: none",
+        ) from error
+    if prompt.system is not None and _squeeze(prompt.system) not in _squeeze(shown):
+        raise ConfigError(
+            "the model's chat template drops the system message",
+            where="prompt.system",
+            why=f"a prompt is {shown!r:.300}",
+            fix="move the text into prompt.suffix, or set template: none",
+        )
+    unused = prompt.template_args and shown == plain
+    if unused and not set(prompt.template_args) & _template_names(tokenizer):
+        raise ConfigError(
+            f"the model's chat template knows no {', '.join(sorted(prompt.template_args))}",
+            where="prompt.template_args",
+            why="with and without the arguments the prompt is the same",
+            fix="correct the name, or remove it",
+        )
+
+
+def stop_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Give the ids that end a response, sorted: the model's, the tokenizer's, special tokens in `stop`."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = set(configured if isinstance(configured, list | tuple) else [configured])
-    return tuple(sorted(token for token in ids | {tokenizer.eos_token_id} if token is not None))
+    ids |= {tokenizer.eos_token_id} | set(_special(tokenizer, stop).values())
+    return tuple(sorted(token for token in ids if token is not None))
+
+
+def stop_texts(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> tuple[str, ...]:
+    """Give the stop strings that are ordinary text: those that are no special token of their own."""
+    special = _special(tokenizer, stop)
+    return tuple(text for text in stop if text not in special)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> dict[str, int]:
+    known = dict(getattr(tokenizer, "added_tokens_encoder", {})) if stop else {}
+    return {text: int(known[text]) for text in stop if text in known}
+
+
+def _has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _template_names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    return set(re.findall(r"\w+", str(tokenizer.chat_template)))
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

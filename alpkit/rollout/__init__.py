@@ -33,7 +33,8 @@ class Response(NamedTuple):
 class Sampler(Protocol):
     """An engine with its own weights.
 
-    `temperature` 0 means greedy (evaluation only; its log-probs are those of temperature 1).
+    `temperature` 0 means greedy (evaluation only; its log-probs are those of temperature 1). `top_p`
+    below 1 is for evaluation only: what is trained on is sampled from the whole distribution.
     `sync` replaces the weights by `(name, tensor)` pairs of the trainer's model, names as in
     `model.named_parameters()`, and returns when the next `generate` will use them.
     `score` returns log-probs (nats) of given responses under the current weights at the sampling
@@ -44,7 +45,12 @@ class Sampler(Protocol):
     """
 
     def generate(
-        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> list[Response]: ...
 
     def score(

@@ -8,6 +8,7 @@ turned into a token by inverting the CDF: a draw does not depend on the batch it
 import copy
 import logging
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from alpkit.policy.logprobs import backbone_of, positions_of, response_logprobs,
 from alpkit.policy.memory import generated_rows
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.precision import check_rounding, matrices, round_weights, rounded
+from alpkit.rollout.stopping import StopText
 
 logger = logging.getLogger("alpkit.rollout")
 
@@ -96,14 +98,18 @@ def generate(
     pad_id: int,
     batch: int | None = None,
     precision: Precision = FLOAT32,
+    stop_text: StopText | None = None,
+    top_p: float = 1.0,
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
     `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
     belongs to the response; its log-prob is the model's like any other's. `batch` sequences are sampled
-    at once (default: what memory has room for).
+    at once (default: what memory has room for). `top_p` below 1 samples from the nucleus (evaluation
+    only: the log-probs stay those of the whole distribution).
     """
     responses: list[Response] = []
+    ends = _Ends(tuple(stop_ids), stop_text)
     device = next(model.parameters()).device
     if batch is None:
         longest = max((len(request.prompt_ids) for request in requests), default=0) + max_tokens
@@ -112,18 +118,42 @@ def generate(
         part = requests[start : start + batch]
         state = _Batch(model, part, pad_id, max_tokens, head_float32=precision.head_float32)
         with precision.autocast(device):
-            responses += _generate(state, max_tokens, temperature, tuple(stop_ids), pad_id)
+            responses += _generate(state, max_tokens, temperature, ends, pad_id, top_p)
     return responses
+
+
+class _Ends(NamedTuple):
+    """What ends a response: an end token, or a stop string that its last token completes."""
+
+    ids: tuple[int, ...]
+    text: StopText | None
+
+    def reached(self, tokens: Int[Tensor, "rows len"]) -> Bool[Tensor, " rows"]:
+        last = tokens[:, -1]
+        found = torch.isin(last, torch.tensor(self.ids, device=last.device))
+        if self.text is not None:
+            hits = [self.text.hit(row) for row in tokens[:, -self.text.window :].tolist()]
+            found |= torch.tensor(hits, dtype=torch.bool, device=last.device)
+        return found
+
+
+def _nucleus(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
+    """Exclude all but the likeliest tokens whose probabilities first reach `top_p`."""
+    if top_p >= 1:
+        return logits
+    ordered, index = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+    beyond = ordered.cumsum(dim=-1) - ordered >= top_p
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, index, beyond), -torch.inf)
 
 
 def _generate(
     state: _Batch,
     max_tokens: int,
     temperature: float,
-    stop_ids: tuple[int, ...],
+    ends: _Ends,
     pad_id: int,
+    top_p: float,
 ) -> list[Response]:
-    stops = torch.tensor(stop_ids, device=state.ids.device)
     shape = (len(state.rows), max_tokens)
     tokens = torch.full(shape, pad_id, device=state.ids.device)
     logps = torch.zeros(shape, device=state.ids.device)
@@ -134,13 +164,13 @@ def _generate(
         if temperature == 0:
             token = logits.argmax(dim=-1)
         else:
-            token = sample_token(logits, state.uniform[:, t])
+            token = sample_token(_nucleus(logits, top_p), state.uniform[:, t])
         open_rows = ~stopped[state.rows]
         rows = state.rows[open_rows]
         tokens[rows, t] = token[open_rows]
         picked = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
         logps[rows, t] = picked[open_rows]
-        ended = rows[torch.isin(token[open_rows], stops)]
+        ended = rows[ends.reached(tokens[rows, : t + 1])]
         stopped[ended] = True
         length[ended] = t + 1
         alive = ~stopped[state.rows]
@@ -165,7 +195,9 @@ class HfSampler:
         stop_ids: Sequence[int],
         pad_id: int,
         batch: int | None = None,
+        stop_text: StopText | None = None,
     ) -> None:
+        self.stop_text = stop_text
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
         self.batch = batch
@@ -179,7 +211,12 @@ class HfSampler:
             )
 
     def generate(
-        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> list[Response]:
         return generate(
             self.model,
@@ -189,6 +226,8 @@ class HfSampler:
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
             batch=self.batch,
+            stop_text=self.stop_text,
+            top_p=top_p,
         )
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
+from alpkit.rollout.stopping import StopText
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -53,6 +54,7 @@ class VllmSampler:
         stop_ids: Sequence[int],
         seed: int,
         hardware: HardwareConfig | None = None,
+        stop_text: StopText | None = None,
     ) -> None:
         if not _COLDEST <= config.temperature <= _HOTTEST:
             raise ConfigError(
@@ -66,6 +68,7 @@ class VllmSampler:
 
         self.config, self.hardware = config, hardware or HardwareConfig()
         self._stop_ids = list(stop_ids)
+        self._stop_text = stop_text
         self._on_cpu = current_platform.is_cpu()
         # Scoring a sequence also generates one token, which is dropped: it needs a place of its own.
         places = config.max_model_len + 1
@@ -73,13 +76,20 @@ class VllmSampler:
         self._llm = self._start(source, seed)
 
     def generate(
-        self, requests: Sequence[Request], *, max_tokens: int, temperature: float
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> list[Response]:
         self._check_length(max((len(r.prompt_ids) for r in requests), default=0) + max_tokens)
         params = [
             _params(
                 temperature=temperature,
+                top_p=top_p,
                 max_tokens=max_tokens,
+                **self._stop_settings(),
                 # Requests that share a seed get the same sample: one seed each, never n copies.
                 seed=request.seed,
                 logprobs=0,
@@ -90,7 +100,17 @@ class VllmSampler:
             for request in requests
         ]
         outputs = self._run([request.prompt_ids for request in requests], params)
-        return [_response(output.outputs[0]) for output in outputs]
+        responses = [_response(output.outputs[0]) for output in outputs]
+        if self._stop_text is None:
+            return responses
+        # vLLM may see a string later than the token that completes it: both engines end where it does.
+        return [self._stop_text.cut(response) for response in responses]
+
+    def _stop_settings(self) -> dict[str, Any]:
+        if self._stop_text is None:
+            return {}
+        strings = list(self._stop_text.strings)
+        return {"stop": strings, "detokenize": True, "skip_special_tokens": False}
 
     def score(
         self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -171,7 +191,7 @@ class VllmSampler:
                     max_model_len=self._limit + 1,
                     logprobs_mode="processed_logprobs",  # the default ignores the temperature
                     generation_config="vllm",  # not the folder's top_p and the like
-                    skip_tokenizer_init=True,
+                    skip_tokenizer_init=self._stop_text is None,
                     seed=seed % 2**32,
                     use_tqdm_on_load=False,
                     **place,
@@ -296,7 +316,7 @@ def _import_vllm() -> None:
 def _params(**settings: Any) -> "SamplingParams":
     from vllm import SamplingParams
 
-    return SamplingParams(detokenize=False, **settings)
+    return SamplingParams(**({"detokenize": False} | settings))
 
 
 def _response(completion: Any) -> Response:

@@ -8,6 +8,7 @@
             cell.json              state
             metrics.jsonl          a line per step
             spikes.jsonl           a line per spike
+            evaluations.jsonl      a line per evaluation of a set: how often each item was solved
             log.txt                what the worker printed
             records/               tokens and sequences of recorded steps
             checkpoint/step-…/     what training goes on from
@@ -49,6 +50,10 @@ class RunFolder:
     @property
     def spikes(self) -> Path:
         return self.path / "spikes.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
 
     @property
     def log(self) -> Path:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from alpkit.tasks import Item, Split, first_in_split
+from alpkit.config.tasks import AdditionConfig
+from alpkit.tasks.items import Item, Split, first_in_split
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,8 @@ class Addition:
         left, right = draw.randrange(low, high), draw.randrange(low, high)
         question = f"{left}+{right}="
         return question, Item(question, str(left + right))
+
+
+def load(config: AdditionConfig) -> Addition:
+    """Build the task of a configuration section."""
+    return Addition(digits=config.digits)

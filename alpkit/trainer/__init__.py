@@ -19,6 +19,7 @@ import torch
 
 from alpkit.config import RunConfig
 from alpkit.errors import NumericalError
+from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
@@ -54,15 +55,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
         tracker.rewind(done)
         rewind_spikes(folder, done)
         rewind_records(folder, done)
+        rewind_evaluations(folder, done)
         if done is None:
             match_sigma(state)
             tracker.log(0, first_look(state))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock, memory = Clock(), PeakMemory()
             metrics = train_step(state, step, clock) | memory.metrics()
-            if step % config.eval.every == 0 or step == config.train.steps:
+            if state.evaluates_at(step):
                 with clock("eval"):
-                    metrics |= held_out_scores(state)
+                    metrics |= held_out_scores(state, step)
             tracker.log(step, metrics | clock.metrics())
             # After the log: a kill in between repeats the step instead of leaving a hole.
             if step % config.checkpoint.every == 0 or step == config.train.steps:
@@ -91,7 +93,7 @@ def first_look(state: TrainerState) -> dict[str, float]:
     with clock("sync"):
         gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
     with clock("eval"):
-        scores = held_out_scores(state)
+        scores = held_out_scores(state, 0)
     return scores | gap.metrics() | state.sampler.facts() | clock.metrics()
 
 

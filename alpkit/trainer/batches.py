@@ -1,7 +1,7 @@
 """A step's rollout as batch, micro-batches and flat tokens; and its cut into updates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class Batch:
     valid: Bool[Tensor, "batch len"]
     reward: Float[Tensor, " batch"]
     advantage: Float[Tensor, " batch"]
+    grading: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the grading itself: checks that were cut off or broke down."""
 
 
 @dataclass(frozen=True)

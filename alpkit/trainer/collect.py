@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from alpkit.objective import group_advantage
-from alpkit.policy.loading import encode_prompt, pad_id, stop_ids
+from alpkit.policy.loading import encode_prompt, pad_id
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
-from alpkit.tasks import train_items
+from alpkit.runs.evaluations import append_evaluations
+from alpkit.tasks import score_all, train_items
+from alpkit.tasks.evaluation import EvalSet
 from alpkit.trainer.batches import Batch, requests_for
-from alpkit.trainer.evaluate import evaluate
+from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
 from alpkit.trainer.state import TrainerState, decode
 
 
@@ -19,7 +21,7 @@ def collect(state: TrainerState, step: int) -> Batch:
     config = state.config
     group = config.rollout.group
     items = train_items(state.task, config.seed, step, config.rollout.prompts)
-    prompts = [encode_prompt(state.policy.tokenizer, item.prompt) for item in items]
+    prompts = [encode_prompt(state.policy.tokenizer, item.prompt, config.prompt) for item in items]
     requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
     responses = state.sampler.generate(
         requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
@@ -31,12 +33,12 @@ def collect(state: TrainerState, step: int) -> Batch:
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    reward = torch.tensor(
-        [
-            state.task.score(items[row // group], decode(state.policy, response))
-            for row, response in enumerate(responses)
-        ]
+    scores = score_all(
+        state.task,
+        [items[row // group] for row in range(len(responses))],
+        [decode(state.policy, response, config.prompt.stop) for response in responses],
     )
+    reward = torch.tensor(scores.rewards)
     advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
     valid = rollout.response & rollout.logp_rollout.isfinite()
     return Batch(
@@ -46,35 +48,63 @@ def collect(state: TrainerState, step: int) -> Batch:
         valid=valid.to(state.device),
         reward=reward,
         advantage=advantage,
+        grading={f"grading/{name}": value for name, value in grading_metrics(scores).items()},
     )
 
 
-def held_out_scores(state: TrainerState) -> dict[str, float]:
-    """Evaluate on the held-out items: the trainer's own weights, or the sampler's rendering of them."""
+def held_out_scores(state: TrainerState, step: int) -> dict[str, float]:
+    """Evaluate the sets that are due, and keep how often each item was solved in the run folder.
+
+    Under the plain names stands the mean over all sets, so only on steps where all of them are due.
+    """
+    last = step == state.config.train.steps
+    due = [entry for entry in state.sets if last or step % entry.every == 0]
+    found = {entry.name: _evaluate(state, entry) for entry in due}
+    append_evaluations(
+        state.folder,
+        [found[entry.name].counts(step, entry.name, entry.items) for entry in due],
+    )
+    if not state.config.evals:
+        return {
+            f"eval/{stat}": value for own in found.values() for stat, value in own.metrics().items()
+        }
+    metrics = over_sets({name: own.metrics() for name, own in found.items()})
+    if len(due) < len(state.sets):
+        return {key: value for key, value in metrics.items() if key.count("/") == 2}
+    return metrics
+
+
+def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
+    """Evaluate one set: the trainer's own weights, or the sampler's rendering of them."""
     config, policy = state.config, state.policy
 
     def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
-        max_tokens = config.rollout.max_tokens
+        top_p = entry.top_p if temperature else 1.0
         if config.eval.engine == "sampler":
-            return state.sampler.generate(requests, max_tokens=max_tokens, temperature=temperature)
+            return state.sampler.generate(
+                requests, max_tokens=entry.max_tokens, temperature=temperature, top_p=top_p
+            )
         return generate(
             policy.model,
             requests,
-            max_tokens=max_tokens,
+            max_tokens=entry.max_tokens,
             temperature=temperature,
-            stop_ids=stop_ids(policy.model, policy.tokenizer),
+            stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
             batch=config.hardware.eval_batch,
             precision=state.precision,
+            stop_text=state.stop_text,
+            top_p=top_p,
         )
 
     return evaluate(
-        task=state.task,
-        items=state.held_out,
-        prompts=[encode_prompt(policy.tokenizer, item.prompt) for item in state.held_out],
-        k=config.eval.k,
-        temperature=config.rollout.temperature,
+        task=entry.task,
+        items=entry.items,
+        prompts=[encode_prompt(policy.tokenizer, i.prompt, entry.prompt) for i in entry.items],
+        k=entry.k,
+        temperature=entry.temperature,
         seed=config.seed,
         generate=respond,
-        decode=lambda response: decode(policy, response),
+        decode=lambda response: decode(policy, response, config.prompt.stop),
+        name=entry.name if config.evals else None,
     )

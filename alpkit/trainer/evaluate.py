@@ -1,14 +1,46 @@
-"""Held-out scores: greedy accuracy, avg@k and pass@k, with the trained weights and no noise."""
+"""Held-out scores of one set: greedy accuracy, avg@k and pass@k, with the given weights and no noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from alpkit.rollout import Request, Response
+from alpkit.runs.evaluations import Counts, item_id
 from alpkit.seeds import derive
-from alpkit.tasks import Item, Task
+from alpkit.tasks import Item, Scores, Task, score_all
 
 Generate = Callable[[Sequence[Request], float], list[Response]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rewards of one set: greedy [item] and sampled [item, k]; solved means a reward of 1."""
+
+    greedy: np.ndarray
+    sampled: np.ndarray
+    graded: tuple[Scores, ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Scores by their short names, and the checks that did not come to an end where any could fail to."""
+        found = {
+            "greedy": float(self.greedy.mean()),
+            "avg_at_k": float(self.sampled.mean()),
+            "pass_at_k": float((self.sampled >= 1).any(axis=1).mean()),
+        }
+        return found | grading_metrics(*self.graded)
+
+    def counts(self, step: int, name: str, items: Sequence[Item]) -> Counts:
+        """What is kept of the set in the run folder."""
+        return Counts(
+            step=step,
+            set=name,
+            samples=self.sampled.shape[1],
+            solved=(self.sampled >= 1).sum(axis=1).tolist(),
+            reward=[round(float(value), 6) for value in self.sampled.mean(axis=1)],
+            greedy=self.greedy.tolist(),
+            items=[item_id(item.prompt) for item in items],
+        )
 
 
 def evaluate(
@@ -21,24 +53,48 @@ def evaluate(
     seed: int,
     generate: Generate,
     decode: Callable[[Response], str],
-) -> dict[str, float]:
-    """eval/greedy, eval/avg_at_k and eval/pass_at_k over `items` (rewards in [0, 1]; solved means 1).
+    name: str | None = None,
+) -> Evaluation:
+    """Answer every item greedily and k times at `temperature`.
 
-    The draws depend on (seed, item, sample) only: every evaluation of every arm shares them.
+    The draws depend on (seed, set, item, sample) only: every evaluation of every arm shares them.
     """
     greedy = generate([Request(prompt, 0) for prompt in prompts], 0.0)
+    purpose = ("eval",) if name is None else ("eval", name)
     requests = [
-        Request(prompt, derive(seed, "eval", index, sample))
+        Request(prompt, derive(seed, *purpose, index, sample))
         for index, prompt in enumerate(prompts)
         for sample in range(k)
     ]
     sampled = generate(requests, temperature)
-    rewards = np.array(
-        [task.score(items[row // k], decode(response)) for row, response in enumerate(sampled)]
-    ).reshape(len(items), k)
-    greedy_rewards = [task.score(item, decode(r)) for item, r in zip(items, greedy, strict=True)]
+    first = score_all(task, items, [decode(response) for response in greedy])
+    many = score_all(
+        task,
+        [items[row // k] for row in range(len(sampled))],
+        [decode(response) for response in sampled],
+    )
+    return Evaluation(
+        np.array(first.rewards), np.array(many.rewards).reshape(len(items), k), (first, many)
+    )
+
+
+def grading_metrics(*graded: Scores) -> dict[str, float]:
+    """Count checks that were cut off or broke down; empty for graders that cannot."""
+    if any(scores.timeouts is None for scores in graded) or not graded:
+        return {}
     return {
-        "eval/greedy": float(np.mean(greedy_rewards)),
-        "eval/avg_at_k": float(rewards.mean()),
-        "eval/pass_at_k": float((rewards >= 1).any(axis=1).mean()),
+        "timeouts": float(sum(scores.timeouts or 0 for scores in graded)),
+        "failures": float(sum(scores.failures or 0 for scores in graded)),
     }
+
+
+def over_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Keys of each set, and under the plain names the unweighted mean over sets (counts: the sum)."""
+    metrics = {
+        f"eval/{name}/{stat}": value for name, own in found.items() for stat, value in own.items()
+    }
+    for stat in dict.fromkeys(stat for own in found.values() for stat in own):
+        values = [own[stat] for own in found.values() if stat in own]
+        total = stat in ("timeouts", "failures")
+        metrics[f"eval/{stat}"] = float(np.sum(values) if total else np.mean(values))
+    return metrics

@@ -66,6 +66,7 @@ def rollout_part(batch: Batch, group: int) -> Pending:
         "reward/solved_all": (groups >= 1).all(dim=1).float().mean().item(),
         "reward/solved_none": (groups <= 0).all(dim=1).float().mean().item(),
         "response/finished": float(np.mean(finished)),
+        **batch.grading,
     }
     numbers = {
         "response/length_mean": length.mean(),

@@ -11,7 +11,14 @@ from alpkit.config import RunConfig
 from alpkit.policy import checkpointing
 from alpkit.policy.attention import Packing, packing_of
 from alpkit.policy.autocast import Precision
-from alpkit.policy.loading import Policy, encode_prompt, load_policy, pad_id, stop_ids
+from alpkit.policy.loading import (
+    Policy,
+    encode_prompt,
+    load_policy,
+    pad_id,
+    stop_ids,
+    stop_texts,
+)
 from alpkit.policy.logprobs import verify_head
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
@@ -20,11 +27,13 @@ from alpkit.rollout.engines import build_sampler
 from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
+from alpkit.rollout.stopping import StopText, before_stop
 from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.seeds import derive
-from alpkit.tasks import Item, Task, eval_items, load_task
+from alpkit.tasks import Item, ListedTask, Task, eval_items
+from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.spike_watch import SpikeWatch
@@ -41,7 +50,7 @@ class TrainerState:
     folder: Path
     policy: Policy
     task: Task
-    held_out: list[Item]
+    sets: tuple[EvalSet, ...]
     sampler: Sampler
     history: WeightHistory
     perturbation: LayerwisePerturbation | None
@@ -56,6 +65,22 @@ class TrainerState:
     loss_scale: LossScale
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether some set is due after `step`; the last step always is."""
+        last = step == self.config.train.steps
+        return last or any(step % entry.every == 0 for entry in self.sets)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a response."""
+        return stop_ids(self.policy.model, self.policy.tokenizer, self.config.prompt.stop)
+
+    @property
+    def stop_text(self) -> StopText | None:
+        """Strings that end a response, where there are any."""
+        tokenizer = self.policy.tokenizer
+        return StopText.build(tokenizer, stop_texts(tokenizer, self.config.prompt.stop))
 
     @property
     def precision(self) -> Precision:
@@ -78,13 +103,12 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
     perturbation = (
         LayerwisePerturbation(policy.model, config.perturbation) if config.perturbation else None
     )
-    task = load_task(config.task)
-    held_out = eval_items(task, config.eval.items)
+    asked = ask(config)
     tolerance = config.diagnostics.probe_tolerance or default_tolerance(
         config.rollout, config.dtype
     )
     probe = SyncProbe(
-        _probe_sequences(policy, held_out, config.rollout.max_tokens),
+        _probe_sequences(policy, asked.held_out, config),
         pad_id=pad_id(policy.tokenizer),
         temperature=config.rollout.temperature,
         tolerance=tolerance,
@@ -98,9 +122,15 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         config=config,
         folder=folder,
         policy=policy,
-        task=task,
-        held_out=held_out,
-        sampler=build_sampler(policy, config.rollout, seed=config.seed, hardware=config.hardware),
+        task=asked.task,
+        sets=asked.sets,
+        sampler=build_sampler(
+            policy,
+            config.rollout,
+            seed=config.seed,
+            hardware=config.hardware,
+            prompt=config.prompt,
+        ),
         history=WeightHistory(policy.model, config.rollout.lag),
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
@@ -116,16 +146,18 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
 def match_sigma(state: TrainerState) -> None:
     """Before step 1, find the sigma that `target_ratio_std` asks for; it is the same for every seed.
 
-    The probe batch: one response of the untrained policy, in float32, to each of 64 held-out items.
+    The probe batch: one response of the untrained policy, in float32, to each of up to 64 held-out items.
     """
     noise = state.perturbation
     if noise is None or noise.config.sigma.target_ratio_std is None:
         return
     rollout, policy = state.config.rollout, state.policy
-    items = eval_items(state.task, _CALIBRATION_ITEMS)
     requests = [
-        Request(encode_prompt(policy.tokenizer, item.prompt), derive("calibration", index))
-        for index, item in enumerate(items)
+        Request(
+            encode_prompt(policy.tokenizer, item.prompt, state.config.prompt),
+            derive("calibration", index),
+        )
+        for index, item in enumerate(_calibration_items(state))
     ]
     pad = pad_id(policy.tokenizer)
     responses = generate(
@@ -133,9 +165,10 @@ def match_sigma(state: TrainerState) -> None:
         requests,
         max_tokens=rollout.max_tokens,
         temperature=rollout.temperature,
-        stop_ids=stop_ids(policy.model, policy.tokenizer),
+        stop_ids=state.stop_ids,
         pad_id=pad,
         batch=state.config.hardware.eval_batch,
+        stop_text=state.stop_text,
     )
     rows = range(len(requests))
     probe = collate(requests, responses, prompt=list(rows), pad_id=pad, policy_version=0)
@@ -149,6 +182,13 @@ def match_sigma(state: TrainerState) -> None:
         target=noise.config.sigma.target_ratio_std,
         temperature=rollout.temperature,
     )
+
+
+def _calibration_items(state: TrainerState) -> Sequence[Item]:
+    """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
+    if isinstance(state.task, ListedTask):
+        return state.sets[0].items[:_CALIBRATION_ITEMS]
+    return eval_items(state.task, _CALIBRATION_ITEMS)
 
 
 def save(state: TrainerState, step: int) -> None:
@@ -195,9 +235,10 @@ def resume(state: TrainerState) -> int | None:
     return int(rest["step"])
 
 
-def decode(policy: Policy, response: Response) -> str:
-    """A response's text without special tokens: what a task scores."""
-    return str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
+def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
+    """A response's text without special tokens, up to the first stop string: what a task scores."""
+    text = str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
+    return before_stop(text, stop)
 
 
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
@@ -236,16 +277,20 @@ def _optimizer(
 
 
 def _probe_sequences(
-    policy: Policy, items: Sequence[Item], max_tokens: int
+    policy: Policy, items: Sequence[Item], config: RunConfig
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Held-out prompts with the untrained policy's own greedy responses."""
-    prompts = [encode_prompt(policy.tokenizer, item.prompt) for item in items[:_PROBE_ITEMS]]
+    tokenizer = policy.tokenizer
+    prompts = [
+        encode_prompt(tokenizer, item.prompt, config.prompt) for item in items[:_PROBE_ITEMS]
+    ]
     responses = generate(
         policy.model,
         [Request(prompt, 0) for prompt in prompts],
-        max_tokens=max_tokens,
+        max_tokens=config.rollout.max_tokens,
         temperature=0.0,
-        stop_ids=stop_ids(policy.model, policy.tokenizer),
-        pad_id=pad_id(policy.tokenizer),
+        stop_ids=stop_ids(policy.model, tokenizer, config.prompt.stop),
+        pad_id=pad_id(tokenizer),
+        stop_text=StopText.build(tokenizer, stop_texts(tokenizer, config.prompt.stop)),
     )
     return [(p, r.token_ids) for p, r in zip(prompts, responses, strict=True)]

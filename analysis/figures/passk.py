@@ -17,9 +17,13 @@ from alpkit.analysis.text import row_dicts
 def numbers(frame: GridFrame) -> pd.DataFrame:
     """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
-    k = 1 is avg@k, its unbiased estimate from the same k samples. when `step`: the evaluation of that
-    step; `last`: each cell's last evaluations (`seeds.scores`). Intervals over seeds as in `over_steps`.
+    Every k up to the samples where the cells kept how often each item was solved; else k = 1 (avg@k, its
+    unbiased estimate from the same samples) and k. when `step`: the evaluation of that step; `last`: each
+    cell's last evaluations (`seeds.scores`). Intervals over seeds as in `over_steps`.
     """
+    curves = frame.pass_curves.rows
+    if not curves.empty:
+        return _every_k(curves, frame)
     known = frame.finished["eval_k"].dropna()
     if known.nunique() != 1:  # arms that were evaluated at different k are not one figure
         return pd.DataFrame(columns=["arm", "k", "when", "step", "mean"])
@@ -42,6 +46,19 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
             parts.append(last.assign(k=k, when="last"))
     columns = ["arm", "k", "when", "step", "mean", "low", "high", "n", "interval"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _every_k(curves: pd.DataFrame, frame: GridFrame) -> pd.DataFrame:
+    by_step = summarise(curves, ["arm", "k", "step"], "value").assign(when="step")
+    last_step = {str(cell): int(own.max()) for cell, own in frame.steps.groupby("cell_id")["step"]}
+    ends = [
+        (arm, k, last_evaluations(own.set_index("step")["value"], last_step[str(cell)]))
+        for (cell, arm, k), own in curves.groupby(["cell_id", "arm", "k"], sort=False)
+    ]
+    ending = pd.DataFrame(ends, columns=["arm", "k", "value"]).dropna()
+    last = summarise(ending, ["arm", "k"], "value").assign(when="last")
+    columns = ["arm", "k", "when", "step", "mean", "low", "high", "n", "interval"]
+    return pd.concat([by_step, last], ignore_index=True)[columns]
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:

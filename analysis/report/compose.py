@@ -176,7 +176,15 @@ def _cells(frame: GridFrame, results: Results) -> list[Block]:
         + "; not in any mean."
         for row in row_dicts(rows)
     ]
-    gaps += [str(item) for item in (*frame.missing, *frame.unread, *results.spikes.missing)]
+    gaps += [
+        str(item)
+        for item in (
+            *frame.missing,
+            *frame.unread,
+            *frame.pass_curves.missing,
+            *results.spikes.missing,
+        )
+    ]
     notes: Block = (
         Bullets(gaps, warning=True) if gaps else Text("Every cell finished, every file was read.")
     )

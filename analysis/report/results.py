@@ -78,7 +78,12 @@ def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
             },
         }
     tested = [v for v in results.verdicts if v.tested]
-    missing = (*frame.missing, *frame.unread, *results.spikes.missing)
+    missing = (
+        *frame.missing,
+        *frame.unread,
+        *frame.pass_curves.missing,
+        *results.spikes.missing,
+    )
     told = {
         "grid": frame.grid.name,
         "grid_id": frame.grid.grid_id,

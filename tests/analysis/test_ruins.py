@@ -50,6 +50,11 @@ DAMAGE = {
     "a config of no mapping": (write("config.yaml", "- 1"), f"{CELL}/config.yaml: holds no", 2),
     "a state of no JSON": (write("cell.json", "{"), f"{CELL}/cell.json: cannot be read", 2),
     "spikes of no JSON": (write("spikes.jsonl", "{\n"), f"{CELL}/spikes.jsonl:1: not a whole", 2),
+    "counts of no JSON": (
+        write("evaluations.jsonl", "{\n"),
+        f"{CELL}/evaluations.jsonl:1: not a whole",
+        2,
+    ),
     "no folder at all": (lambda folder: shutil.rmtree(folder / CELL), f"{CELL}/metrics.jsonl", 2),
 }
 

@@ -76,7 +76,7 @@ def test_the_documentation_is_what_the_commands_say():
     text = (ROOT / "docs" / "cli.md").read_text()
     assert text == reference.render(), "python -m alpkit.cli.reference > docs/cli.md"
     for command in app.registered_commands:
-        assert f"## {command.callback.__name__}\n" in text
+        assert f"## {command.name or command.callback.__name__}\n" in text
         assert command.callback.__doc__
 
 

@@ -7,7 +7,7 @@ import pytest
 from alpkit.config import expand, load_ablation
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

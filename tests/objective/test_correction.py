@@ -136,6 +136,21 @@ def test_bounds_are_inclusive_and_rules_combine_by_and():
     assert got.receipt["rejected_sequences"] == 0
 
 
+@pytest.mark.parametrize(
+    ("reduce", "log_weight", "bound"),
+    [("max", [[2.0, 3.0, 0.0]], {"upper": -1.5}), ("min", [[-2.0, -3.0, 0.0]], {"lower": 1.5})],
+)
+def test_a_masked_token_is_no_extreme(reduce, log_weight, bound):
+    """k1 of the valid tokens is -2 and -3 (2 and 3): beyond what a masked token's 0 or 1 would be."""
+    old = torch.tensor(log_weight, dtype=torch.float64)
+    config = ObjectiveConfig(reject=[{"statistic": "k1", "reduce": reduce, **bound}])
+    got = mismatch_correction(
+        logp_old=old, logp_rollout=torch.zeros_like(old), mask=torch.tensor([[1, 1, 0]]),
+        weight=config.weight, reject=config.reject,
+    )  # fmt: skip
+    assert got.keep.tolist() == [[True, True, False]]
+
+
 RAW = [[0.25, 0.5, 1.0, 2.0, 4.0, 8.0], [1.5, 8.0, 8.0, 8.0, 8.0, 0.1]]
 RAW_MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]], dtype=torch.bool)
 

@@ -7,7 +7,7 @@ import torch
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32, Precision
-from alpkit.rollout.hf import HfSampler
+from alpkit.rollout.hf import HfSampler, score
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.sync_proof import prove_by_movement, shaken

@@ -19,7 +19,13 @@ import torch
 pytest.importorskip("vllm")
 
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 import alpkit.rollout.vllm
 from alpkit.config.hardware import HardwareConfig
@@ -27,6 +33,7 @@ from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
 from alpkit.rollout.probe import SyncProbe
+from alpkit.rollout.stopping import StopText
 from alpkit.rollout.vllm import VllmSampler, _process_state_kept
 
 pytestmark = pytest.mark.vllm
@@ -65,8 +72,18 @@ def save_model(folder: Path, *, tied: bool) -> str:
 
 def start(source: str, **settings: object) -> VllmSampler:
     config = VllmRolloutConfig(engine="vllm", **settings)
+    # A string that never comes: the engine then has a tokenizer, and tests may give it other strings.
+    rule = stop_text(source, "never") if Path(source).is_dir() else None
     hardware = HardwareConfig(sampler_kv_gib=0.1)
-    return VllmSampler(source, config, stop_ids=(STOP,), seed=2**62 + 1, hardware=hardware)
+    return VllmSampler(
+        source, config, stop_ids=(STOP,), seed=2**62 + 1, hardware=hardware, stop_text=rule
+    )
+
+
+def stop_text(source: str, *strings: str) -> StopText:
+    rule = StopText.build(AutoTokenizer.from_pretrained(source), strings)
+    assert rule is not None
+    return rule
 
 
 def load(source: str) -> PreTrainedModel:
@@ -117,6 +134,7 @@ def shaken(model: PreTrainedModel) -> Iterator[None]:
 
 class Engine:
     def __init__(self, source: str, **settings: object) -> None:
+        self.source = source
         self.model = load(source)
         self.sampler = start(source, **settings)
 
@@ -383,3 +401,32 @@ def test_missing_vllm_prints_the_lines_for_both_machines(monkeypatch: pytest.Mon
         start("anywhere")
     assert 'pip install "alpkit[vllm]"' in caught.value.fix
     assert "make install" in caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("untied", 0.7), ("tied", 1.0)])
+def test_stop_strings_and_several_end_tokens_end_responses_where_the_trainer_s_engine_does(
+    name: str, temperature: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = request.getfixturevalue(name)
+    sampler = engine.sampler
+    free = sampler.generate(REQUESTS, max_tokens=12, temperature=temperature)
+    long = [r.token_ids for r in free if len(r.token_ids) == 12]
+    rule = stop_text(engine.source, *(f"w{ids[3]} w{ids[4]}" for ids in long[:4]), f"w{long[5][6]}")
+    ends = (STOP, long[6][5], long[7][8])
+    monkeypatch.setattr(sampler, "_stop_text", rule)
+    monkeypatch.setattr(sampler, "_stop_ids", list(ends))
+    stopped = sampler.generate(REQUESTS, max_tokens=12, temperature=temperature)
+
+    def cut(response: Response) -> Response:
+        at = [n for n, token in enumerate(response.token_ids, 1) if token in ends]
+        at += [n] if (n := rule.end(response.token_ids)) else []
+        return Response(response.token_ids[: min(at)], response.logp, "stop") if at else response
+
+    for response, whole in zip(stopped, map(cut, free), strict=True):
+        assert response.token_ids == whole.token_ids
+        assert response.finish == whole.finish
+    by_text = [r for r in stopped if r.finish == "stop" and r.token_ids[-1] not in ends]
+    assert by_text
+    assert {r.token_ids[-1] for r in stopped} >= set(ends) - {STOP}
+    wanted = trainer_logp(engine.model, paired(REQUESTS, stopped), temperature)
+    assert (flat([r.logp for r in stopped]) - wanted).abs().max() < 1e-5

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpkit.config.run import ReasoningGymConfig
+from alpkit.config.tasks import ReasoningGymConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.tasks import eval_items, load_task, split_of, train_items
-from alpkit.tasks.reasoning_gym import INSTRUCTION, ReasoningGym, extract, matches
+from alpkit.tasks.matching import extract, matches
+from alpkit.tasks.reasoning_gym import INSTRUCTION, ReasoningGym
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpkit.config.run import AdditionConfig
+from alpkit.config.tasks import AdditionConfig
 from alpkit.errors import AlpkitError, ConfigError
 from alpkit.tasks import (
     Item,

@@ -33,7 +33,7 @@ def scores(draws, k):
         flat = [token for own in draws for token in own]
         return [Response((token,), (0.0,), "stop") for token in flat]
 
-    return evaluate(
+    found = evaluate(
         task=Exact(),
         items=[Item("", str(RIGHT))] * len(draws),
         prompts=[(index,) for index in range(len(draws))],
@@ -43,6 +43,7 @@ def scores(draws, k):
         generate=generate,
         decode=lambda response: str(response.token_ids[0]),
     )
+    return {f"eval/{stat}": value for stat, value in found.metrics().items()}
 
 
 def closed_form(n, c, k):

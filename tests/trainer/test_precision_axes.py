@@ -13,7 +13,7 @@ from alpkit.policy.loading import load_policy
 from alpkit.rollout import Request
 from alpkit.rollout.hf import generate, score
 from alpkit.runs.checkpoint import load_checkpoint
-from alpkit.tracking import CellTracker
+from alpkit.runs.steps import CellTracker
 from alpkit.trainer import start_line, state, train_cell
 from alpkit.trainer.collect import held_out_scores
 from alpkit.trainer.loss_scale import LossScale
@@ -149,7 +149,7 @@ def test_evaluation_and_probe_run_as_the_updates_do(tmp_path, monkeypatch):
         lambda module, args, out: seen.append(out.dtype)
     )
     assert "dtype float16, head float32, sampler hf, rollout/rounded_share 1.000" in start_line(run)
-    held_out_scores(run)
+    held_out_scores(run, 0)
     assert set(seen) == {torch.float16}
     seen.clear()
     run.probe.check(run.sampler, run.policy.model)

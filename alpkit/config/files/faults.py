@@ -85,11 +85,11 @@ def faults_of(
                     faults[*path, text] = Fault(document.position(at), f"{name}{text}")
             case "missing" | "union_tag_not_found":
                 if kind == "union_tag_not_found":
-                    path = (*path, context["discriminator"].strip("'"))
+                    path = (*path, _key_of(context["discriminator"]))
                 faults[path] = Fault(document.position(at), f"{dotted(path)} is missing")
             case _:
                 if kind == "union_tag_invalid":
-                    key = context["discriminator"].strip("'")
+                    key = _key_of(context["discriminator"])
                     path, at, seen = (*path, key), (*at, key), context["tag"]
                     node = [field for branch in node for field in _children(branch, key)]
                 options = choices(node)
@@ -177,7 +177,7 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], unknown_last: bool
             path.append(key)
         elif not labelled and sum(1 for n in nodes for _ in branches(n)) > 1:
             labelled = True
-            if tagged := [b for n in nodes for b in branches(n) if _has_tag(b, key)]:
+            if tagged := _tagged([b for n in nodes for b in branches(n)], key):
                 nodes, tag = tagged, f" ({key})"
         else:
             path.append(key)
@@ -217,10 +217,16 @@ def is_section(branch: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(branch, type) and issubclass(branch, BaseModel)
 
 
-def _has_tag(branch: Any, tag: str | int) -> bool:
-    return is_section(branch) and any(
-        tag in choices([info.annotation]) for info in branch.model_fields.values()
-    )
+def _tagged(found: list[Any], tag: str | int) -> list[Any]:
+    """Keep the branches that carry a tag: as a field's only choice, else among its choices."""
+    options = [
+        (branch, choices([info.annotation]))
+        for branch in found
+        if is_section(branch)
+        for info in branch.model_fields.values()
+    ]
+    only = [branch for branch, listed in options if listed == [tag]]
+    return only or [branch for branch, listed in options if tag in listed]
 
 
 def _want(kind: str, context: dict[str, Any], options: list[str], message: str) -> str:
@@ -230,6 +236,11 @@ def _want(kind: str, context: dict[str, Any], options: list[str], message: str) 
         if name in _WANTED:
             return _WANTED[name].format(**context)
     return message[0].lower() + message[1:]
+
+
+def _key_of(discriminator: str) -> str:
+    """Give the key that tells a union's branches apart: a field, or a function named like it."""
+    return discriminator.strip("'").removesuffix("()")
 
 
 def _show(kind: str, seen: object) -> str:

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from alpkit.config.base import Section
+from alpkit.config.bases import BASES
 from alpkit.config.files.faults import check_path, faults_of
 from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
+from alpkit.config.grid.overlay import Overlay
 from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError, did_you_mean
@@ -44,7 +46,7 @@ class AblationConfig(Section):
     question: str = ""
     """What the grid is to answer, in one sentence."""
     base: dict[str, Any] = Field(default_factory=dict)
-    """Run fields that all arms share."""
+    """Run fields that all arms share; `from` names a published base (`config.bases`) that they go over."""
     arms: Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
     """Preset names, or mappings {preset, name, and any run field to override}."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -136,12 +138,25 @@ def _base(document: Document) -> Iterator[Fault]:
             f"{key} is not allowed in base",
             reasons[key],
         )
+    named = base.get("from")
+    if named is not None and (not isinstance(named, str) or named not in BASES):
+        hint = did_you_mean(named, BASES, "bases")
+        yield Fault(document.position(("base", "from")), f"{named!r} is not a base", hint)
+        return
+    own = {k: v for k, v in base.items() if k not in reasons and k != "from"}
+    overlay = Overlay(document.position(("base",)))
+    if named is not None:
+        shared = BASES[named].settings
+        overlay.merge(
+            (), shared, Document.constant(shared, document.position(("base", "from"))), ()
+        )
+    overlay.merge((), own, document, ("base",))
     try:
-        RunConfig.model_validate({k: v for k, v in base.items() if k not in reasons})
+        RunConfig.model_validate(overlay.data)
     except ValidationError as error:
         # What an arm or an axis may still complete or correct is judged on the cells.
         later = ("missing", "value_error", "union_tag_not_found")
-        yield from faults_of(error, document, ("base",), model=RunConfig, skip=later)
+        yield from faults_of(error, overlay.document, model=RunConfig, skip=later)
 
 
 def _arms(document: Document) -> Iterator[Fault]:

@@ -14,12 +14,8 @@ from alpkit.config.correction import WeightConfig
 from alpkit.config.files.yaml import Document, KeyPath, Mark
 from alpkit.config.objective import AdvantageConfig, RatioConfig, SurrogateConfig
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, Site
-from alpkit.config.run import (
-    AdditionConfig,
-    HfRolloutConfig,
-    ReasoningGymConfig,
-    VllmRolloutConfig,
-)
+from alpkit.config.run import HfRolloutConfig, VllmRolloutConfig
+from alpkit.config.tasks import TASK_FIELDS
 
 
 class _Kinds(NamedTuple):
@@ -47,11 +43,7 @@ _KINDS: dict[KeyPath, _Kinds] = {
             for site in get_args(Site)
         },
     ),
-    ("task",): _Kinds(
-        "name",
-        "addition",
-        {"addition": _fields(AdditionConfig), "reasoning_gym": _fields(ReasoningGymConfig)},
-    ),
+    ("task",): _Kinds("name", "addition", TASK_FIELDS),
     ("rollout",): _Kinds(
         "engine", "hf", {"hf": _fields(HfRolloutConfig), "vllm": _fields(VllmRolloutConfig)}
     ),

@@ -1,6 +1,6 @@
 """An ablation's points: every arm with every combination of axis values that it uses.
 
-Precedence: defaults < base < preset < arm < axis < `--set`. A field that an arm has no use for
+Precedence: defaults < named base < base < preset < arm < axis < `--set`. A field that an arm has no use for
 (`perturbation.*` without a perturbation, `objective.weight.upper` without a weight) does not
 vary that arm. An axis over the whole of `perturbation` is explicit and reaches every arm.
 Merging equal points, control arms and seeds are `expand.py`'s.
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from alpkit.config.bases import BASES
 from alpkit.config.files.faults import faults_of, leaves
 from alpkit.config.files.yaml import Document, Fault, KeyPath, config_error
 from alpkit.config.grid.ablation import Ablation, arm_name
@@ -113,7 +114,12 @@ class Points:
 
     def _overlay(self, settings: Mapping[str, Any], where: str, at: KeyPath) -> Overlay:
         overlay = Overlay(where)
-        overlay.merge((), self._config.base, self._document, ("base",))
+        base = dict(self._config.base)
+        if (named := base.pop("from", None)) is not None:
+            shared = BASES[named].settings
+            place = self._document.position(("base", "from"))
+            overlay.merge((), shared, Document.constant(shared, place), ())
+        overlay.merge((), base, self._document, ("base",))
         if "preset" in settings:
             method = preset(settings["preset"]).settings
             overlay.merge((), method, Document.constant(method, where), ())

@@ -35,8 +35,8 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "steps: 5",
             "f.yaml:1:1  steps is not a field of the run config\n"
-            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, hardware, head, model, "
-            "objective, perturbation, records, revision, rollout, seed, task, train",
+            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, evals, hardware, head, "
+            "model, objective, perturbation, prompt, records, revision, rollout, seed, task, train",
         ),
         (
             "train: {steps: ten}",
@@ -62,7 +62,7 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         ("model: 3", "f.yaml:1:8  model: wanted text, got 3"),
         (
             "task: {name: additon}",
-            "f.yaml:1:14  task.name: wanted one of addition, reasoning_gym, got the text 'additon'\n"
+            "f.yaml:1:14  task.name: wanted one of addition, reasoning_gym, file, math, got the text 'additon'\n"
             "  did you mean 'addition'?",
         ),
         ("task: {name: reasoning_gym}", "f.yaml:1:1  task.dataset is missing"),

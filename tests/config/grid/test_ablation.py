@@ -120,8 +120,8 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [{preset: grpo, objectiv: {}}]",
             "a.yaml:2:23  objectiv is not a field of an arm\n  did you mean 'objective'?  allowed: "
-            "checkpoint, diagnostics, dtype, eval, hardware, head, model, name, objective, perturbation, preset, "
-            "records, revision, rollout, task, train",
+            "checkpoint, diagnostics, dtype, eval, evals, hardware, head, model, name, objective, perturbation, "
+            "preset, prompt, records, revision, rollout, task, train",
         ),
         (
             "name: a\narms: [{preset: grpo, seed: 3}]",

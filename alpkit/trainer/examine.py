@@ -1,0 +1,194 @@
+"""Evaluate a trained cell or any model on any task, outside of a run: what `alpkit eval` calls.
+
+Usage: `examine("latest", Asked(task={"name": "math"}))`. Weights are the newest checkpoint's, in
+the run's precision (a bare model's in float32), sampled by the transformers engine; nothing is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+
+from alpkit.config import RunConfig, explain
+from alpkit.config.files.yaml import Document
+from alpkit.config.stored import as_of_now
+from alpkit.config.tasks import EvalSetConfig
+from alpkit.diagnostics.passes import Mean, mean_over_problems, pass_at_k
+from alpkit.errors import ConfigError, GridError, TrackingError
+from alpkit.policy.autocast import Precision
+from alpkit.policy.loading import (
+    Policy,
+    check_prompt,
+    encode_prompt,
+    load_policy,
+    pad_id,
+    stop_ids,
+    stop_texts,
+)
+from alpkit.rollout import Request, Response
+from alpkit.rollout.hf import generate
+from alpkit.rollout.stopping import StopText
+from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint
+from alpkit.runs.configs import scan_config
+from alpkit.runs.find import resolve
+from alpkit.runs.folder import GridFolder
+from alpkit.runs.states import read_grid
+from alpkit.tasks.evaluation import EvalSet, resolve_set
+from alpkit.trainer.evaluate import Evaluation, evaluate
+from alpkit.trainer.state import decode
+
+_LONGEST = 512
+"""Response tokens for a model that no run says more about."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to evaluate on and how; None: as the run did, or the configuration's default."""
+
+    task: dict[str, Any] | None = None
+    items: int | None = None
+    k: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    suffix: str | None = None
+    system: str | None = None
+    plain: bool = False
+    """Leave the chat template out."""
+    batch: int = 64
+    seed: int = 0
+
+
+class Found(NamedTuple):
+    """Scores with 95 % intervals clustered by problem; `passes[i]` is pass@(i + 1)."""
+
+    model: str
+    step: int | None
+    """Step of the checkpoint; None for a model that is no run's."""
+    set: EvalSet
+    evaluation: Evaluation
+    greedy: Mean
+    average: Mean
+    passes: tuple[Mean, ...]
+
+
+def examine(what: str, asked: Asked) -> Found:
+    """Evaluate `what`: a cell (any RUN_ID that names one), `builtin:…`, a model folder or a hub id."""
+    data, checkpoint = _origin(what)
+    config, entry = _config(what, data, asked)
+    chosen = resolve_set(config, entry, check=True)
+    policy = load_policy(config.model, revision=config.revision)
+    check_prompt(policy.tokenizer, chosen.prompt)
+    step = None
+    if checkpoint is not None:
+        step = int(load_checkpoint(checkpoint, policy.model)["step"])
+    policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    result = _evaluate(policy, chosen, asked, Precision(config.dtype, config.head))
+    solved = (result.sampled >= 1).sum(axis=1)
+    return Found(
+        model=config.model,
+        step=step,
+        set=chosen,
+        evaluation=result,
+        greedy=mean_over_problems(result.greedy),
+        average=mean_over_problems(result.sampled.mean(axis=1)),
+        passes=tuple(mean_over_problems(column) for column in pass_at_k(solved, chosen.k).T),
+    )
+
+
+def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked, precision: Precision) -> Evaluation:
+    tokenizer, stop = policy.tokenizer, chosen.prompt.stop
+
+    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+        return generate(
+            policy.model,
+            requests,
+            max_tokens=chosen.max_tokens,
+            temperature=temperature,
+            stop_ids=stop_ids(policy.model, tokenizer, stop),
+            pad_id=pad_id(tokenizer),
+            batch=asked.batch,
+            precision=precision,
+            stop_text=StopText.build(tokenizer, stop_texts(tokenizer, stop)),
+            top_p=chosen.top_p if temperature else 1.0,
+        )
+
+    return evaluate(
+        task=chosen.task,
+        items=chosen.items,
+        prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
+        k=chosen.k,
+        temperature=chosen.temperature,
+        seed=asked.seed,
+        generate=respond,
+        decode=lambda response: decode(policy, response, stop),
+        name=chosen.name,
+    )
+
+
+def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
+    """Give the run fields that `what` comes with, and its newest checkpoint."""
+    if what.startswith("builtin:") or (Path(what).expanduser() / "config.json").is_file():
+        return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
+    try:
+        target = resolve(what)
+    except GridError:
+        if what.count("/") == 1 and not what.startswith((".", "/", "~")):
+            return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
+        raise
+    cell = target.cell_id
+    if cell is None:
+        cells = read_grid(target.folder).cells
+        if len(cells) != 1:
+            shown = "; ".join(f"{c.cell_id} ({c.arm}, seed {c.seed})" for c in cells[:12])
+            raise GridError(
+                f"{what!r} is a grid of {len(cells)} cells, and one policy is evaluated",
+                where=str(target.folder),
+                why=shown,
+                fix="name one of its cells",
+            )
+        cell = cells[0].cell_id
+    run = GridFolder(target.folder).run(cell)
+    newest = latest_checkpoint(run.checkpoints)
+    if newest is None:
+        raise TrackingError(
+            f"cell {cell} has no checkpoint to evaluate",
+            where=str(run.path),
+            why="it was stopped before its first one, or it was removed",
+            fix="run the grid again to finish it",
+        )
+    fix = "run the grid again: it writes the cell's configuration anew"
+    stored = scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0]
+    return as_of_now(stored), newest
+
+
+def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
+    entry = {
+        "name": "eval",
+        "task": asked.task,
+        "items": asked.items,
+        "k": asked.k,
+        "temperature": asked.temperature,
+        "max_tokens": asked.max_tokens,
+        "suffix": asked.suffix,
+        **({} if asked.top_p is None else {"top_p": asked.top_p}),
+    }
+    prompt = dict(data.get("prompt") or {})
+    prompt |= {} if asked.system is None else {"system": asked.system}
+    if asked.plain:
+        prompt |= {"template": "none", "template_args": {}}
+    if asked.task is None and "task" not in data:
+        raise ConfigError(
+            f"{what} is a model, which has no task of its own",
+            where="--task",
+            fix="name one: --task math",
+        )
+    data = {**data, "prompt": prompt, "evals": [entry], "seed": asked.seed}
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, Document.constant(data, "alpkit eval"), model=RunConfig) from error
+    return config, config.evals[0]
