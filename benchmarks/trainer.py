@@ -51,9 +51,11 @@ def ours(model: Any, data: dict[str, Any], budget: int) -> Loss:
     from alpkit.objective import normalizer_sums, policy_loss, whole_batch
     from alpkit.policy.attention import Packing
     from alpkit.policy.logprobs import response_logprobs
+    from alpkit.policy.memory import keep_freed_memory
     from alpkit.rollout import Request, Response, collate
     from alpkit.trainer.batches import Batch, cut
 
+    keep_freed_memory()  # as the trainer does when it starts
     split = list(zip(data["ids"], data["prompts"], data["old"], strict=True))
     rollout = collate(
         [Request(tuple(ids[:n]), 0) for ids, n, _ in split],

@@ -40,8 +40,9 @@ def plain_head(model: PreTrainedModel) -> Tensor | None:
     return head.weight if plain and not hooked else None
 
 
-def _logits(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:
-    logits = hidden @ weight.T
+def _logits(hidden: Tensor, weight: Tensor, scale: float, room: Tensor) -> Tensor:
+    """Logits in `room`, whose memory all chunks share: on a CPU, fresh pages cost as much as the sums."""
+    logits = torch.mm(hidden, weight.T, out=room[: len(hidden)])
     return logits if scale == 1 else logits.mul_(scale)
 
 
@@ -51,13 +52,14 @@ class _Head(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
         logp, normalizer, entropy = (hidden.new_empty(len(hidden)) for _ in range(3))
+        room = hidden.new_empty(2, min(chunk, len(hidden)), len(weight))
         for start in range(0, len(hidden), chunk):
             at = slice(start, start + chunk)
-            logits = _logits(hidden[at], weight, scale)
+            logits = _logits(hidden[at], weight, scale, room[0])
             normalizer[at] = logits.logsumexp(dim=-1)
             logp[at] = logits.gather(-1, target[at, None])[:, 0] - normalizer[at]
             # Entropy is the normaliser less the mean logit.
-            chance = (logits - normalizer[at, None]).exp_()
+            chance = torch.sub(logits, normalizer[at, None], out=room[1, : len(logits)]).exp_()
             entropy[at] = normalizer[at] - torch.linalg.vecdot(chance, logits)
         ctx.save_for_backward(hidden, weight, target, normalizer)
         ctx.scale, ctx.chunk = scale, chunk
@@ -71,10 +73,12 @@ class _Head(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
+        room = hidden.new_empty(min(ctx.chunk, len(hidden)), len(weight))
         for start in range(0, len(hidden), ctx.chunk):
             at = slice(start, start + ctx.chunk)
             # d logp / d logits = onehot - softmax, by the token's gradient; in the logits' own memory.
-            slope = _logits(hidden[at], weight, ctx.scale).sub_(normalizer[at, None]).exp_()
+            logits = _logits(hidden[at], weight, ctx.scale, room)
+            slope = logits.sub_(normalizer[at, None]).exp_()
             slope.mul_(-grad[at, None])
             slope.scatter_add_(-1, target[at, None], grad[at, None])
             if to_hidden is not None:

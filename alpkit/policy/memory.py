@@ -4,7 +4,9 @@ Results change by float rounding only, whatever these say. Not here: the token b
 which is the user's (`hardware.micro_batch_tokens`).
 """
 
+import ctypes
 import os
+import sys
 from typing import Final
 
 import torch
@@ -16,6 +18,7 @@ _LOGITS_CPU: Final = 64 * _MIB
 _LOGITS_GPU_SHARE: Final = 1 / 256
 _MOST_ROWS: Final = 512
 _CACHE_SHARE: Final = 1 / 8
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
 
 
 def head_chunk(model: PreTrainedModel, device: torch.device) -> int:
@@ -33,6 +36,19 @@ def generated_rows(model: PreTrainedModel, tokens: int, device: torch.device) ->
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * 4 * int(config.num_hidden_layers) * int(heads) * int(width) * tokens
     return max(1, min(_MOST_ROWS, int(total_memory(device) * _CACHE_SHARE) // row))
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what the process frees for what it allocates next; says whether it does.
+
+    Else every large tensor on a CPU begins with fresh pages, which the kernel clears: a third of a forward.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another libc
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def total_memory(device: torch.device) -> int:

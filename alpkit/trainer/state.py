@@ -20,6 +20,7 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
+from alpkit.policy.memory import keep_freed_memory
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.rollout import Request, Response, Sampler, collate
@@ -95,6 +96,7 @@ class TrainerState:
 
 def set_up(config: RunConfig, folder: Path) -> TrainerState:
     """Load policy, task, sampler and optimizer; nothing is written."""
+    keep_freed_memory()
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     verify_head(policy.model)

@@ -1,5 +1,8 @@
 """Log-probs of given tokens: the chunked, response-only head against transformers' own forward."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -155,3 +158,20 @@ def test_a_logit_transform_that_we_do_not_know_is_refused():
     model.forward = scaled
     with pytest.raises(ConfigError, match=r"Qwen2ForCausalLM does not end in backbone \+ LM head"):
         verify_head(model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
+def test_freed_memory_is_used_again_without_new_pages():
+    """A tensor of 256 MiB, made again and again: in the end its pages are there already."""
+    code = (
+        "import resource, torch\n"
+        "from alpkit.policy.memory import keep_freed_memory\n"
+        "kept = keep_freed_memory()\n"
+        "for _ in range(12):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.zeros(2**26)\n"
+        "print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, faults = map(int, run.stdout.split())
+    assert not kept or faults < 2**26 * 4 // 4096 // 10
