@@ -22,7 +22,7 @@ EVALUATIONS: Final = 3
 
 
 def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
-    """Of the steps that logged a value, those whose mean is the run's score: never the last point alone.
+    """Select the steps whose mean is the run's score, among those that logged a value; never the last alone.
 
     These are the ones among the last `WINDOW` steps of a run of `last`; where fewer than `at_least` fall
     there, the last `at_least` of all. Step 0 is the evaluation before training and no score of the run.
@@ -34,7 +34,7 @@ def scored(steps: Sequence[int], last: int, *, at_least: int = 0) -> list[int]:
 
 
 class Metric(NamedTuple):
-    """One key, or one template of a family: definition with weighting, reading with source."""
+    """One metric key, or the template of a family: its unit, its definition, and how to read it."""
 
     key: str
     unit: str
@@ -129,12 +129,12 @@ _PLAIN = (
         for key, unit, definition, reading in (
             ("spike", "flag",
                 f"1 when log {what} stands more than 4 robust standard deviations above its trailing window.",
-                "Share of ones = spike rate. Absent until 16 steps have computed v (design §6). Who made it: "
+                "Share of ones = spike rate. Absent until 16 steps have computed v. Who made it: "
                 "spikes.jsonl."),
             ("spike_z", "robust sd",
                 f"(log v - median) / (1.4826 max(MAD, 0.05)) over the last 50 values of v before this one, v = {what}; "
                 "the largest where there are two.",
-                "Above 4 is a spike; no look-ahead (corrections §3.2)."),
+                "Above 4 is a spike; no look-ahead."),
         )
     ),
     *(
@@ -236,14 +236,14 @@ _PLAIN = (
     Metric("noise/realised_ratio", "ratio",
         "Root mean square of the noise that arrived / (sigma, times the token's rms where relative); the "
         "smallest over perturbed layers.",
-        "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, alp.md G1)."),
+        "1 is right; under 0.5 the dtype swallows the noise (bfloat16 at 1e-4: 0.28, docs/alp.md)."),
     Metric("noise/to_rms", "ratio",
         "noise/realised_std / root mean square of the state before the addition; mean over layers.",
         "How loud the noise is; with scale: absolute it falls with depth as the residual stream grows."),
     Metric("noise/signal_to_noise", "ratio",
         "|mean| / sample standard deviation, over the step's micro-batches, of the gradient of log sigma; "
         "mean over its entries. Absent below two micro-batches.",
-        "Near 0 log sigma walks at random: its signal grows with sigma itself (alp.md F.2.4)."),
+        "Near 0 log sigma walks at random: its signal grows with sigma itself (docs/alp.md)."),
     Metric("rollout/rounded_share", "share",
         "Weights of the decoder blocks' matrices that rollout.weights rounds / all of them; at step 0, and "
         "absent where none is rounded.",
@@ -327,9 +327,9 @@ RATIO_STATS: Final[dict[str, Metric]] = {
             (f"p{digits}", "nats", f"{percent} % quantile (linear interpolation) {_LOG}.", reading)
             for digits, percent, reading in (
                 ("01", "1", "Left tail: tokens that the trainer disowns."),
-                ("02", "2", "Lower edge of the paper's envelope (alp.md D.2.2)."),
+                ("02", "2", "Lower edge of the paper's envelope."),
                 ("50", "50", "0 when most tokens agree."),
-                ("98", "98", "Upper edge of the paper's envelope (alp.md D.2.2)."),
+                ("98", "98", "Upper edge of the paper's envelope."),
                 ("99", "99", "Right tail."),
                 ("999", "99.9", "Needs 1000 items to differ from the maximum."),
             )
@@ -430,7 +430,7 @@ def _table() -> dict[str, Metric]:
 
 
 def describe(key: str) -> Metric:
-    """Definition of `key`; raises `TrackingError` that names the closest key when there is none."""
+    """Give the definition of `key`; raises `TrackingError`, naming the closest key, when there is none."""
     if metric := _table().get(key):
         return metric
     if (match := _LAYER_KEY.fullmatch(key)) and match[1] in _BY_LAYER:
@@ -477,7 +477,7 @@ def _metric_rows(metrics: Iterable[Metric]) -> list[str]:
 
 
 def markdown() -> str:
-    """Text of docs/metrics.md."""
+    """Return the text of docs/metrics.md."""
     areas: dict[str, list[Metric]] = {}
     for metric in _PLAIN:
         areas.setdefault(metric.key.split("/")[0], []).append(metric)

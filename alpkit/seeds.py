@@ -1,4 +1,4 @@
-"""Every random stream's seed, by hashing what it is for: never by adding integers.
+"""Derive every random stream's seed by hashing its purpose, never by adding integers.
 
 Usage: `derive(seed, "sampling", step, item, sample)`. Adding integers makes (seed 0, step 1) and
 (seed 1, step 0) share a stream; a hash of the tuple does not.

@@ -1,6 +1,7 @@
 """How values become text: numbers, intervals and dashes in tables, plain types in JSON."""
 
 import math
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -65,3 +66,8 @@ def json_ready(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def without_html(text: str) -> str:
+    """Markdown whose every `<` is a character: a name or an error may hold a tag, we write none."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)

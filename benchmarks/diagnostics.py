@@ -1,4 +1,4 @@
-"""What looking costs: the sketch's speed, the records' size and speed, and diagnostics' share of a step.
+"""Measure what diagnostics cost: the sketch's speed, the records' size and speed, and the share of a step.
 
     python benchmarks/diagnostics.py [--dry] [--items 100000000] [--steps 3]
 

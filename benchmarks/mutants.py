@@ -1,4 +1,4 @@
-"""What can be broken in a module: one operator, bound, sign, mask, constant or name at a time.
+"""Break a module in every possible way: one operator, bound, sign, mask, constant or name at a time.
 
 Annotations, docstrings, imports, `strict=` and the texts of errors are left alone: they compute nothing.
 `mutants(source)` yields each changed module with the line it changed and how; `benchmarks/mutate.py` runs

@@ -1,4 +1,4 @@
-"""What the perturbation costs: share of a training step's seconds, and added peak memory.
+"""Measure what the perturbation costs: share of a training step's seconds, and added peak memory.
 
     python benchmarks/perturbation.py [--steps 5] [--threads 2] [--model builtin:smollm2-135m]
 

@@ -41,6 +41,31 @@ The functions are in `alpkit.diagnostics`; all take log ratios d and describe th
 x = exp(d) (`side="right"`) or of 1/x (`side="left"`). A shape xi above 0.5 means that the ratio's
 variance does not exist, above 1 that its mean does not.
 
+## Which number do I look at?
+
+The importance ratio x = π_θ/μ says how much more likely the policy in training finds a token than the sampler did.
+If the two agreed, every ratio would be 1. A few huge ratios can rule an update. The question is how heavy that tail is.
+
+Start with the report's three numbers, in this order:
+
+1. **Width** (`ratio/raw/token/width`, in the terminal's table; P98 − P2 of log x). Needs few tokens and no model of the
+   tail, so it is the steadiest of the three. It is blind beyond its two ends: those are what 2 and 3 are for.
+2. **ESS** (`ratio/raw/<level>/ess`), the share of the sample that the weights leave in effect. 0.9: weighting costs
+   a tenth of the data. 0.1: ten responses do the work of one. ESS falls with *any* spread, heavy tail or not.
+3. **k-hat** (`ratio/raw/<level>/khat_right`), the tail's shape. Below 0.5 the ratio has a variance. Above
+   `khat_limit(n)` (0.7 once n is 2,200 or more) an average of n such ratios cannot be trusted.
+   Read its interval, not the point: it is made of the largest few per cent of the items.
+
+Which level? *Token* for methods that weight or clip tokens, *product* for those that take a response's ratio as a
+whole, *geometric* for its mean per token. Product ratios of long responses are always wide; compare arms, not levels.
+Which side? *Right* is where the policy finds a token much likelier than the sampler did (x is huge, the update
+explodes); *left* is the opposite (1/x is huge, the policy has dropped what was sampled).
+
+A status is an answer too: `flat` means no spread, so no tail; `short` too few items for one; `saturated` that the
+ratios meet a clamp, so the true tail is heavier. For everything else, put `hill` beside `fit_gpd` beside
+`moment_estimator`: where they agree the number is the data's, where they differ it is the estimator's. The rest of
+this page says by how much.
+
 ## How to read them
 
 - **`hill`** is the mean log excess over the (k+1)-th largest ratio. Right for a pure power law, always
@@ -204,7 +229,7 @@ def clustered() -> str:
 
 
 def verdicts() -> str:
-    """How often the two tests say what, at the default threshold."""
+    """Count the answers of the two tests, at the default threshold."""
     laws: dict[str, Draw] = {
         "Pareto, xi = 0.5": lambda rng, n: 0.5 * rng.exponential(size=n),
         "GPD, xi = 0.5": gpd(0.5),

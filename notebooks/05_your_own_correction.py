@@ -165,5 +165,6 @@ plt.show()
 
 # %% [markdown]
 # From here: give it three seeds or more and the steps of the quickstart, look at `alpkit plan own.yaml`
-# for what will run, and let `alpkit analyze own` say whether the difference is beyond seed noise. If your
-# correction deserves a name, it is one entry in `alpkit/config/presets.py`.
+# for what will run, and let `alpkit analyze own` say whether the difference is beyond seed noise. To use
+# your correction in several grids, write it into a file and list that under `methods:`; `docs/extend.md`
+# shows how, and how to add mathematics that no axis has yet.

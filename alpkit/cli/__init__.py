@@ -26,7 +26,7 @@ app = typer.Typer(
 
 
 class LauncherChoice(StrEnum):
-    """Mirrors `LaunchConfig.launcher`, whose module would import pydantic for a help text."""
+    """Name the launchers of `LaunchConfig` again: importing that module for a help text would import pydantic."""
 
     inline = "inline"
     processes = "processes"
@@ -37,12 +37,16 @@ RunId = Annotated[
     str,
     typer.Argument(
         metavar="RUN_ID",
-        help="A folder, a run id of parent or child, `latest`, a grid's name, or a prefix of one.",
+        help="A folder, an MLflow run id of a grid or cell, `latest`, a grid's name, or the start of one of these.",
     ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="K=V", help="Fix a dotted run field in every cell; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="K=V",
+        help="Set a run field in every cell, for example train.steps=5; repeatable.",
+    ),
 ]
 Uri = Annotated[
     str | None,
@@ -51,6 +55,7 @@ Uri = Annotated[
         help="MLflow store; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Mean it: the grid has more than 10,000 cells.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
@@ -69,7 +74,7 @@ def root(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Hold the options of every command."""
+    """Take the options that stand before a command."""
 
 
 @app.command()
@@ -92,10 +97,11 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print what would run, create nothing.")
     ] = False,
+    yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run what is left of a grid: the same command again resumes, an amended file adds cells.
+    """Run the cells of a grid that have not finished; run it again to resume, or after adding to the file.
 
     Exit code 0: every cell finished; 1: some failed; 2: bad input, nothing created; 130: interrupted.
     """
@@ -109,7 +115,7 @@ def run(
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
     )
-    done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json)
+    done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json, many=yes)
     if not done:
         raise typer.Exit(SOME_FAILED)
 
@@ -119,13 +125,14 @@ def plan(
     file: File,
     sets: Sets = None,
     full: Annotated[bool, typer.Option(help="Print every cell's resolved config as YAML.")] = False,
+    yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print every cell of a grid with its id, axes and state; runs nothing."""
     from alpkit.cli import looking
 
-    looking.plan(file, sets or [], full=full, as_json=json)
+    looking.plan(file, sets or [], full=full, as_json=json, many=yes)
 
 
 @app.command()
@@ -154,12 +161,12 @@ def compare(
         ),
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Compare other tasks, models or backends all the same.")
+        bool, typer.Option("--force", help="Compare even where task, model or engine differ.")
     ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put arms side by side, of one grid or of several: scores, config differences, what is beyond noise."""
+    """Compare arms of one grid or of several: their scores, their settings, and which differences exceed seed noise."""
     from alpkit.cli import comparing
 
     comparing.compare(runs, force=force, as_json=json)
@@ -168,7 +175,7 @@ def compare(
 @app.command()
 def replay(
     methods: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Presets or YAML files (objective:) to compare.")
+        str, typer.Option(metavar="A,B,…", help="Presets or method files (YAML) to compare.")
     ],
     run_id: RunId = "latest",
     steps: Annotated[
@@ -178,16 +185,17 @@ def replay(
     gradients: Annotated[
         bool | None,
         typer.Option(
-            help="Demand gradients; --no-gradients spares them; default: where the policy was kept."
+            help="Compute gradients, or not; default: where the run kept its weights (records.replay)."
         ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what other corrections would have made of a cell's recorded batches; trains nothing.
+    """Apply other corrections to a cell's recorded batches and compare what they do; trains nothing.
 
-    Loss, ratios, weights, what is removed and its overlap; with `records.replay: true` in the run also
-    gradients. The run's own method is always among them and must give what was logged.
+    Reports loss, ratios, weights, what is removed and how far that overlaps; where the run had
+    `records.replay: true`, gradients too. The run's own method is always among them, and is checked against what
+    the run logged.
     """
     from alpkit.cli import replaying
 
@@ -270,7 +278,10 @@ def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> 
 @app.command()
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A preset, for its whole card.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A preset or a method file (YAML), for its whole card."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -279,6 +290,22 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def sync(
+    run_id: RunId = "latest",
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send what the store lacks of a grid's folder: after an outage, or into another store; nothing twice."""
+    from alpkit.cli import syncing
+
+    syncing.sync(run_id, tracking_uri, as_json=json)
 
 
 @app.command()
@@ -294,5 +321,5 @@ def ui(
 
 
 def main() -> None:
-    """Entry point of the `alpkit` command."""
+    """Start the `alpkit` command."""
     app()

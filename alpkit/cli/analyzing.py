@@ -2,20 +2,27 @@
 
 from alpkit.cli.output import note, print_json
 from alpkit.errors import TrackingError
-from alpkit.tracking import log_report
+from alpkit.tracking import log_report, usable_uri
 
 
 def analyze(run_id: str, tracking_uri: str | None, *, as_json: bool) -> None:
-    """Write the report, then log its files; a store out of reach costs the second only."""
+    """Write the report and log its files to MLflow; if the store is out of reach, there is still the report."""
     from alpkit.analysis import analyze as write_report  # heavy: pandas, matplotlib
 
     report = write_report(run_id, tracking_uri=tracking_uri)
     grid, cell = report.frame.grid, report.frame.only_cell
-    uri = tracking_uri or grid.tracking_uri or None
     logged = True
     # A cell's report must not take the place of its grid's.
     place = f"report-{cell}" if cell else "report"
     try:
+        uri = usable_uri(tracking_uri, grid.tracking_uri)
+        if not grid.parent_run_id:
+            raise TrackingError(
+                "the grid has no run in a store",
+                where=str(grid.folder),
+                why="no store has answered since it began",
+                fix="send the grid first: alpkit sync RUN",
+            )
         log_report(grid.parent_run_id, report.folder, tracking_uri=uri, folder=place)
     except TrackingError as error:
         logged = False

@@ -1,7 +1,7 @@
 """`alpkit compare`: arms of one grid or of several, side by side."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.cli.tables import plain_table
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
     """Print scores, what differs in the configs, and what the seeds tell apart."""
     for name in names:
-        # A typing error is worth hearing before pandas is imported.
+        # A misspelt name is reported before pandas is imported, which takes a second.
         if ":" not in name:
             resolve(name)
     from alpkit.analysis.compare import compare as compare_runs
@@ -37,7 +37,7 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
         note(f"note: {text}")
 
 
-def _json(found: "Comparison") -> dict[str, Any]:
+def _json(found: "Comparison") -> dict[str, object]:
     from alpkit.analysis.text import json_ready
 
     return {

@@ -1,4 +1,4 @@
-"""How failures look on the terminal: a panel for what the user can act on, a traceback for bugs."""
+"""Show failures on the terminal: a panel for what the user can act on, a traceback for bugs."""
 
 import sys
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ class Group(TyperGroup):
     """Turns an `AlpkitError` from any command into its panel and exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; 130 when interrupted."""
+        """Run the command; exit with 130 when interrupted."""
         from alpkit.errors import AlpkitError
 
         try:
@@ -26,12 +26,12 @@ class Group(TyperGroup):
             show(error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; the same command goes on from here\n")
+            sys.stderr.write("interrupted; run the same command again to resume\n")
             raise typer.Exit(INTERRUPTED) from None
 
 
 def show(error: Exception) -> None:
-    """Print an `AlpkitError` as a panel on stderr, and nothing but text where that is no terminal."""
+    """Print an error on stderr: as a panel on a terminal, as plain text elsewhere."""
     from rich.console import Console
     from rich.panel import Panel
     from rich.text import Text

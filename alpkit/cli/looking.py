@@ -11,20 +11,19 @@ from alpkit.errors import TrackingError
 from alpkit.runs.find import list_grids, resolve
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import killed_if_not_live, read_grid
-from alpkit.tracking import resolve_uri
+from alpkit.tracking import has_secret, masked, resolve_uri
 
 
-def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool) -> None:
+def plan(file: Path, sets: Sequence[str], *, full: bool, as_json: bool, many: bool = False) -> None:
     from alpkit.config import dump_yaml, expand, load_ablation
     from alpkit.launch import adopt, states
 
-    grid = adopt(expand(load_ablation(file, sets)), Path("."))
+    grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
     rows = tables.cell_rows(grid, states(grid))
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
-        if full:
-            rows = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        print_json({**grid.manifest(), "cells": rows})
+        whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
+        print_json({**grid.manifest(), "cells": whole if full else rows})
         return
     if full:
         for cell in grid.cells:
@@ -87,15 +86,15 @@ def ui(tracking_uri: str | None, port: int) -> None:
     if uri.startswith(("http://", "https://")):
         raise TrackingError(
             "the store is a server already",
-            where=uri,
+            where=masked(uri),
             why="`mlflow ui` serves local stores",
-            fix=f"open {uri} in a browser",
+            fix=f"open {masked(uri)} in a browser",
         )
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).is_file():
         raise TrackingError(
             "there is no tracking store here",
-            where=uri,
+            where=masked(uri),
             why=f"{database} does not exist in {Path.cwd()}",
             fix="change to the folder where `alpkit run` was started, or pass --tracking-uri",
         )
@@ -106,6 +105,11 @@ def ui(tracking_uri: str | None, port: int) -> None:
     if not grids:
         note(base)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "ui"]
+    if has_secret(uri):
+        # Every user of the machine sees a command line.
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    else:
+        command += ["--backend-store-uri", uri]
     sys.stderr.flush()
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

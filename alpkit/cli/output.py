@@ -2,11 +2,10 @@
 
 import json
 import shlex
-from typing import Any
 
 from rich.console import Console, RenderableType
 
-from alpkit.tracking import DEFAULT_URI, charts_path
+from alpkit.tracking import DEFAULT_URI, HIDDEN, charts_path, masked
 
 # Where there is no terminal, a row is a line, however long.
 _PIPE_WIDTH = 1000
@@ -23,7 +22,7 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
@@ -37,10 +36,12 @@ def note(text: str) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """What to type to see the store."""
-    return (
-        "mlflow ui" if uri == DEFAULT_URI else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    )
+    """What to type to see the store; a password is left to the environment that holds it."""
+    if uri == DEFAULT_URI:
+        return "mlflow ui"
+    if HIDDEN in masked(uri):
+        return f'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"  # {masked(uri)}'
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def charts_link(experiment_id: str, base: str = "http://127.0.0.1:5000") -> str:

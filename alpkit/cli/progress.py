@@ -1,4 +1,4 @@
-"""What a running grid shows: one bar and a line per active cell, or plain lines without a terminal."""
+"""Show a running grid: one bar and a line per active cell, or plain lines without a terminal."""
 
 import time
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Screen(Protocol):
 
 
 def screen(cells: Mapping[str, Cell], console: Console, *, plain: bool) -> Screen:
-    """Choose how to show the launch of `cells`."""
+    """Choose bars or plain lines for the launch of `cells`."""
     return Lines(cells, console) if plain else Bars(cells, console)
 
 
@@ -135,7 +135,7 @@ class Bars:
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    """`reward 0.512  kl 0.0031  width 0.42`: what there is of it."""
+    """Format a step's headline metrics, those that it has: `reward 0.512  kl 0.0031  width 0.42`."""
     return "  ".join(f"{name} {metrics[key]:.3g}" for key, name in HEADLINE if key in metrics)
 
 

@@ -1,4 +1,4 @@
-"""docs/cli.md from the commands themselves: `python -m alpkit.cli.reference > docs/cli.md`."""
+"""Write docs/cli.md from the commands: `python -m alpkit.cli.reference > docs/cli.md`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _EVERYWHERE = ("help", "debug")
 
 
 def render() -> str:
-    """Markdown of every command: usage, help, arguments and options."""
+    """Return the Markdown of every command: usage, help, arguments and options."""
     group: Any = typer.main.get_command(app)
     parts = [_HEAD]
     for name, command in group.commands.items():

@@ -1,12 +1,15 @@
-"""`alpkit replay`: what other corrections would have made of a run's recorded batches."""
+"""`alpkit replay`: apply other corrections to a run's recorded batches."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alpkit.replay import Replay
 
 _METHODS = {
     "loss": "loss",
@@ -45,7 +48,7 @@ def replay(
     *,
     as_json: bool,
 ) -> None:
-    """Replay, write `reports/<id>-replay/`, print the numbers pooled over steps."""
+    """Replay, write `reports/<id>-replay/`, and print the numbers pooled over steps."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
         raise ConfigError(
@@ -71,7 +74,7 @@ def replay(
     note(f"{written.folder}{' (replaced an earlier replay)' if written.replaced else ''}")
 
 
-def _verdict(found: Any) -> str:
+def _verdict(found: "Replay") -> str:
     if found.equals_logged is None:
         return "the run's own method could not be compared with what was logged"
     rows = found.logged

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -31,13 +31,21 @@ def options(
         only=only,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
-        source=file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "",
+        source=_source(file),
     )
 
 
-def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_json: bool) -> bool:
+def run(
+    file: Path,
+    sets: Sequence[str],
+    options: Options,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    many: bool = False,
+) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = adopt(expand(load_ablation(file, sets)), options.root)
+    grid = adopt(expand(load_ablation(file, sets), many=many), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")
@@ -65,6 +73,13 @@ def run(file: Path, sets: Sequence[str], options: Options, *, dry_run: bool, as_
     return not outcome.failed
 
 
+def _source(file: Path) -> str:
+    """The file's text as an artifact; what is wrong with the file is said by who reads it as YAML."""
+    with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(1_000_000)
+    return ""
+
+
 def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
     rows = tables.cell_rows(grid, states(grid))
     chosen = [row for row in rows if row["cell_id"] in todo]
@@ -84,6 +99,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
                 "folder": str(outcome.folder),
                 "parent_run_id": outcome.parent_run_id,
                 "tracking_uri": outcome.tracking_uri,
+                "unsent": None if outcome.unsent is None else str(outcome.unsent),
                 "skipped": list(outcome.skipped),
                 "cells": tables.state_rows(outcome.records),
                 "arms": results,
@@ -99,7 +115,10 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         note(f"  log: {log}")
     if outcome.failed:
         note("run the same command again to resume what has not finished")
-    note(f"next: alpkit analyze {outcome.parent_run_id[:8]}")
+    if outcome.unsent is not None:
+        note(f"warning: the store lacks some of what is in {outcome.folder}: {outcome.unsent}")
+        note(f"send it when the store answers: alpkit sync {outcome.folder.name}")
+    note(f"next: alpkit analyze {outcome.parent_run_id[:8] or outcome.folder.name}")
     note(f"      {ui_command(outcome.tracking_uri)}")
-    link = charts_link(read_manifest(outcome.folder).experiment_id)
-    note(f"      then open {link}")
+    if experiment := read_manifest(outcome.folder).experiment_id:
+        note(f"      then open {charts_link(experiment)}")

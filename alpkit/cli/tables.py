@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from rich.table import Table
 
@@ -36,8 +36,18 @@ RESULTS = (
 )
 
 
-def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]:
-    """One JSON-ready row per cell of a plan."""
+class PlanRow(TypedDict):
+    """A cell of a plan, JSON-ready."""
+
+    cell_id: str
+    arm: str
+    seed: int
+    axes: dict[str, object]
+    state: str
+
+
+def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[PlanRow]:
+    """Make one JSON-ready row per cell of a plan."""
     return [
         {
             "cell_id": cell.cell_id,
@@ -50,7 +60,7 @@ def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[dict[str, Any]]
     ]
 
 
-def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def plan_table(rows: Iterable[PlanRow]) -> Table:
     table = _table("cell", "arm", "seed", "axes", "state")
     for row in rows:
         axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
@@ -58,7 +68,7 @@ def plan_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def state_rows(records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
     return [
         {
             "cell_id": r.cell_id,
@@ -86,7 +96,7 @@ def state_table(records: Iterable[CellRecord]) -> Table:
 
 
 def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
-    """Per arm: each score's mean and standard deviation over the seeds that finished."""
+    """Give every arm's scores: mean and standard deviation over the seeds that finished."""
     arms: dict[str, list[CellRecord]] = {}
     for record in records:
         arms.setdefault(record.arm, []).append(record)
@@ -124,7 +134,7 @@ def method_table(cards: Iterable[Card]) -> Table:
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Rows of text as they are."""
+    """Make a table of rows that are text already."""
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)

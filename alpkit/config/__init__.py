@@ -1,4 +1,4 @@
-"""What a run is, in pydantic. Imports no torch (a test holds it to that).
+"""Configuration of runs and grids, checked by pydantic. Imports no torch (a test holds it to that).
 
 Usage: `grid = expand(load_ablation("experiments/quickstart.yaml", ["train.steps=5"]))`.
 """

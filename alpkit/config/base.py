@@ -1,4 +1,4 @@
-"""What every config section shares: frozen, closed, documented by its attribute docstrings."""
+"""The base of every config section: frozen, closed, documented by its attribute docstrings."""
 
 import types
 from typing import Any, ClassVar, Union, get_args, get_origin

@@ -6,6 +6,7 @@
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from alpkit.config.correction import RejectDivergence, RejectRatio
+from alpkit.config.grid.own_methods import is_method_file, load_method
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
 from alpkit.config.presets import PRESETS, Preset, preset
@@ -48,27 +50,29 @@ class Card:
 
     @property
     def axes(self) -> dict[str, str]:
-        """Every axis in one line."""
+        """Describe every axis in one line."""
         return _axes(self.objective, self.perturbation)
 
     @property
     def settings(self) -> str:
-        """YAML of the settings, as an arm would have them."""
+        """Write the settings as YAML, as an arm would have them."""
         return yaml.safe_dump(self.preset.settings, sort_keys=False, default_flow_style=None)
 
     @property
     def text(self) -> str:
-        """The card for a terminal."""
+        """Format the card for a terminal."""
         rows = {"formula": self.preset.formula, **self.axes, "source": self.preset.source}
         rows |= {"not taken": self.preset.not_taken} if self.preset.not_taken else {}
         rows["avoid"] = self.preset.avoid
+        # A method file may leave its words out.
+        rows = {key: text for key, text in rows.items() if text}
         width = max(map(len, rows))
         lines = [self.name, *(f"  {key:<{width}}  {value}" for key, value in rows.items())]
         return "\n".join([*lines, "", self.settings])
 
     @property
     def section(self) -> list[str]:
-        """The card in docs/methods.md."""
+        """Format the card for docs/methods.md."""
         lines = ["", f"### {self.name}", "", f"`{self.preset.formula}`", ""]
         lines += [f"- **{key}**: {value}" for key, value in self.axes.items()]
         lines += [f"- **source**: {self.preset.source}", f"- **avoid** {self.preset.avoid}"]
@@ -76,8 +80,8 @@ class Card:
         return [*lines, "", "```yaml", *self.settings.rstrip().splitlines(), "```"]
 
     @property
-    def data(self) -> dict[str, Any]:
-        """The card for a program: every axis in full, as a run would have it."""
+    def data(self) -> dict[str, object]:
+        """Give the card for a program: every axis in full, as a run would have it."""
         noise = self.perturbation
         return {
             "name": self.name,
@@ -91,8 +95,14 @@ class Card:
 
 
 def card(name: str) -> Card:
-    """Make the card of one preset; raises `ConfigError` for a name that is none."""
-    method = preset(name)
+    """Make the card of one preset, or of a method file; raises `ConfigError` for a name that is neither."""
+    if is_method_file(name):
+        method = load_method(name)
+        return _card(method.name, method.preset)
+    return _card(name, preset(name))
+
+
+def _card(name: str, method: Preset) -> Card:
     objective = ObjectiveConfig.model_validate(method.settings["objective"])
     noise = method.settings.get("perturbation")
     perturbation = None if noise is None else PerturbationConfig.model_validate(noise)
@@ -166,7 +176,7 @@ def _rule(rule: dict[str, Any]) -> str:
 
 
 def markdown() -> str:
-    """Text of docs/methods.md."""
+    """Return the text of docs/methods.md."""
     lines = [*_HEAD.splitlines(), "", "## Axes", ""]
     lines += _table(("axis", "values and meaning"), _fields())
     lines += ["", "## Presets", ""]
@@ -182,7 +192,7 @@ def markdown() -> str:
 
 
 def _fields() -> list[tuple[str, str]]:
-    """Each setting of the objective with its docstring, in the order of the config."""
+    """List each setting of the objective with its docstring, in the order of the config."""
     rows = []
     for name, info in ObjectiveConfig.model_fields.items():
         section = info.default
@@ -208,7 +218,7 @@ def _anchor(name: str) -> str:
     return name.replace("/", "")
 
 
-def _table(header: tuple[str, ...], rows: list[Any]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [header, tuple("---" for _ in header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines]
 

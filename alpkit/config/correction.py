@@ -1,4 +1,4 @@
-"""Settings of what a correction does to the loss: weights that multiply it, rejections that edit it.
+"""Settings of importance weights, which multiply the loss, and of rejections, which leave tokens out of it.
 
 Part of `alpkit.config.objective`; apart from it because TRL, verl or a notebook can use these two
 without the rest (`alpkit.objective.mismatch_correction`). Not here: tensors.

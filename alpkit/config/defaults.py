@@ -1,4 +1,4 @@
-"""The table of every default of a run, committed so that none changes unnoticed.
+"""A table of every default of a run, committed so that none changes unnoticed.
 
 A changed default makes other cells of the same file, so it needs a new `DEFAULTS_VERSION`
 (`identity.py`). A new field needs none, only its line in the table:
@@ -25,10 +25,10 @@ _REQUIRED: Final = "(required)"
 
 
 class Defaults(NamedTuple):
-    """Defaults by dotted field, `rollout[vllm].dtype` where a section has alternatives."""
+    """Defaults by dotted field; a section with alternatives is written `rollout[vllm].dtype`."""
 
     version: int
-    fields: dict[str, Any]
+    fields: dict[str, object]
 
 
 def defaults(model: type[BaseModel] = RunConfig) -> Defaults:
@@ -70,30 +70,31 @@ def unversioned(before: Defaults, now: Defaults) -> str:
     return f"defaults changed: {'; '.join(changed)}" if changed else ""
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, object]]:
     for name, info in model.model_fields.items():
         default = info.get_default(call_default_factory=True, validated_data={})
-        sections = list(_sections(info.annotation))
+        below = list(sections(info.annotation))
         if default is PydanticUndefined:
             yield prefix + name, _REQUIRED
         else:
             shown = differences(default) if isinstance(default, BaseModel) else default
             yield prefix + name, json.loads(canonical(shown))
-        for section in sections:
-            label = "" if len(sections) == 1 else f"[{_kind(section, sections)}]"
+        for section in below:
+            label = "" if len(below) == 1 else f"[{_kind(section, below)}]"
             yield from _rows(section, f"{prefix}{name}{label}.")
 
 
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+def sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that an annotation allows, also those inside a list."""
     for branch in branches(annotation):
         if is_section(branch):
             yield branch
         elif get_origin(branch) in (list, tuple):
-            yield from _sections(get_args(branch)[0])
+            yield from sections(get_args(branch)[0])
 
 
 def _kind(section: type[BaseModel], siblings: list[type[BaseModel]]) -> str:
-    """The first value of the field that tells `section` from its siblings."""
+    """Find the first value of the field that tells `section` from its siblings."""
     for name, info in section.model_fields.items():
         own = choices([info.annotation])
         others = [s.model_fields[name].annotation for s in siblings if name in s.model_fields]

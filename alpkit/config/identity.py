@@ -1,7 +1,7 @@
-"""What a cell is hashed by: the fields that differ from the defaults, and the version of the defaults.
+"""A cell's id: a hash of the fields that differ from the defaults, and of the version of the defaults.
 
-So a new field changes no id: no cell made before it sets it. A default that changes does change ids,
-through `DEFAULTS_VERSION` and nothing else; the committed table of defaults (`defaults.py`) holds us to it.
+A new field therefore changes no id, because no earlier cell sets it. A changed default does change ids, but
+only through `DEFAULTS_VERSION`; the committed table of defaults (`defaults.py`) shows when it has to rise.
 
     cell_id(identity(config))
 """
@@ -9,23 +9,23 @@ through `DEFAULTS_VERSION` and nothing else; the committed table of defaults (`d
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 DEFAULTS_VERSION: Final = 1
-"""One more whenever a default changes: cells that took the old one are other cells then."""
+"""Raised by one whenever a default changes, because cells that took the old default are then other cells."""
 
 APART: Final = frozenset({"checkpoint", "hardware"})
-"""Fields of a run that decide none of its numbers."""
+"""Fields of a run that change none of its numbers."""
 
 
-def identity(config: BaseModel) -> dict[str, Any]:
-    """Return the canonical JSON-ready form of what decides a run's numbers.
+def identity(config: BaseModel) -> dict[str, object]:
+    """Return, JSON-ready, the settings that decide a run's numbers.
 
-    Two configs have one identity exactly if all of their resolved fields are equal, but for `APART`.
+    Two configs have the same identity exactly when all of their resolved fields, except `APART`, are equal.
     """
     fields = differences(config)
     return {
@@ -34,18 +34,18 @@ def identity(config: BaseModel) -> dict[str, Any]:
     }
 
 
-def cell_id(identity: Mapping[str, Any]) -> str:
+def cell_id(identity: Mapping[str, object]) -> str:
     """Return the first 10 hex digits of SHA-256 over the identity."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()[:10]
 
 
-def differences(section: BaseModel, default: BaseModel | None = None) -> dict[str, Any]:
+def differences(section: BaseModel, default: BaseModel | None = None) -> dict[str, object]:
     """Return the fields of `section` that differ from `default`, a section of its class.
 
     Without a default they are compared with those of its class, and what names the class among its
     alternatives (`engine: vllm`, `statistic: k3`) is always there.
     """
-    kept = {}
+    kept: dict[str, object] = {}
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         usual = _usual(info) if default is None else getattr(default, name)
@@ -62,7 +62,7 @@ def canonical(value: object) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
 
 
-def _usual(info: FieldInfo) -> Any:
+def _usual(info: FieldInfo) -> object:
     """The field's default; `PydanticUndefined` where it has none, or names its class."""
     if get_origin(info.annotation) is Literal and len(get_args(info.annotation)) == 1:
         return PydanticUndefined
@@ -79,7 +79,7 @@ def _same(value: object, usual: object) -> bool:
     return repr(value) == repr(usual) if plain else canonical(value) == canonical(usual)
 
 
-def _shortened(value: object) -> Any:
+def _shortened(value: object) -> object:
     match value:
         case BaseModel():
             return differences(value)
@@ -89,7 +89,7 @@ def _shortened(value: object) -> Any:
             return value
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     match value:
         case BaseModel():
             return value.model_dump(mode="json")

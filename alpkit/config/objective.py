@@ -117,9 +117,9 @@ class ObjectiveConfig(Section):
     ratio: RatioConfig = RatioConfig()
     """The ratio that the surrogate clips."""
     surrogate: SurrogateConfig = SurrogateConfig()
-    """What is done with that ratio."""
+    """Use of that ratio in the loss: how it is clipped."""
     weight: WeightConfig = WeightConfig()
-    """A detached factor on the loss."""
+    """A factor on the loss that carries no gradient: the importance weight."""
     reject: tuple[RejectConfig, ...] = ()
     """Tokens and responses that are left out; an item goes if any entry rejects it."""
     aggregate: Aggregate = "token_mean"
@@ -162,7 +162,7 @@ class ObjectiveConfig(Section):
 
     @property
     def bounds(self) -> dict[str, tuple[str, ...]]:
-        """Every bound that this method sets, and the `receipt/` counts of what it touched."""
+        """List every bound that this method sets, each with the `receipt/` counts of the tokens it touched."""
         weight = {
             "none": (),
             "truncate": ("truncated",),
@@ -185,7 +185,7 @@ class ObjectiveConfig(Section):
 
     @property
     def corrected(self) -> frozenset[str]:
-        """What weight and rejections look at: mismatch, bypass, both or nothing."""
+        """Name the ratios that weight and rejections look at: mismatch, bypass, both or none."""
         return frozenset(
             [
                 *([self.weight.of] if self.weight.action != "none" else []),
@@ -195,7 +195,7 @@ class ObjectiveConfig(Section):
 
     @property
     def of_whole_batch(self) -> frozenset[str]:
-        """What must be known of a whole mini-batch before its first update: as `corrected`."""
+        """Name the ratios that must be known for a whole mini-batch before its first micro-batch's loss."""
         weight = [self.weight.of] if self.weight.normalize == "batch" else []
         shrinking = [rule.of for rule in self.reject if rule.normalizer == "shrink"]
         return frozenset([*weight, *shrinking])

@@ -1,4 +1,4 @@
-"""`paper/*`: what published scripts and papers run as released, quirks included.
+"""The presets `paper/*`: published scripts and papers as they were released, quirks included.
 
 Named apart so that nobody takes them for the clean method of the same name. Each entry says what comes
 from the script, the README or the paper, when to leave it alone, and what alpkit does not take from it.
@@ -25,7 +25,7 @@ _NOISE: Final = "noise seeded per rank, on pads too, in bfloat16, with log sigma
 def _script(
     *, clip: dict[str, float], dual_clip: float, kl: bool = False, **axes: Any
 ) -> dict[str, Any]:
-    """What all scripts share: the mean of micro-batch token means; most single-turn ones add a k3 KL."""
+    """Build a script's settings: all take the mean of micro-batch token means, most single-turn ones add a k3 KL."""
     axes = {"surrogate": {**clip, "dual_clip": dual_clip}, **axes}
     if kl:
         axes["reference_kl"] = _KL

@@ -1,4 +1,4 @@
-"""Where the noise goes, how large it is, and whether it learns (ALP, arXiv 2603.19470).
+"""Settings of the noise: where it goes, how large it is, whether it learns (ALP, arXiv 2603.19470; docs/alp.md).
 
 A value without effect is dropped from the validated config, so that two spellings of one noise have
 one hash: `layers` away from the decoder layers, and the optimizer's settings of a fixed sigma.
@@ -97,7 +97,7 @@ class ScheduleConfig(Section):
         return data
 
     def factor(self, step: int) -> float:
-        """Multiplier of sigma in `step` (1-based)."""
+        """Give the factor on sigma in `step` (1-based)."""
         if self.warmup is not None:
             return min(1.0, step / self.warmup)
         if self.decay_to is not None and self.steps is not None:
@@ -182,12 +182,12 @@ class PerturbationConfig(Section):
 
     @property
     def attaches_nothing(self) -> bool:
-        """Sigma 0 or an empty layer list: the control arm, spelled as a perturbation."""
+        """Whether there is no noise at all: sigma 0 or no layers, the control arm written as a perturbation."""
         return self.sigma.init == 0 or self.layers == ()
 
 
 def resolve_layers(spec: str | tuple[int, ...], count: int) -> list[int]:
-    """Layer indices that `spec` selects in a model of `count` layers.
+    """List the layers that `spec` selects in a model of `count` layers.
 
     early/middle/late scale the published windows 0-5, 12-17, 23-27 of 28 with depth.
     Raises `ConfigError` for an index or a window outside the model, and for an empty named window.

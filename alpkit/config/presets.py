@@ -5,6 +5,7 @@ here, its mathematics in `alpkit.objective`, its card in the docs and its tests;
 settings of released scripts, quirks included, are in `paper.py`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alpkit.config.paper import PAPER
@@ -210,13 +211,18 @@ _METHODS: dict[str, Preset] = {
     ),
 }
 
+_NONE: Mapping[str, Preset] = {}
 PRESETS: dict[str, Preset] = _METHODS | {name: Preset(*fields) for name, fields in PAPER.items()}
 
 
-def preset(name: object, *, where: str = "") -> Preset:
-    """Look a preset up by its name; raises `ConfigError` that offers the nearest one and lists all."""
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name]
+def preset(name: object, *, where: str = "", own: Mapping[str, Preset] = _NONE) -> Preset:
+    """Look a preset up by its name; raises `ConfigError` that offers the nearest one and lists all.
+
+    `own`: presets from method files, to look among besides.
+    """
+    known = {**PRESETS, **own}
+    if isinstance(name, str) and name in known:
+        return known[name]
     raise ConfigError(
-        f"{name!r} is not a preset", where=where, fix=did_you_mean(name, PRESETS, "presets")
+        f"{name!r} is not a preset", where=where, fix=did_you_mean(name, known, "presets")
     )

@@ -1,10 +1,10 @@
-"""What one run is: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
+"""The configuration of one run: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-`RunConfig.identity()` is what cells are hashed by (`identity.py`): how often a run saves itself and what its
-machine can hold are no part of it.
+Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run saves itself and what its machine
+can hold are no part of it.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -64,6 +64,8 @@ class _Rollout(Section):
 
 
 class HfRolloutConfig(_Rollout):
+    """Sampling by transformers, on a copy of the weights that may be rounded."""
+
     refused: ClassVar[dict[str, str]] = _REFUSED_SAMPLING | renamed("rollout", "batch")
 
     engine: Literal["hf"] = "hf"
@@ -73,6 +75,8 @@ class HfRolloutConfig(_Rollout):
 
 
 class VllmRolloutConfig(_Rollout):
+    """Sampling by vLLM, in the trainer's process."""
+
     refused: ClassVar[dict[str, str]] = _REFUSED_SAMPLING | renamed("rollout")
 
     engine: Literal["vllm"]
@@ -95,9 +99,11 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
+    """How long to train, and the optimizer."""
+
     refused: ClassVar[dict[str, str]] = renamed("train")
 
-    steps: PositiveInt = 60
+    steps: Annotated[PositiveInt, Field(le=10_000_000)] = 60
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
@@ -112,6 +118,8 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
+    """How often the ratio's factors are measured, and when a run stops itself."""
+
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
         "two corrections remove; take it out"
@@ -126,6 +134,8 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
+    """Which steps keep the log-probs of every token."""
+
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
     weight: bool = False
@@ -136,6 +146,8 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """How often a run saves itself. No part of a cell's id."""
+
     every: PositiveInt = 10
     """Steps between checkpoints."""
     keep: PositiveInt = 2
@@ -167,6 +179,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     perturbation: PerturbationConfig | None = None
     seed: NonNegativeInt = 0
+    """Keys every random stream: prompts, sampling, noise. In a grid it comes from `seeds`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -258,7 +271,7 @@ class RunConfig(Section):
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         made, budget = identity(self), self.hardware.micro_batch_tokens
         # The one method whose loss depends on how a mini-batch is cut.
@@ -266,7 +279,7 @@ class RunConfig(Section):
             self.objective.aggregate == "token_mean_per_micro_batch"
             and budget != HardwareConfig().micro_batch_tokens
         ):
-            made["fields"]["micro_batch_tokens"] = budget
+            made["micro_batch_tokens"] = budget
         return made
 
     def cell_id(self) -> str:

@@ -1,7 +1,7 @@
 """The configuration that a run folder holds, as this version reads it.
 
-An older one may lack fields, which take their defaults, and may hold fields that are no more: those go
-where they had no effect, and are an error where they had one. Fields that stand elsewhere now are moved.
+Fields that an older config lacks take their defaults. Fields that no longer exist are dropped where they had
+no effect, and are an error where they had one. Fields that stand elsewhere now are moved.
 
     load_run(RunFolder(folder).config).cell_id()
 """

@@ -64,7 +64,7 @@ class _Grading(_Task):
     """How a response is graded as mathematics; unused by graders that compare text."""
 
     tail: PositiveInt = 300
-    """Words at the end of a response in which the last \\boxed{} is looked for (alp.md E.1)."""
+    """Words at the end of a response in which the last \\boxed{} is looked for."""
     deadline: PositiveFloat = 5.0
     """Seconds after which one check is killed and scores 0 (the published runs wait 20)."""
 

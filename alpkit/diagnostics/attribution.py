@@ -1,4 +1,4 @@
-"""Who carries a step's divergence: the tokens and sequences behind a spike, and their share.
+"""Find the tokens and sequences that carry most of a step's divergence, and their share of it.
 
 Takes any per-token contribution to a sum (the terms of K3, say). What a spike is: `spikes`.
 
@@ -30,12 +30,12 @@ class SequenceShare(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """Concentration of a sum; shares are NaN where `status` says that there are none."""
+    """How concentrated a sum is: shares of its largest items, NaN where `status` says that there are none."""
 
     share_tokens: dict[int, float]
     """Share of the k tokens with the largest |contribution|, for each k asked for; 1 where k >= n."""
     share_sequences: dict[int, float]
-    """The same for sequences, whose contribution is the sum over their tokens."""
+    """Shares of sequences; a sequence contributes the sum over its tokens."""
     tokens: Int[np.ndarray, " top"]
     """Indices of the largest tokens, largest first; ties by index. As many as the largest k."""
     sequences: list[SequenceShare]
@@ -50,7 +50,7 @@ def attribute(
     sequence: Int[np.ndarray, " tok"],
     top: Sequence[int] = (1, 10, 100),
 ) -> Attribution:
-    """Share of a sum that its largest tokens and sequences carry.
+    """Measure the share of a sum that its largest tokens and sequences carry.
 
     Parameters
     ----------
@@ -58,10 +58,6 @@ def attribute(
         mixed signs tokens rank by size, and a sequence by the size of its sum.
     sequence : id of each token's sequence; any integers, in any order.
     top : numbers of items that shares are wanted for.
-
-    References
-    ----------
-    spec/corrections.md §3.2 (share of the total from the top 1, 10, 100 items).
     """
     values, ids = np.asarray(contribution, np.float64), np.asarray(sequence)
     status = _status(values)
@@ -96,13 +92,13 @@ def _status(values: np.ndarray) -> AttributionStatus:
 
 
 def _ranked(values: np.ndarray, top: int) -> np.ndarray:
-    """Indices of the `top` largest by size, NaN and infinities first, ties by index."""
+    """Give the indices of the `top` largest by size, NaN and infinities first, ties by index."""
     size = np.where(np.isfinite(values), np.abs(values), np.inf)
     return np.argsort(-size, kind="stable")[:top]
 
 
 def _shares(values: np.ndarray, status: AttributionStatus) -> np.ndarray:
-    """Share of each item in the sum of sizes; sums that cancel to 0 everywhere have none."""
+    """Give each item's share of the sum of sizes; NaN where all sums are 0."""
     size = np.abs(values)
     if status != "ok" or not size.any():
         return np.full(values.shape, math.nan)
@@ -110,6 +106,6 @@ def _shares(values: np.ndarray, status: AttributionStatus) -> np.ndarray:
 
 
 def _cumulative(descending: np.ndarray, top: Sequence[int]) -> dict[int, float]:
-    """Share of the first k, for each k; NaN of nothing."""
+    """Give the share of the first k items, for each k; NaN of no items."""
     nothing = math.nan if not descending.size else 0.0
     return {k: float(descending[:k].sum()) + nothing for k in top}

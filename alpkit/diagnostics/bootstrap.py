@@ -1,4 +1,4 @@
-"""Bootstrap by cluster: whole prompts or responses are drawn, as their tokens are dependent.
+"""Bootstrap that resamples whole prompts or responses, because tokens within them are dependent.
 
 Every function takes its seed and draws in a fixed order, so an interval is a function of its input.
 """
@@ -15,21 +15,21 @@ _CELLS: Final = 1 << 21
 
 
 class Interval(NamedTuple):
-    """90 % percentile interval; NaN where there was nothing to resample."""
+    """A 90 % percentile interval; NaN where there was nothing to resample."""
 
     low: float
     high: float
 
 
 def cluster_index(cluster: Int[np.ndarray, " item"] | None, n: int) -> Int[np.ndarray, " item"]:
-    """Clusters numbered from 0 in order of their ids; without clusters each item is its own."""
+    """Number the clusters from 0 in the order of their ids; without clusters each item is its own."""
     if cluster is None:
         return np.arange(n)
     return np.asarray(np.unique(np.asarray(cluster), return_inverse=True)[1])
 
 
 def cluster_counts(clusters: int, n_boot: int, seed: int) -> Iterator[Int[np.ndarray, " cluster"]]:
-    """How often each cluster is drawn, for each of `n_boot` resamples of all clusters."""
+    """Count how often each cluster is drawn, in each of `n_boot` resamples."""
     rng = np.random.default_rng(seed)
     for _ in range(n_boot):
         yield np.bincount(rng.integers(0, clusters, clusters), minlength=clusters)
@@ -44,7 +44,7 @@ def resampled_tails(
     n_boot: int,
     seed: int,
 ) -> Iterator[Float[np.ndarray, "some top"]]:
-    """The `n_top` largest values of each resample, descending, some resamples at a time.
+    """Yield the `n_top` largest values of each resample, descending, a few resamples at a time.
 
     `ordered` descends and `owner` names each item's cluster, from 0 to `clusters` - 1. It may hold the
     largest items alone: four times `n_top` are almost always enough. A resample with fewer than
@@ -75,7 +75,7 @@ def tail_interval(
     n_boot: int,
     seed: int,
 ) -> Interval:
-    """5 % and 95 % quantiles of a tail estimator over resamples of whole clusters.
+    """Give a tail estimator's 90 % interval, from resamples of whole clusters.
 
     `estimate` maps rows of the `n_tail` + 1 largest values, descending, to one number each; rows
     without a finite one (no spread, too few items) are left out. One cluster gives NaN.

@@ -1,4 +1,4 @@
-"""The share of ratios beyond a size: P(x > z) on a log grid, with a clustered bootstrap band.
+"""Survival curves of ratios: P(x > z) on a log grid, with a clustered bootstrap band.
 
 The tail plot that needs no model. A straight line in log-log axes is a power law; its slope is
 -1/xi of `alpkit.diagnostics.tails`.
@@ -14,7 +14,7 @@ from alpkit.diagnostics.tailfit import Side
 
 
 class Ccdf(NamedTuple):
-    """Survival curve with its pointwise 90 % band."""
+    """A survival curve with its pointwise 90 % band."""
 
     log_size: Float[np.ndarray, " grid"]
     """Log z in nats; for the left side z is a size of 1/x."""
@@ -39,7 +39,7 @@ def ccdf(
     n_boot: int = 400,
     seed: int = 0,
 ) -> Ccdf:
-    """Complementary distribution function of the ratio, or of its inverse.
+    """Estimate the survival curve of the ratio, or of its inverse.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def _grid(values: np.ndarray) -> np.ndarray:
 
 
 def _above(mass: np.ndarray) -> np.ndarray:
-    """Items beyond each grid point, from how many lie between two, along the last axis."""
+    """Count the items beyond each grid point, from the counts between points, along the last axis."""
     return np.asarray(mass[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:])
 
 

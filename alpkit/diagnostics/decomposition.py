@@ -1,4 +1,4 @@
-"""Which factor makes the log ratio wide, and which makes its tail: mismatch, staleness, perturbation.
+"""Split the log ratio's width and tail between its factors: mismatch, staleness, perturbation.
 
 Takes the four log-probs of the same tokens, so that the factors add up to the total item by item.
 
@@ -20,7 +20,7 @@ _TAIL: Final = 0.01
 
 
 class Decomposition(NamedTuple):
-    """Spread and tail of the total log ratio by factor; NaN where `status` says why."""
+    """How much of the log ratio's spread and tail each factor makes; NaN where `status` says why."""
 
     variance: dict[str, float]
     """nats^2 over items of mismatch, staleness, perturbation (if given) and total."""
@@ -45,7 +45,7 @@ def decompose(
     level: Level = "token",
     sequence: Int[np.ndarray, " tok"] | None = None,
 ) -> Decomposition:
-    """Variance, tail share and correlations of the factors of log pi_theta(,delta) - log mu.
+    """Measure each factor's share of the variance and of the tail of log pi_theta(,delta) - log mu.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def _of_factors(factors: dict[str, np.ndarray], total: np.ndarray) -> Decomposit
     edge = np.partition(size, -math.ceil(_TAIL * size.size))[-math.ceil(_TAIL * size.size)]
     if edge == 0.0 and not size.any():
         return Decomposition(variance, nothing, correlations, total.size, 0, "flat")
-    # Whoever ties with the edge is in, so that the order of the items decides nothing.
+    # Items that tie with the edge are in, so that the order of the items decides nothing.
     tail = (size >= edge) & (size > 0)
     weight = size[tail].sum()
     share = {

@@ -1,4 +1,4 @@
-"""Divergences of two policies from the log ratios of sampled tokens: KL, chi-squared, ESS.
+"""Estimate divergences of two policies from the log ratios of sampled tokens: KL, chi-squared, ESS.
 
 Arrays in, plain floats out; numpy only. Everything is formed in log space, so |log ratio| up to 1e4
 overflows nowhere; a value beyond float64 is reported as its largest number (as MLflow stores it).
@@ -36,7 +36,7 @@ def divergences(
     level: Level = "token",
     band: tuple[float, float] = (0.5, 2.0),
 ) -> dict[str, float]:
-    """Sample estimates of how far the numerator policy is from the sampler mu.
+    """Estimate from a sample how far the ratio's numerator is from the sampler mu.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def divergences(
 
 
 def _mean_reverse(log_ratio: np.ndarray) -> float:
-    """Mean of x d - x + 1, from the log sum where a ratio is beyond `K3_CAP`."""
+    """Give the mean of x d - x + 1, from the log sum where a ratio is beyond `K3_CAP`."""
     if log_ratio.max() < K3_CAP:
         return float(np.mean(np.exp(log_ratio) * log_ratio - np.expm1(log_ratio)))
     large = log_ratio[log_ratio > 1]

@@ -1,4 +1,4 @@
-"""How far ratios spread at each rollout probability: the paper's envelope figure as numbers.
+"""Quantiles of the log ratio by the sampler's log-prob: the paper's envelope figure as numbers.
 
 Per bin of the abscissa (log mu; or entropy, position, length) the 2 %, 50 % and 98 % quantiles of the
 log ratio. Bins hold equal counts, or lie between fixed edges so that arms share them. Tied abscissas
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Num
 
 
 class Envelope(NamedTuple):
-    """One entry per non-empty bin, ascending in the abscissa."""
+    """An envelope: one entry per non-empty bin, ascending along the x axis."""
 
     centre: Float[np.ndarray, " bin"]
     """Median abscissa of the bin's items (log mu: nats)."""
@@ -42,7 +42,7 @@ def envelope(
     bins: int = 50,
     edges: Float[np.ndarray, " edge"] | None = None,
 ) -> Envelope:
-    """Quantiles of the log ratio in bins of something that each item has.
+    """Compute quantiles of the log ratio in bins of another quantity of each item.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def envelope(
 
 
 def _equal_counts(ascending: np.ndarray, bins: int) -> np.ndarray:
-    """Bin of each value by its mid-rank: equal counts, ties together."""
+    """Assign each value to a bin by its mid-rank, so that counts are equal and ties stay together."""
     _, group, sizes = np.unique(ascending, return_inverse=True, return_counts=True)
     mid_rank = np.cumsum(sizes) - (sizes + 1) / 2
     return np.asarray((mid_rank * min(bins, ascending.size) / ascending.size).astype(int)[group])
 
 
 def _between(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Bin of each value between fixed edges, all of them inside."""
+    """Assign each value to a bin between fixed edges; all values lie inside."""
     return np.minimum(np.searchsorted(edges, ascending, side="right") - 1, edges.size - 2)

@@ -1,4 +1,4 @@
-"""Effective sample size, always as a share of the items: what equal weights would do as well.
+"""Effective sample size, always as a share: how many equally weighted items would do as well.
 
 One formula, (sum x)^2 / (n sum x^2), in log space.
 
@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 
 def ess(log_weight: Float[np.ndarray, " item"]) -> float:
-    """Share of items that would do as well with equal weights; weights are given as logs.
+    """Compute the effective sample size of log weights, as a share of the items.
 
     -inf is a weight of 0, which counts as an item. 0 where every weight is 0; NaN without items, and
     where a weight is NaN or infinite.
@@ -27,5 +27,5 @@ def ess(log_weight: Float[np.ndarray, " item"]) -> float:
 
 
 def ess_of_sums(log_sum: float, log_squares: float, n: int) -> float:
-    """ESS from log(sum x) and log(sum x^2) of n items: for whoever has no more than the sums."""
+    """Compute the effective sample size from log(sum x) and log(sum x^2) of n items, as a share."""
     return math.exp(min(2 * log_sum - log_squares - math.log(n), 0.0)) if n else math.nan

@@ -1,4 +1,4 @@
-"""Is the fitted tail the data's tail? Goodness of fit of the GPD, and log-normal against power law.
+"""Test a fitted tail: goodness of fit of the GPD, and log-normal against power law.
 
 Both judge independent items: where tokens of a response move together, a small p may be the
 dependence and not the shape. At product level (one item per response) that worry is smaller.
@@ -30,7 +30,7 @@ _CELLS: Final = 1 << 20
 
 
 class GoodnessOfFit(NamedTuple):
-    """Distance of the tail from its generalised Pareto; NaN where `status` says why."""
+    """How far the tail is from its generalised Pareto fit; NaN where `status` says why."""
 
     ks: float
     """Kolmogorov-Smirnov: largest distance of the two distribution functions."""
@@ -56,7 +56,7 @@ def goodness_of_fit(
     n_boot: int = 200,
     seed: int = 0,
 ) -> GoodnessOfFit:
-    """Test that the ratio's excesses over a threshold follow the generalised Pareto fitted to them.
+    """Test whether the ratio's excesses over a threshold follow the generalised Pareto that is fitted to them.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def goodness_of_fit(
 
 
 def _p_value(distance: float, draws: np.ndarray) -> float:
-    """Share of draws at least as far off, the data counted among them; NaN without draws."""
+    """Give the share of draws at least as far off, counting the data as one; NaN without draws."""
     return (
         (1 + int(np.count_nonzero(draws >= distance))) / (1 + draws.size)
         if draws.size
@@ -105,7 +105,7 @@ def _p_value(distance: float, draws: np.ndarray) -> float:
 
 
 def _simulated(shape: float, n_tail: int, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """KS and AD of refitted samples of the unit-scale GPD."""
+    """Simulate samples of the unit-scale GPD, refit each, and give their KS and AD distances."""
     rng = np.random.default_rng(seed)
     distances = []
     rows = max(1, _CELLS // n_tail)
@@ -120,7 +120,7 @@ def _simulated(shape: float, n_tail: int, n_boot: int, seed: int) -> tuple[np.nd
 
 
 def _log_quantile(exponential: np.ndarray, shape: float) -> np.ndarray:
-    """Log of (exp(shape e) - 1) / shape: a unit exponential as the log of a GPD draw."""
+    """Turn a unit exponential e into the log of a GPD draw: log((exp(shape e) - 1) / shape)."""
     if abs(shape) < 1e-12:
         return np.asarray(np.log(exponential))
     scaled = abs(shape) * exponential
@@ -129,7 +129,7 @@ def _log_quantile(exponential: np.ndarray, shape: float) -> np.ndarray:
 
 
 def _distances(log_excess: np.ndarray, fit: GpdFit) -> tuple[np.ndarray, np.ndarray]:
-    """KS and A^2 of each row of log excesses, descending, against its own fit."""
+    """Compute KS and A^2 of each row of log excesses, descending, against its own fit."""
     n = log_excess.shape[1]
     log_above = _log_survival(log_excess, fit.shape[:, None], fit.log_scale[:, None])
     # The descending row i (0-based) has n - 1 - i items below it.
@@ -142,7 +142,7 @@ def _distances(log_excess: np.ndarray, fit: GpdFit) -> tuple[np.ndarray, np.ndar
 
 
 def _log_survival(excess: np.ndarray, shape: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
-    """-log(1 + shape x)/shape of scaled excesses x, without forming x where it could overflow."""
+    """Compute -log(1 + shape x)/shape of scaled excesses x, without forming an x that could overflow."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         log_x = excess - log_scale
         log_size = np.log(np.abs(shape)) + log_x
@@ -152,13 +152,13 @@ def _log_survival(excess: np.ndarray, shape: np.ndarray, log_scale: np.ndarray) 
 
 
 class Vuong(NamedTuple):
-    """Left-truncated log-normal against Pareto on the same tail; NaN where `status` says why."""
+    """Left-truncated log-normal against Pareto on one tail, by Vuong's test; NaN where `status` says why."""
 
     statistic: float
     """Log-likelihood ratio over its standard deviation times sqrt(n_tail); never negative, as the
     Pareto is a limit of the log-normal. 0: the best log-normal is the Pareto."""
     p: float
-    """Of the log-likelihood ratio if the tail were Pareto: half its mass at 0, half chi-squared(1)."""
+    """p-value of the log-likelihood ratio if the tail were Pareto: half its mass at 0, half chi-squared(1)."""
     favours: Literal["lognormal", "power law", "neither"]
     """lognormal: p < 0.05 and its second parameter pays by BIC. power law: neither of the two, which is
     all that can be said for it. neither: the two disagree, the tail is heavier than any power law (CV of
@@ -176,7 +176,7 @@ class Vuong(NamedTuple):
 def compare_lognormal(
     log_ratio: Float[np.ndarray, " item"], *, side: Side = "right", k: int | None = None
 ) -> Vuong:
-    """Does a log-normal describe the tail better than a power law?
+    """Test whether a log-normal describes the tail better than a power law.
 
     Parameters
     ----------
@@ -221,13 +221,13 @@ def compare_lognormal(
 
 
 def _heavier_than_power(excess: np.ndarray) -> bool:
-    """Is the CV above 1, where sqrt(n) (CV - 1) of exponentials is standard normal?"""
+    """Test whether the coefficient of variation is above 1: sqrt(n) (CV - 1) of exponentials is standard normal."""
     cv = float(excess.std() / excess.mean())
     return math.sqrt(excess.size) * (cv - 1) > Z90
 
 
 def _log_likelihood_gain(e: np.ndarray) -> np.ndarray | None:
-    """Per item, log density of the best cut normal minus that of the exponential, for mean(e) = 1.
+    """Give each item's log density under the best truncated normal minus under the exponential, for mean(e) = 1.
 
     None where all excesses are equal.
     """
@@ -250,7 +250,7 @@ def _log_likelihood_gain(e: np.ndarray) -> np.ndarray | None:
 
 
 def _hazard(tau: float) -> float:
-    """Normal density over survival at tau."""
+    """Compute the normal density over the survival at tau."""
     return math.exp(-0.5 * tau**2 - 0.5 * math.log(2 * math.pi) - float(log_ndtr(-tau)))
 
 

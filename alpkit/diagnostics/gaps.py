@@ -1,4 +1,4 @@
-"""How far two policies are apart in probability: what a log ratio alone cannot say.
+"""Gaps between two policies in probability, which a log ratio alone does not show.
 
 probability_gap(logp_old, logp_rollout, sequence)["log_correlation"]
 """
@@ -25,7 +25,7 @@ def probability_gap(
     *,
     level: Level = "token",
 ) -> dict[str, float]:
-    """Probability gap, correlation and perplexities of a policy pi and the sampler mu.
+    """Compute the probability gap, correlation and perplexities of a policy pi and the sampler mu.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def probability_gap(
 
 
 def correlation(x: Float[np.ndarray, " item"], y: Float[np.ndarray, " item"]) -> float:
-    """Pearson's, in [-1, 1]; NaN where one of the two is constant."""
+    """Compute Pearson's correlation, in [-1, 1]; NaN where one of the two is constant."""
     if not x.size or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     a, b = x - x.mean(), y - y.mean()

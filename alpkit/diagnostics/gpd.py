@@ -16,27 +16,27 @@ _SAFE: Final = 600.0
 
 
 class GpdFit(NamedTuple):
-    """Shape and log scale of each row; NaN where a row has no spread."""
+    """A generalised Pareto fit: shape and log scale of each row; NaN where a row has no spread."""
 
     shape: np.ndarray
     log_scale: np.ndarray
 
 
 def quartile_index(n_tail: int) -> int:
-    """Index, in descending order, of the first quartile as Zhang and Stephens take it."""
+    """Give the index, in descending order, of the first quartile as Zhang and Stephens define it."""
     return n_tail - int(n_tail / 4 + 0.5)
 
 
 def log_excess(
     tail: Float[np.ndarray, "*rows tail"], threshold: Float[np.ndarray, "*rows 1"]
 ) -> Float[np.ndarray, "*rows tail"]:
-    """log(exp(tail) - exp(threshold)); -inf for ties with the threshold."""
+    """Compute log(exp(tail) - exp(threshold)); -inf for ties with the threshold."""
     with np.errstate(divide="ignore"):
         return np.asarray(tail + np.log(-np.expm1(threshold - tail)))
 
 
 def zhang_stephens(log_excess: Float[np.ndarray, "*rows tail"]) -> GpdFit:
-    """Empirical-Bayes shape and scale of excesses given as logs, descending along the last axis.
+    """Estimate shape and scale by empirical Bayes from log excesses, descending along the last axis.
 
     Notes
     -----

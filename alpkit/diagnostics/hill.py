@@ -27,7 +27,7 @@ from alpkit.diagnostics.tailfit import (
 
 
 class HillCurve(NamedTuple):
-    """Hill estimates over k with their pointwise 90 % band; NaN where k < 1 or k >= n."""
+    """Hill estimates over k, with their pointwise 90 % band; NaN where k < 1 or k >= n."""
 
     k: Int[np.ndarray, " k"]
     estimate: Float[np.ndarray, " k"]
@@ -47,7 +47,7 @@ def hill(
     n_boot: int = 400,
     seed: int = 0,
 ) -> TailFit:
-    """Hill estimate on the k largest ratios (or inverse ratios).
+    """Estimate the tail shape from the k largest ratios (or inverse ratios), by Hill.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def hill_of_top(
     n_boot: int = 0,
     seed: int = 0,
 ) -> TailFit:
-    """Hill estimate from the largest of n log ratios alone, descending; more than k of them.
+    """Compute `hill` from the largest of n log ratios alone: more than k of them, descending.
 
     The interval is clustered with `owner`, whose arguments are as for `khat_of_top`.
     """
@@ -108,7 +108,7 @@ def hill_of_top(
 def _widened(
     interval: np.ndarray, top: np.ndarray, owner: np.ndarray, k: int
 ) -> tuple[float, float]:
-    """The percentile interval stretched by Student's t for the few clusters that make the tail.
+    """Stretch a percentile interval by Student's t, for the few clusters that make the tail.
 
     Of 200 prompts four may own it; a bootstrap cannot know what a fifth would have added. Their number
     is (sum psi^2)^2 / sum psi^4 over clusters, psi the cluster's part in the estimate's error.
@@ -136,7 +136,7 @@ def hill_curve(
     n_boot: int = 400,
     seed: int = 0,
 ) -> HillCurve:
-    """Hill estimates for every k of `ks`, the stability plot; arguments as for `hill`.
+    """Compute Hill estimates for every k of `ks`: the stability plot. Arguments as for `hill`.
 
     A power law shows as a plateau. The band is over clusters, or the i.i.d. one without them.
     """
@@ -169,7 +169,7 @@ def hill_curve(
 
 
 def _curve(tails: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Hill estimates per row of descending values."""
+    """Compute Hill estimates of each row of descending values."""
     # Differences to the largest, so that a common shift costs no digits.
     below = tails - tails[:, :1]
     return np.asarray(np.cumsum(below, axis=1)[:, k - 1] / k - below[:, k])

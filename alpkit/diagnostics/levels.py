@@ -1,4 +1,4 @@
-"""From tokens to the items of a level: a response's tokens as they are, their sum, or their mean.
+"""Reduce tokens to the items of a level: the tokens, or each response's sum or mean.
 
 The one home of that reduction for flat numpy arrays. Tensors on a device have twins: padded batches in
 `alpkit.objective.levels`, flat token tables in `alpkit.trainer.measure`.
@@ -22,7 +22,7 @@ class _PerSequence(NamedTuple):
 def reduce_to_level(
     log_ratio: Float[np.ndarray, " tok"], sequence: Int[np.ndarray, " tok"], level: Level
 ) -> Float[np.ndarray, " item"]:
-    """Log ratios of the level's items: tokens as they are, or one mean or sum per sequence.
+    """Reduce log ratios to a level: tokens as they are, or one mean or sum per sequence.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def reduce_to_level(
 
 
 def _per_sequence(values: np.ndarray, sequence: np.ndarray) -> _PerSequence:
-    """Sum and length of each sequence, ascending by id."""
+    """Compute sum and length of each sequence, ascending by id."""
     if not values.size:
         return _PerSequence(values, values)
     if (sequence[1:] < sequence[:-1]).any():

@@ -34,7 +34,7 @@ def moment_estimator(
     n_boot: int = 400,
     seed: int = 0,
 ) -> TailFit:
-    """Dekkers-Einmahl-de Haan estimate of the tail shape from the k largest ratios (or inverses).
+    """Estimate the tail shape from the k largest ratios (or inverses), by Dekkers, Einmahl and de Haan.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def moment_estimator(
 
 
 def _rows(tails: np.ndarray) -> np.ndarray:
-    """Estimate per row of descending values, the threshold last; NaN where all excesses are equal."""
+    """Compute the estimate of each row of descending values, threshold last; NaN where all excesses are equal."""
     excess = tails[:, :-1] - tails[:, -1:]
     first, second = excess.mean(axis=1), (excess**2).mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -82,7 +82,7 @@ def _rows(tails: np.ndarray) -> np.ndarray:
 
 
 def _variance(shape: float) -> float:
-    """Asymptotic variance of the estimate, times k (Dekkers, Einmahl & de Haan 1989, corollary 3.1)."""
+    """Give the estimate's asymptotic variance, times k (Dekkers, Einmahl & de Haan 1989, corollary 3.1)."""
     if shape >= 0:
         return 1 + shape**2
     bulk = (1 - shape) ** 2 * (1 - 2 * shape) * (1 - shape + 6 * shape**2)

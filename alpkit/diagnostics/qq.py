@@ -1,4 +1,4 @@
-"""Log excesses against the exponential: the picture of a power law, and the slope that goes with it.
+"""Plot log excesses against exponential quantiles: a power law is a straight line.
 
 A power tail is a straight line through the origin; a line that bends down is lighter (log-normal,
 bounded), one that bends up is heavier or a mixture.
@@ -28,7 +28,7 @@ _NONE: Final = np.array([], np.float64)
 
 
 class QQ(NamedTuple):
-    """Tail against the unit exponential, largest first; empty and NaN where `status` says why."""
+    """The tail beside unit-exponential quantiles, largest first; empty and NaN where `status` says why."""
 
     expected: Float[np.ndarray, " tail"]
     """Mean of each order statistic of n_tail unit exponentials: sum_{j=i..n_tail} 1/j."""
@@ -55,7 +55,7 @@ def qq_exponential(
     side: Side = "right",
     k: int | None = None,
 ) -> QQ:
-    """Quantile plot of the tail's log excesses against the exponential, with its slope.
+    """Pair the tail's log excesses with exponential quantiles, and fit the line's slope.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Level shifts of a finished run's metric: where it settled somewhere else, and by how much.
+"""Find level shifts in a finished run's metric: where it settled elsewhere, and by how much.
 
 Looks at the whole series, which a streaming detector (`spikes`) must not. A drift is not a shift, but
 is cut into several.
@@ -39,7 +39,7 @@ class LevelShift(NamedTuple):
 
 
 class LevelShifts(list[LevelShift]):
-    """The shifts, oldest first, and whether the series could show any."""
+    """The level shifts of a series, oldest first, and whether it could show any."""
 
     status: Literal["ok", "short", "nonfinite"]
     """short: fewer than 32 values with a finite log; nonfinite: that, because values have no log."""
@@ -57,7 +57,7 @@ class _Noise(NamedTuple):
 
 
 def level_shifts(values: Float[np.ndarray, " step"]) -> LevelShifts:
-    """Changes of the level of a positive metric's log, by penalised least squares (PELT).
+    """Find changes of level in the log of a positive metric, by penalised least squares (PELT).
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def level_shifts(values: Float[np.ndarray, " step"]) -> LevelShifts:
 
 
 def _noise(log_values: np.ndarray) -> _Noise:
-    """Spread around the level and long-run variance, from differences: a shift is in one of them."""
+    """Estimate the spread around the level and the long-run variance from differences, which a shift hardly touches."""
     steps = np.diff(log_values)
     scale = _MAD_TO_SD * float(np.median(np.abs(steps - np.median(steps))))
     steps = np.clip(steps, -4 * scale, 4 * scale)  # spikes

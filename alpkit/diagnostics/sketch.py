@@ -1,4 +1,4 @@
-"""A mergeable summary of any number of log ratios: what a step logs, a stream or a cluster of ranks adds up.
+"""Summarise any number of log ratios in one vector; summaries of parts add up to the summary of all.
 
 One flat float64 vector, `SIZE` long, whatever the number of items: a histogram uniform in
 asinh(d / 1e-6) with 2,048 bins a side (0.93 % wide from 1e-5 to 100 nats), the exact `TOP` largest
@@ -45,7 +45,7 @@ _QUANTILES: Final = {
 
 
 class Parts(NamedTuple):
-    """The vector's parts, as views: side 0 is the ratio's inverse (-d), side 1 the ratio (d)."""
+    """Views of the vector's parts; side 0 is the ratio's inverse (-d), side 1 the ratio (d)."""
 
     counts: np.ndarray
     top: np.ndarray
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
 
 
 def split(state: Float[np.ndarray, " state"]) -> Parts:
-    """Views of the parts of one state."""
+    """Split one state into views of its parts."""
     counts, top, sums, logs = np.split(
         state, np.cumsum([2 * BINS, 2 * TOP, len(SUMS)])
     )  # copies nothing
@@ -62,7 +62,7 @@ def split(state: Float[np.ndarray, " state"]) -> Parts:
 
 
 def empty_state() -> Float[np.ndarray, " state"]:
-    """The state of no items."""
+    """Make the state of no items."""
     state = np.zeros(SIZE)
     parts = split(state)
     parts.top[:] = parts.log_sums[:] = -np.inf
@@ -70,7 +70,7 @@ def empty_state() -> Float[np.ndarray, " state"]:
 
 
 class RatioSketch:
-    """Statistics of log ratios that went by; `add` and `merge` commute and associate.
+    """Statistics of a stream of log ratios; items may come in any order, in any parts.
 
     `state` as written by `empty_state` or `alpkit.objective.sketch_state`. Items that are NaN or infinite
     are counted (`nonfinite`) and left out of everything else.
@@ -90,7 +90,7 @@ class RatioSketch:
         return self
 
     def merge(self, *others: "RatioSketch") -> "RatioSketch":
-        """A new sketch of the items of all."""
+        """Make a sketch of the items of all."""
         merged = RatioSketch(self.state.copy())
         for other in others:
             mine, theirs = merged._parts, other._parts
@@ -108,16 +108,16 @@ class RatioSketch:
 
     @property
     def n(self) -> int:
-        """Finite items."""
+        """Number of finite items."""
         return int(self._parts.sums[0])
 
     def top(self, side: Side) -> Float[np.ndarray, " top"]:
-        """The largest d (right) or -d (left), descending, exact; at most `TOP`."""
+        """Give the largest d (right) or -d (left), descending and exact; at most `TOP`."""
         kept: np.ndarray = self._parts.top[int(side == "right")][: self.n]
         return kept
 
     def quantile(self, q: float) -> float:
-        """Quantile of d by linear interpolation of ranks: exact within `TOP` of an end, else to its bin."""
+        """Give a quantile of d, interpolating ranks: exact within `TOP` items of an end, else to a bin's width."""
         if not self.n:
             return math.nan
         rank = q * (self.n - 1)
@@ -128,7 +128,7 @@ class RatioSketch:
     def survival(
         self, log_size: Float[np.ndarray, " grid"], side: Side
     ) -> Float[np.ndarray, " grid"]:
-        """Share of items whose ratio (left: inverse) exceeds exp(log_size); to a bin beyond the exact top."""
+        """Give the share of items whose ratio (left: inverse) exceeds exp(log_size); exact among the `TOP` largest."""
         top = self.top(side)[::-1]
         exact = top.size - np.searchsorted(top, log_size, side="right")
         edges, counts = _axis(self._parts.counts, self.sums["zero"])
@@ -140,24 +140,24 @@ class RatioSketch:
         return np.where(known, exact, binned) / max(self.n, 1)
 
     def hill(self, k: int, side: Side = "right") -> TailFit:
-        """Hill estimate on the k largest, exact for k < `TOP`; interval for independent items."""
+        """Estimate the tail by Hill on the k largest, exact for k < `TOP`; the interval takes items as independent."""
         return hill_of_top(self.top(side), k, n=self.n)
 
     def khat(self, side: Side = "right") -> TailFit:
-        """Pareto k-hat without interval; its tail is cut to `TOP` - 1 items where n asks for more."""
+        """Estimate Pareto k-hat, without interval; its tail has at most `TOP` - 1 items."""
         return khat_of_top(self.top(side), n=self.n, n_tail=min(tail_size(self.n), TOP - 1))
 
     def ess(self) -> float:
-        """(sum x)^2 / (n sum x^2), a share."""
+        """Effective sample size (sum x)^2 / (n sum x^2), a share."""
         first, second = self._parts.log_sums[:2]
         return ess_of_sums(first, second, self.n)
 
     def chi2(self) -> float:
-        """mean(x^2) - 1, at most the largest float64."""
+        """Chi-squared, mean(x^2) - 1; at most the largest float64."""
         return expm1_capped(self._parts.log_sums[1] - math.log(self.n)) if self.n else math.nan
 
     def k3(self) -> float:
-        """mean(x - 1 - d), nats; from the log sum where a ratio is beyond `K3_CAP`."""
+        """K3, mean(x - 1 - d), in nats; from the log sum where a ratio is beyond `K3_CAP`."""
         if not self.n:
             return math.nan
         if self.top("right")[0] >= K3_CAP:
@@ -165,7 +165,7 @@ class RatioSketch:
         return self.sums["k3"] / self.n
 
     def top_share(self, share: float = 0.01) -> float:
-        """Sum of the ceil(share n) largest ratios over the sum of all; binned beyond the exact top."""
+        """Give the sum of the ceil(share n) largest ratios over the sum of all; binned beyond the `TOP` largest."""
         if not self.n:
             return math.nan
         many, top = math.ceil(share * self.n), self.top("right")
@@ -176,7 +176,7 @@ class RatioSketch:
         return math.exp(min(float(largest) - self._parts.log_sums[0], 0.0))
 
     def summary(self) -> dict[str, float]:
-        """The step's metrics (`alpkit.metrics.RATIO_STATS`), as far as they can be computed.
+        """Give the step's metrics (`alpkit.metrics.RATIO_STATS`), as far as they can be computed.
 
         Of the log ratio: mean, std, min, max, quantiles, nats; of the ratio: ess, chi2, top1_share, tails.
         A flat, short or saturated tail has no hill and khat keys; without items `nonfinite` is the only key.
@@ -244,7 +244,7 @@ class RatioSketch:
             kept[:] = np.sort(np.r_[kept, values])[: -TOP - 1 : -1][:TOP]
 
     def _order_statistic(self, rank: int) -> float:
-        """The item of 0-based ascending `rank`: exact within `TOP` of an end, else inside its bin."""
+        """Give the item of 0-based ascending `rank`: exact within `TOP` of an end, else inside its bin."""
         left, right = self.top("left"), self.top("right")
         if rank < left.size:
             return -float(left[rank])
@@ -261,7 +261,7 @@ class RatioSketch:
         )
 
     def _binned_largest(self, many: int) -> np.ndarray:
-        """Log of the binned ratios that follow the exact top, up to the `many`-th largest."""
+        """Give the logs of the binned ratios below the exact top, up to the `many`-th largest."""
         edges, counts = _axis(self._parts.counts, self.sums["zero"])
         above = np.r_[counts[::-1].cumsum()[::-1], 0.0]
         taken = np.clip(np.minimum(above[:-1], many) - np.maximum(above[1:], TOP), 0, None)
@@ -271,7 +271,7 @@ class RatioSketch:
 
 
 def _log_power_sums(d: np.ndarray) -> list[float]:
-    """log sum exp(p d) of every p in POWERS."""
+    """Compute log sum exp(p d) for every p in POWERS."""
     if np.abs(d).max() > 150:
         return [float(logsumexp(power * d)) for power in POWERS]
     ratio = np.exp(d)
@@ -281,7 +281,7 @@ def _log_power_sums(d: np.ndarray) -> list[float]:
 
 
 def _axis(counts: np.ndarray, zero: float) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (nats, ascending) and counts of all bins from the most negative to the most positive.
+    """Give edges (nats, ascending) and counts of all bins from the most negative to the most positive.
 
     The exact zeros are a bin of width 0 in the middle.
     """

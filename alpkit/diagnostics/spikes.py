@@ -1,4 +1,4 @@
-"""Streaming spike detection: does this step's value stand out from the steps before it?
+"""Detect spikes in a stream: values that stand out from the steps before them.
 
 A robust z on the log of a positive metric, against a trailing window only: a step is judged by its
 past, so a verdict never changes when more steps arrive. Not here: what made a spike (`attribution`),
@@ -17,7 +17,7 @@ _MAD_TO_SD: Final = 1.4826
 
 
 class Spike(NamedTuple):
-    """Verdict on one value."""
+    """The verdict on one value."""
 
     z: float
     """Robust standard deviations above the window's median; NaN unless status is ok."""
@@ -57,7 +57,7 @@ class SpikeDetector:
 
     @property
     def history(self) -> list[float]:
-        """Logs of the values in the window: what a checkpoint has to keep."""
+        """Logs of the values in the window, to be kept in a checkpoint."""
         return list(self._history)
 
     def update(self, value: float) -> Spike:
@@ -95,7 +95,7 @@ class SpikeSummary(NamedTuple):
 
 
 def spike_summary(values: Float[np.ndarray, " step"]) -> SpikeSummary:
-    """Maximum, P99/P50 and spike rates of a positive metric over a run, as the streaming detector saw it.
+    """Summarise a run's spikes: maximum, P99/P50 and spike rates of a positive metric.
 
     `values`: the metric itself, one per step, oldest first.
     """

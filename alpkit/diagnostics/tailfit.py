@@ -1,4 +1,4 @@
-"""What every tail estimator shares: the result's type, the order statistics, and when to refuse.
+"""Shared by every tail estimator: the result's type, the order statistics, and when to refuse.
 
 The estimators themselves are in `tails` (Hill, generalised Pareto, k-hat) and `moment`.
 """
@@ -48,7 +48,7 @@ class TailFit(NamedTuple):
     n: int
     n_tail: int
     threshold: float
-    """Where the tail starts: log ratio in nats (minus the log ratio for the left side)."""
+    """Start of the tail: log ratio in nats (minus the log ratio for the left side)."""
     scale: float
     """Scale of the generalised Pareto, divided by the ratio at the threshold; else NaN."""
     status: Status
@@ -65,12 +65,12 @@ class Ordered(NamedTuple):
 
 
 def khat_limit(n: int) -> float:
-    """k-hat above which n items are too few to trust a mean of ratios: min(1 - 1/log10 n, 0.7)."""
+    """Give the k-hat above which n items are too few to trust a mean of ratios: min(1 - 1/log10 n, 0.7)."""
     return min(1 - 1 / math.log10(n), 0.7) if n > 1 else -math.inf
 
 
 def tail_size(n: int) -> int:
-    """Number of items in the tail that k-hat is fitted to: ceil(min(0.2 n, 3 sqrt n))."""
+    """Give the number of items that k-hat's tail has: ceil(min(0.2 n, 3 sqrt n))."""
     return math.ceil(min(0.2 * n, 3 * math.sqrt(n)))
 
 
@@ -79,7 +79,7 @@ def ordered(
     side: Side,
     cluster: Int[np.ndarray, " item"] | None = None,
 ) -> Ordered:
-    """The side's log sizes, largest first; without clusters each item is its own."""
+    """Sort one side's log sizes, largest first; without clusters each item is its own."""
     values = np.asarray(log_ratio, dtype=np.float64) * (1 if side == "right" else -1)
     order = np.argsort(-values, kind="stable")
     owner = cluster_index(cluster, values.size)
@@ -87,12 +87,12 @@ def ordered(
 
 
 def tail_start(values: Float[np.ndarray, " item"], n_tail: int) -> float:
-    """The order statistic just below the tail; NaN where the tail is everything."""
+    """Give the order statistic just below the tail; NaN where the tail is everything."""
     return float(values[n_tail]) if 0 <= n_tail < values.size else math.nan
 
 
 def tail_status(values: Float[np.ndarray, " item"], n_tail: int, start: float) -> Status:
-    """What forbids a fit above `start` (nonfinite, short, flat) or qualifies it (saturated)."""
+    """Say what forbids a fit above `start` (nonfinite, short, flat) or qualifies it (saturated); else ok."""
     if not np.isfinite(values).all():
         return "nonfinite"
     if n_tail < MIN_TAIL or math.isnan(start):
@@ -108,10 +108,10 @@ def tail_status(values: Float[np.ndarray, " item"], n_tail: int, start: float) -
 
 
 def no_fit(status: Status, n: int, n_tail: int) -> TailFit:
-    """The answer where there is nothing to fit."""
+    """Make the result where there is nothing to fit."""
     return TailFit(math.nan, math.nan, math.nan, n, n_tail, math.nan, math.nan, status)
 
 
 def judged(status: Status, estimate: float, n: int) -> Status:
-    """`high` in place of `ok` where n items are too few for so heavy a tail."""
+    """Turn `ok` into `high` where n items are too few for so heavy a tail."""
     return "high" if status == "ok" and estimate > khat_limit(n) else status

@@ -1,4 +1,4 @@
-"""How heavy the tail of the importance ratio is: Hill, peaks over threshold, Pareto k-hat.
+"""Estimate how heavy the importance ratio's tail is: Hill, peaks over threshold, Pareto k-hat.
 
 All take log ratios and fit the tail of the ratio itself (`side="right"`) or of its inverse
 (`side="left"`); ratios are never formed, so nothing overflows. No spread, few points and clamped
@@ -64,7 +64,7 @@ def fit_gpd(
     n_boot: int = 400,
     seed: int = 0,
 ) -> TailFit:
-    """Generalised Pareto fitted to the ratio's excesses over a threshold (no prior).
+    """Fit a generalised Pareto to the ratio's excesses over a threshold, without a prior.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def fit_gpd(
 def fit_gpd_mle(
     log_ratio: Float[np.ndarray, " item"], *, side: Side = "right", threshold: float | None = None
 ) -> TailFit:
-    """`fit_gpd` by scipy's maximum likelihood: a second source, not the default.
+    """Fit a generalised Pareto by scipy's maximum likelihood: a second source beside `fit_gpd`.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def _gpd_rows(tails: np.ndarray) -> np.ndarray:
 
 
 def _with_prior(shape: np.ndarray, n_tail: int) -> np.ndarray:
-    """PSIS's weak prior: ten observations' worth of shape 0.5."""
+    """Apply PSIS's weak prior: ten observations' worth of shape 0.5."""
     return np.asarray((n_tail * shape + 10 * 0.5) / (n_tail + 10))
 
 
@@ -165,7 +165,7 @@ def fit_khat(
     n_boot: int = 400,
     seed: int = 0,
 ) -> TailFit:
-    """Pareto k-hat of the ratios: shape of their largest values' excesses, with PSIS's weak prior.
+    """Estimate Pareto k-hat: the shape of the largest ratios' excesses, with PSIS's weak prior.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def khat_of_top(
     n_boot: int = 0,
     seed: int = 0,
 ) -> TailFit:
-    """k-hat from the largest of n log ratios alone, descending; more than `n_tail` of them.
+    """Compute k-hat from the largest of n log ratios alone: more than `n_tail` of them, descending.
 
     With `owner` (each one's cluster, numbered from 0 to `clusters` - 1) and `n_boot` also its interval,
     which wants about four times `n_tail` items: a resample draws some clusters several times.

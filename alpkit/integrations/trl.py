@@ -47,7 +47,7 @@ _RECEIPT = ("clipped_low", "clipped_high", "truncated", "masked", "rejected", "s
 
 
 class _WithSigma:
-    """What the trainer clips: the model's parameters and log sigma, under one norm."""
+    """The parameters that the trainer clips: the model's and log sigma, under one norm."""
 
     def __init__(self, model: nn.Module, sigma: Iterable[nn.Parameter]) -> None:
         self._model, self._sigma = model, list(sigma)

@@ -35,7 +35,7 @@ def register(name: str, objective: ObjectiveConfig) -> None:
 
 
 def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
-    """A function with verl's policy-loss signature; raises ConfigError for what verl cannot feed it."""
+    """Make a function with verl's policy-loss signature; raises ConfigError for what verl cannot feed it."""
     bypass = objective.ratio.denominator == "rollout"
     if "mismatch" in objective.corrected:
         raise ConfigError(
@@ -144,7 +144,7 @@ def correct_batch(
 
 
 def _normalizer(aggregate: str, config: Any, mask: Tensor) -> Normalizer | None:
-    """The global batch's denominator as verl's agg_loss computes it; None: this batch's own."""
+    """Give the global batch's denominator as verl's agg_loss computes it; None: this batch's own."""
     info = getattr(config, "global_batch_info", None) or {}
     tokens, rows = info.get("batch_num_tokens"), info.get("global_batch_size")
     length = info.get("loss_scale_factor") or mask.shape[-1]

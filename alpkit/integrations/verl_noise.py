@@ -42,7 +42,7 @@ _LOGGED: Final = ("sigma/mean", "sigma/min", "sigma/max", "noise/realised_std", 
 
 
 class _Tokens(NamedTuple):
-    """Which sample every token of a micro-batch's forward belongs to, and which tokens are real."""
+    """The tokens of a micro-batch's forward: the sample of each, and which are real."""
 
     sample: Tensor
     mask: Tensor

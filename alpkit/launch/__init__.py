@@ -1,10 +1,11 @@
-"""Running a grid's cells: in worker processes (the default) or in this one."""
+"""Run a grid's cells, in worker processes (the default) or in this one."""
 
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import CellTask, Ended, Event, Launcher, OnEvent, Started, Stepped
 from alpkit.launch.grid import LauncherName, Options, Outcome, check, run_grid, selected, states
 from alpkit.launch.inline import Inline
 from alpkit.launch.processes import Processes
+from alpkit.launch.publish import Synced, sync_grid
 
 __all__ = [
     "CellTask",
@@ -19,9 +20,11 @@ __all__ = [
     "Processes",
     "Started",
     "Stepped",
+    "Synced",
     "adopt",
     "check",
     "run_grid",
     "selected",
     "states",
+    "sync_grid",
 ]

@@ -1,7 +1,7 @@
-"""Cells that an earlier version began go on in its folders, found by the `config.yaml` that these hold.
+"""Continue cells that an earlier version began, in their folders, found by the `config.yaml` in them.
 
-A version may hash a config to another id than the one before it did. The folder, its id, its run and its
-checkpoint are then the cell's own; nothing is moved, and nothing is run twice.
+Another version of alpkit may give a config another id. Such a cell keeps its folder, with the old id, its
+MLflow run and its checkpoint; nothing is moved, and nothing is run twice.
 """
 
 from collections import Counter
@@ -11,18 +11,18 @@ from pathlib import Path
 from alpkit.config import Grid
 from alpkit.config.stored import load_run
 from alpkit.errors import AlpkitError
-from alpkit.runs.folder import GridFolder, grid_folder
+from alpkit.runs.folder import GridFolder, RunFolder, grid_folder
 from alpkit.runs.lock import is_live
 from alpkit.runs.states import CellRecord, killed_if_not_live, read_cell
 
 
 def adopt(grid: Grid, root: Path) -> Grid:
-    """Give each cell without a folder the id of the folder in which the same config and seed began.
+    """Give each cell without a folder the id of a folder in which its config and seed were begun.
 
-    Notes what goes on there, and which folders could not be read. A second call changes nothing.
+    Adds notes on the cells that are continued and on folders that cannot be read. A second call changes nothing.
     """
     folder = grid_folder(root, grid.name)
-    homeless = {c.cell_id for c in grid.cells if read_cell(folder / c.cell_id) is None}
+    homeless = {c.cell_id for c in grid.cells if not RunFolder(folder / c.cell_id).state.is_file()}
     if not homeless or not folder.is_dir():
         return grid
     begun, notes = _begun(folder, known={cell.cell_id for cell in grid.cells})
@@ -44,7 +44,7 @@ def adopt(grid: Grid, root: Path) -> Grid:
 
 
 def _begun(folder: Path, known: set[str]) -> tuple[dict[str, CellRecord], list[str]]:
-    """The furthest of the other folders for each id of this version, and what is wrong with any."""
+    """Find the furthest of the other folders for each id of this version, and what is wrong with any."""
     begun: dict[str, CellRecord] = {}
     notes = []
     for run in GridFolder(folder).runs():

@@ -1,4 +1,4 @@
-"""What a launcher is given and what it says: tasks in, events out, state kept by the caller.
+"""The interface of launchers: tasks in, events out, state kept by the caller.
 
 Launchers know nothing of grids or MLflow; they run cells and report. Not here: who writes states,
 metrics and statuses (`alpkit.launch.ledger`, in the parent alone).
@@ -79,7 +79,7 @@ def load_trainer(path: str) -> TrainCell:
 
 
 def visible_gpus() -> list[str]:
-    """CUDA devices as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    """List the CUDA devices as CUDA_VISIBLE_DEVICES names them, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -95,7 +95,7 @@ def visible_gpus() -> list[str]:
 
 
 def cores() -> list[int]:
-    """Cores that this process may use."""
+    """List the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 

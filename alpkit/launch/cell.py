@@ -1,4 +1,4 @@
-"""One cell, in whichever process: its tracker, its trainer, and the words for its failure."""
+"""Run one cell, in whichever process: its tracker, its trainer, and the text of its failure."""
 
 import traceback
 

@@ -3,14 +3,18 @@
 import platform
 import subprocess
 
-from alpkit.config import Cell, Grid
+from alpkit.config import Cell
 from alpkit.runs.states import Manifest
 
 
-def parent_tags(grid: Grid, git: str) -> dict[str, str]:
+def parent_tags(manifest: Manifest) -> dict[str, str]:
     """Tags of the grid's parent run."""
-    tags = {"alpkit.grid_id": grid.grid_id, "alpkit.git": git, "alpkit.host": platform.node()}
-    return tags | ({"mlflow.note.content": grid.question} if grid.question else {})
+    tags = {
+        "alpkit.grid_id": manifest.grid_id,
+        "alpkit.git": manifest.git,
+        "alpkit.host": platform.node(),
+    }
+    return tags | ({"mlflow.note.content": manifest.question} if manifest.question else {})
 
 
 def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:

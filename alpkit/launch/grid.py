@@ -6,15 +6,15 @@ that can be checked is checked before the first file or run is created.
     run_grid(expand(load_ablation("experiments/quickstart.yaml")))
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from alpkit import __version__
-from alpkit.config import Cell, Grid, dump_yaml
-from alpkit.errors import GridError
+from alpkit.config import Cell, Grid
+from alpkit.errors import GridError, TrackingError
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import (
     TRAINER,
@@ -24,27 +24,32 @@ from alpkit.launch.base import (
     on_signals,
     raise_interrupt,
 )
-from alpkit.launch.describe import child_tags, git_commit, params, parent_tags
+from alpkit.launch.describe import git_commit
 from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
 from alpkit.launch.preflight import check_cells, check_store
 from alpkit.launch.processes import Processes
+from alpkit.launch.publish import open_cell, open_parent
 from alpkit.runs.configs import write_config
-from alpkit.runs.folder import CONFIG_FILE, GridFolder, RunFolder, grid_folder
+from alpkit.runs.folder import GridFolder, RunFolder, grid_folder, set_aside
 from alpkit.runs.lock import is_live, lock
 from alpkit.runs.states import (
     CellRecord,
     GridRecord,
     Manifest,
+    ManifestCell,
     killed_if_not_live,
     now,
     read_cell,
     read_grid,
+    scan_cell,
+    scan_manifest,
     write_cell,
 )
-from alpkit.tracking import MlflowSink, Store, backfill, prepare_store, resolve_uri
+from alpkit.tracking import Store, is_local, masked, prepare_store, resolve_uri
 
 LauncherName = Literal["inline", "processes"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Outcome:
     records: tuple[CellRecord, ...]
     launched: tuple[str, ...]
     skipped: tuple[str, ...]
+    unsent: TrackingError | None = None
+    """Why the store lacks some of what the folder holds; None if it lacks nothing."""
 
     @property
     def failed(self) -> tuple[CellRecord, ...]:
@@ -87,11 +94,25 @@ def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
     """Where every cell of the grid stands on disk; `pending` if it never ran."""
     grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
-    records = [
-        read_cell(folder / cell.cell_id) or CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name)
-        for cell in grid.cells
-    ]
+    listed = {c.cell_id: c for m in scan_manifest(folder).rows for c in (*m.cells, *m.retired)}
+    records = [_record(cell, folder, grid.name, listed.get(cell.cell_id)) for cell in grid.cells]
     return killed_if_not_live(records, live=is_live(folder))
+
+
+def _record(cell: Cell, folder: Path, grid: str, listed: ManifestCell | None) -> CellRecord:
+    """Read a cell's state; one that cannot be read is killed: it goes on from its checkpoint."""
+    place = folder / cell.cell_id
+    if not RunFolder(place).state.is_file():
+        return CellRecord(cell.cell_id, cell.arm, cell.seed, grid)
+    records, faults = scan_cell(place)
+    for fault in faults:
+        _log.warning(
+            "%s %s: the cell goes on from its newest checkpoint", fault.place, fault.reason
+        )
+    if records:
+        return records[0]
+    run_id = "" if listed is None else listed.run_id
+    return CellRecord(cell.cell_id, cell.arm, cell.seed, grid, run_id, "killed")
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
@@ -128,7 +149,7 @@ def run_grid(
     with lock(folder), on_signals(raise_interrupt):
         # Asked again under the lock: another launch may just have finished some.
         todo = check(grid, options)
-        store = prepare_store(options.tracking_uri)
+        store = _store(options)
         ledger = _open(grid, todo, folder, store, options)
         tasks = [
             CellTask(
@@ -144,22 +165,52 @@ def run_grid(
                 tasks, ledger.listener(on_event), fail_fast=options.fail_fast
             )
         except BaseException:
-            with suppress(Exception):
-                ledger.close("KILLED")
+            _close_hurried(ledger)
             raise
-        records = tuple(ledger.records.values())
-        failed = any(record.state in ("failed", "killed") for record in records)
-        ledger.close("FAILED" if failed else "FINISHED")
+        failed = any(record.state in ("failed", "killed") for record in ledger.records.values())
+        unsent = ledger.close("FAILED" if failed else "FINISHED")
+        # Late: where the store answered at the end only, run ids came with it.
+        records = tuple(
+            (read_cell(folder / record.cell_id) or record) if store is None else record
+            for record in ledger.records.values()
+        )
     launched = tuple(cell.cell_id for cell in todo)
     skipped = {c.cell_id for c in selected(grid, options.only)} - set(launched)
     return Outcome(
         folder=folder,
         parent_run_id=ledger.manifest.parent_run_id,
-        tracking_uri=resolve_uri(options.tracking_uri),
+        tracking_uri=masked(resolve_uri(options.tracking_uri)),
         records=records,
         launched=launched,
         skipped=tuple(c.cell_id for c in grid.cells if c.cell_id in skipped),
+        unsent=unsent,
     )
+
+
+def _store(options: Options) -> Store | None:
+    """Open the store; None for a server that is out, which no training waits for."""
+    try:
+        return prepare_store(options.tracking_uri)
+    except TrackingError as error:
+        if is_local(resolve_uri(options.tracking_uri)):
+            raise
+        _log.warning(
+            "training starts without the tracking store, which is asked again at the end: %s", error
+        )
+        return None
+
+
+def _close_hurried(ledger: Ledger) -> None:
+    """Leave every state behind while another error, or Ctrl-C, is on its way up."""
+    try:
+        unsent = ledger.close("KILLED", hurried=True)
+    except TrackingError as error:
+        unsent = error
+    except Exception as error:  # it must not take the place of the first
+        _log.error("the grid's end could not be written down: %s", error)
+        return
+    if unsent is not None:
+        _log.warning("not everything is written down or sent; `alpkit sync` sends it: %s", unsent)
 
 
 def _launcher(grid: Grid, options: Options) -> Launcher:
@@ -171,22 +222,26 @@ def _launcher(grid: Grid, options: Options) -> Launcher:
             return Processes(None if jobs == "auto" else jobs)
 
 
-def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options: Options) -> Ledger:
+def _open(
+    grid: Grid, todo: Sequence[Cell], folder: Path, store: Store | None, options: Options
+) -> Ledger:
     """Create or reopen everything that a launch writes to, before any worker starts."""
-    old = read_grid(folder) if GridFolder(folder).manifest.exists() else None
-    experiment = store.experiment(grid.name, note=grid.question)
-    git = git_commit()
-    parent = store.open_parent(experiment, grid.name, parent_tags(grid, git))
+    old = _old(folder)
     manifest = replace(
         Manifest.from_json(grid.manifest()),
         created=(old and old.manifest.created) or now(),
         launched=now(),
         version=__version__,
-        git=git,
-        tracking_uri=resolve_uri(options.tracking_uri),
-        experiment_id=experiment,
-        parent_run_id=parent,
+        git=git_commit(),
+        tracking_uri=masked(resolve_uri(options.tracking_uri)),
     )
+    if store is not None:
+        manifest = open_parent(manifest, store)
+    elif old is not None and old.tracking_uri == manifest.tracking_uri:
+        known = old.manifest
+        manifest = replace(
+            manifest, experiment_id=known.experiment_id, parent_run_id=known.parent_run_id
+        )
     records: dict[str, CellRecord] = {}
     waiting = {cell.cell_id for cell in todo}
     # The lock is ours, so a cell that claims to run belongs to a launch that was killed.
@@ -195,45 +250,37 @@ def _open(grid: Grid, todo: Sequence[Cell], folder: Path, store: Store, options:
         # A cell may have run under another arm's name before the file was amended.
         record = replace(record, arm=cell.arm, seed=cell.seed, grid=grid.name)
         if cell.cell_id in waiting or record.state == "finished":
-            record = _open_cell(cell, record, folder / cell.cell_id, store, manifest)
+            place = folder / cell.cell_id
+            if store is not None:
+                record = open_cell(cell, record, place, store, manifest)
+            write_config(place, cell.config)
+            write_cell(place, record)
         records[cell.cell_id] = record
     retired = _retired(old, grid)
-    _mark_retired(old, retired, records, store)
-    ledger = Ledger(folder, manifest, records, retired, store)
+    if store is not None:
+        _mark_retired(old, retired, records, store)
+    ledger = Ledger(folder, manifest, records, retired, store, tracking_uri=options.tracking_uri)
     ledger.write_manifest()
-    if options.source:
-        store.log_text(parent, options.source, "grid.yaml")
+    if options.source and store is not None:
+        store.log_text(manifest.parent_run_id, options.source, "grid.yaml")
     return ledger
 
 
-def _open_cell(
-    cell: Cell, record: CellRecord, folder: Path, store: Store, manifest: Manifest
-) -> CellRecord:
-    """Give the cell its run, the one it had or a new one, with all that its folder knows in it."""
-    sent = store.last_step(record.run_id)
-    goes_on = record.state == "finished" or RunFolder(folder).has_checkpoint
-    if sent is not None and sent >= 0 and not goes_on:
-        # It starts over, and one run must not hold two attempts' numbers under the same steps.
-        store.discard(record.run_id)
-        sent = None
-    if sent is None:
-        run_id = store.create_child(
-            manifest.experiment_id,
-            manifest.parent_run_id,
-            f"{cell.arm} seed={cell.seed}",
-            tags=child_tags(cell, manifest),
-            params=params(cell),
+def _old(folder: Path) -> GridRecord | None:
+    """Read the grid as the launch before left it; a manifest that cannot be read is set aside and named."""
+    manifest = GridFolder(folder).manifest
+    if not manifest.exists():
+        return None
+    for fault in scan_manifest(folder).faults:
+        aside = set_aside(manifest)
+        _log.warning(
+            "%s %s: a new one is written from the cells' own files; it is kept as %s",
+            fault.place,
+            fault.reason,
+            aside.name,
         )
-        record = replace(record, run_id=run_id)
-        store.log_text(run_id, dump_yaml(cell.config), CONFIG_FILE)
-    if goes_on and (sent is None or sent < record.steps_done):
-        # A killed parent took its buffer with it, or the folder has outlived its store.
-        backfill(folder, MlflowSink(store.client, store.uri, record.run_id))
-        if record.state == "finished":
-            store.set_status(record.run_id, "FINISHED")
-    write_config(folder, cell.config)
-    write_cell(folder, record)
-    return record
+        return None
+    return read_grid(folder)
 
 
 def _mark_retired(
@@ -245,8 +292,14 @@ def _mark_retired(
     """Keep runs of dropped cells out of the charts of the grid's cells, and let them come back."""
     known = {record.cell_id for record in old.retired} if old else set()
     for record in retired:
-        if record.cell_id not in known and store.last_step(record.run_id) is not None:
+        stored = store.look(record.run_id)
+        if stored is None:
+            continue
+        if record.cell_id not in known:
             store.set_tags(record.run_id, {"alpkit.kind": "retired"})
+        # A kill of the parent left it so, and nobody will run it again.
+        if stored.status in ("RUNNING", "SCHEDULED"):
+            store.set_status(record.run_id, "KILLED")
     for cell_id in known & current.keys():
         if current[cell_id].run_id:
             store.set_tags(current[cell_id].run_id, {"alpkit.kind": "cell"})
@@ -257,5 +310,6 @@ def _retired(old: GridRecord | None, grid: Grid) -> tuple[CellRecord, ...]:
     if old is None:
         return ()
     current = {cell.cell_id for cell in grid.cells}
-    gone = {r.cell_id: r for r in (*old.retired, *old.cells) if r.cell_id not in current}
+    before = killed_if_not_live((*old.retired, *old.cells), live=False)
+    gone = {r.cell_id: r for r in before if r.cell_id not in current}
     return tuple(record for record in gone.values() if record.run_id)

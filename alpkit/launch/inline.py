@@ -1,6 +1,7 @@
-"""Cells one after another in this very process: for debuggers, breakpoints and profilers."""
+"""Run cells one after another in this process: for debuggers and profilers."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from alpkit.launch.base import CellTask, Ended, OnEvent, Started, Stepped
 from alpkit.launch.cell import failure_text, run_cell
@@ -30,7 +31,8 @@ class Inline:
             run_cell(task, on_step)
         except Exception as error:
             text = failure_text(error)
-            with RunFolder(task.folder).log.open("a", encoding="utf-8") as log:
+            # A full disk must not cost the error that it made.
+            with suppress(OSError), RunFolder(task.folder).log.open("a", encoding="utf-8") as log:
                 log.write(text + "\n")
             return text
         except BaseException:

@@ -1,31 +1,31 @@
-"""The state of a running grid, on disk and in the store: written by the parent process alone.
+"""Write the state of a running grid, on disk and in the store; only the parent process does.
 
-Turns a launcher's events into `cell.json`, `grid.json`, metrics and statuses of runs. A store that
-stops answering does not stop the grid: what it refused is sent again at the end.
+Turns a launcher's events into `cell.json`, `grid.json`, metrics and statuses of runs. Neither a store
+that does not answer nor a disk without room stops the cells: a thread sends to the store
+(`alpkit.tracking.Sender`), and a state that cannot be written is written as soon as there is room.
 """
 
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 from alpkit.errors import TrackingError
 from alpkit.launch.base import Ended, Event, OnEvent, Started, Stepped
-from alpkit.runs.folder import GridFolder
-from alpkit.runs.spike_log import scan_spikes, spike_table, spike_tags
+from alpkit.launch.publish import STATUS, end_parent, log_spikes, publish
 from alpkit.runs.states import CellRecord, Manifest, now, write_cell, write_grid
-from alpkit.tracking import MlflowSink, Store
+from alpkit.tracking import Sender, Store, prepare_store
 from alpkit.tracking.store import RunStatus
 
-_STATUS: Final[Mapping[Literal["finished", "failed", "killed"], RunStatus]] = {
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "killed": "KILLED",
-}
 # Steps of tiny models take milliseconds; a state file per step would be most of their disk traffic.
 _WRITE_SECONDS: Final = 1.0
+_PATIENCE: Final = 30.0
+"""Seconds without a success after which the end of a grid waits for its store no longer."""
+_IN_A_HURRY: Final = 3.0
+"""Seconds that an interrupted grid gives its store."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,15 +38,18 @@ class Ledger:
         manifest: Manifest,
         records: Mapping[str, CellRecord],
         retired: tuple[CellRecord, ...],
-        store: Store,
+        store: Store | None,
+        *,
+        tracking_uri: str | None = None,
     ) -> None:
+        """`store`: None where it did not answer; `tracking_uri` is then asked once more at the end."""
         self.folder, self.manifest, self.retired = folder, manifest, retired
         self.records = dict(records)
-        self._store = store
-        self._sinks: dict[str, MlflowSink] = {}
-        self._refused_statuses: dict[str, RunStatus] = {}
-        self._refused_spikes: dict[str, CellRecord] = {}
+        self._store, self._tracking_uri = store, tracking_uri
+        self._sender = None if store is None else Sender(store)
         self._written: dict[str, float] = {}
+        self._unwritten: set[str] = set()
+        self._manifest_is_old = False
 
     def write_manifest(self) -> None:
         """Write `grid.json`."""
@@ -61,20 +64,34 @@ class Ledger:
 
         return listen
 
-    def close(self, status: RunStatus) -> None:
-        """End the parent run, and send what the store refused so far; raises if it still does."""
-        cells = self.records.values()
-        finished = sum(cell.state == "finished" for cell in cells)
-        parent = self.manifest.parent_run_id
-        for sink in self._sinks.values():
-            sink.flush()
-        for cell in list(self._refused_spikes.values()):
-            self._log_spikes(cell)
-        for run_id, refused in self._refused_statuses.items():
-            self._store.set_status(run_id, refused)
-        self._store.log_files(parent, GridFolder(self.folder).manifest)
-        self._store.set_tags(parent, {"alpkit.progress": f"{finished}/{len(cells)} finished"})
-        self._store.set_status(parent, status)
+    def close(self, status: RunStatus, *, hurried: bool = False) -> TrackingError | None:
+        """Write every state, end the parent run, send what is left; give what the store refused.
+
+        Raises `TrackingError` where the disk still refuses a state. `hurried`: somebody asked to stop.
+        """
+        for cell_id in sorted(self._unwritten):
+            write_cell(self.folder / cell_id, self.records[cell_id])
+            self._unwritten.discard(cell_id)
+        self.write_manifest()
+        patience, at_most = (_IN_A_HURRY,) * 2 if hurried else (_PATIENCE, float("inf"))
+        if self._sender is None or self._store is None:
+            return self._try_once(hurried=hurried)
+        cells = tuple(self.records.values())
+        end = partial(end_parent, self.folder, self.manifest, cells, status, self._store)
+        self._sender.post("parent", end)
+        return self._sender.close(patience, at_most=at_most)
+
+    def _try_once(self, *, hurried: bool) -> TrackingError | None:
+        """Send everything to a store that was out when the grid began."""
+        refusal = TrackingError("the tracking store did not answer when the grid began")
+        if hurried:
+            return refusal
+        try:
+            synced = publish(self.folder, prepare_store(self._tracking_uri))
+        except TrackingError as error:
+            return error
+        self.manifest = replace(self.manifest, parent_run_id=synced.parent_run_id)
+        return None
 
     def _apply(self, event: Event) -> None:
         cell = self.records[event.cell_id]
@@ -82,63 +99,43 @@ class Ledger:
             case Started():
                 cell = replace(cell, state="running", started=now(), ended=None, error=None)
                 self._write_state(cell)
-                self._set_status(cell.run_id, "RUNNING")
+                self._post_status(cell, "RUNNING")
             case Stepped():
                 self.records[cell.cell_id] = replace(cell, steps_done=event.step)
                 if time.monotonic() - self._written.get(cell.cell_id, 0.0) > _WRITE_SECONDS:
                     self._write_state(self.records[cell.cell_id])
-                self._sink(cell).add(event.step, event.metrics)
+                if self._sender is not None:
+                    folder = self.folder / cell.cell_id
+                    self._sender.step(cell.run_id, folder, event.step, event.metrics)
             case Ended():
                 cell = replace(cell, state=event.state, ended=now(), error=event.error)
                 self._write_state(cell)
-                self._flush_metrics(cell)
-                self._try_spikes(cell)
-                self._set_status(cell.run_id, _STATUS[event.state])
+                if self._sender is not None and self._store is not None:
+                    spikes = partial(log_spikes, cell, self.folder / cell.cell_id, self._store)
+                    self._sender.post(("spikes", cell.cell_id), spikes)
+                self._post_status(cell, STATUS[event.state])
             case _:
                 assert_never(event)
 
+    def _post_status(self, cell: CellRecord, status: RunStatus) -> None:
+        if self._sender is not None and self._store is not None:
+            job = partial(self._store.set_status, cell.run_id, status)
+            self._sender.post(("status", cell.cell_id), job)
+
     def _write_state(self, cell: CellRecord) -> None:
-        changed = self.records[cell.cell_id].state != cell.state
+        """Write a state; what the disk refuses is said once and written with the next, or by `close`."""
+        self._manifest_is_old |= self.records[cell.cell_id].state != cell.state
         self.records[cell.cell_id] = cell
         self._written[cell.cell_id] = time.monotonic()
-        write_cell(self.folder / cell.cell_id, cell)
-        if changed:
-            self.write_manifest()
-
-    def _set_status(self, run_id: str, status: RunStatus) -> None:
+        known = bool(self._unwritten)
+        self._unwritten.add(cell.cell_id)
         try:
-            self._store.set_status(run_id, status)
-            self._refused_statuses.pop(run_id, None)
+            for cell_id in sorted(self._unwritten):
+                write_cell(self.folder / cell_id, self.records[cell_id])
+                self._unwritten.discard(cell_id)
+            if self._manifest_is_old:
+                self.write_manifest()
+                self._manifest_is_old = False
         except TrackingError as error:
-            self._refused_statuses[run_id] = status
-            _log.warning("run %s is %s, which the store has yet to hear: %s", run_id, status, error)
-
-    def _sink(self, cell: CellRecord) -> MlflowSink:
-        if cell.cell_id not in self._sinks:
-            self._sinks[cell.cell_id] = MlflowSink(self._store.client, self._store.uri, cell.run_id)
-        return self._sinks[cell.cell_id]
-
-    def _flush_metrics(self, cell: CellRecord) -> None:
-        """Send the cell's last steps; what the store refuses is sent by `close`, or raises there."""
-        try:
-            self._sink(cell).flush()
-            del self._sinks[cell.cell_id]
-        except TrackingError as error:
-            _log.warning("%s has metrics that the store lacks so far: %s", cell.cell_id, error)
-
-    def _try_spikes(self, cell: CellRecord) -> None:
-        """Log the cell's spikes; what the store refuses is logged by `close`, or raises there."""
-        try:
-            self._log_spikes(cell)
-        except TrackingError as error:
-            self._refused_spikes[cell.cell_id] = cell
-            _log.warning("%s has spikes that the store lacks so far: %s", cell.cell_id, error)
-
-    def _log_spikes(self, cell: CellRecord) -> None:
-        """Log the cell's spikes as tags that count them and a table, in place of an earlier attempt's."""
-        spikes, faults = scan_spikes(self.folder / cell.cell_id)
-        for fault in faults:
-            _log.warning("the store lacks a spike: %s: %s", fault.place, fault.reason)
-        self._store.set_tags(cell.run_id, spike_tags(spikes))
-        self._store.log_table(cell.run_id, *spike_table(spikes), "spikes.json")
-        self._refused_spikes.pop(cell.cell_id, None)
+            if not known:
+                _log.warning("a state is written as soon as that is possible: %s", error)

@@ -1,4 +1,4 @@
-"""What can be known to be missing before anything is created: packages, models, layers, places.
+"""Find what is missing before anything is created: packages, models, layers, places to write.
 
 Looks for packages without importing them, and at a model's config without reading its weights.
 """
@@ -12,12 +12,13 @@ from alpkit.config import Cell, RunConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.launch.base import visible_gpus
+from alpkit.tracking import masked
 
 
 def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
-    """Raise the first thing that some cell needs and this machine lacks.
+    """Check that this machine has what the cells need; raises for the first thing that it lacks.
 
-    `models`: whether `model` means what alpkit's own trainer takes it for.
+    `models`: check the models too; another trainer may take `model` for something else.
     """
     for cell in cells:
         try:
@@ -35,13 +36,19 @@ def check_store(uri: str) -> None:
     scheme = urlparse(uri).scheme
     if scheme in ("", "file"):
         raise ConfigError(
-            f"{uri} is a folder, and MLflow keeps runs in folders no longer",
+            f"{masked(uri)} is a folder, and MLflow keeps runs in folders no longer",
             where="tracking store",
             fix="use sqlite:///mlflow.db, another database URI or http://server",
         )
 
 
 def _check_engine(config: RunConfig) -> None:
+    if config.hardware.attention == "varlen" and not visible_gpus():
+        raise PrerequisiteError(
+            "the varlen kernel needs an NVIDIA GPU, and none is visible here",
+            where="hardware.attention",
+            fix="leave attention out: forwards are packed with sdpa where there is no GPU",
+        )
     if config.rollout.engine == "vllm" and not _installed("vllm"):
         cpu = "" if visible_gpus() else "-cpu"
         raise PrerequisiteError(

@@ -1,4 +1,4 @@
-"""Cells in spawned worker processes: one thread or one GPU each, crashes contained, none orphaned.
+"""Run cells in spawned worker processes: one thread or GPU each; a crash ends one cell, and no process is left behind.
 
 The parent waits on every worker's pipe and sentinel at once, and on signals through a pipe of its
 own, so that no exception ever arrives in the middle of its bookkeeping.
@@ -36,6 +36,8 @@ class _Worker:
     process: SpawnProcess
     conn: Connection
     task: CellTask | None = None
+    closed: bool = False
+    """Whether its end of the pipe is gone."""
 
 
 class Processes:
@@ -87,21 +89,17 @@ class Processes:
 
     def _listen(self, w: _Worker, workers: list[_Worker], on_event: OnEvent) -> bool:
         """Read what a worker has said; False if its cell failed."""
-        try:
-            while w.conn.poll():
-                message = w.conn.recv()
-                if w.task is not None and isinstance(message, worker.Step):
-                    on_event(Stepped(w.task.cell_id, message.step, message.metrics))
-                elif w.task is not None and isinstance(message, worker.Done):
-                    cell_id, w.task = w.task.cell_id, None
-                    state = "finished" if message.error is None else "failed"
-                    on_event(Ended(cell_id, state, message.error))  # type: ignore[arg-type]
-                    if message.error is not None:
-                        return False
-            if w.process.is_alive():
-                return True
-        except (EOFError, OSError):
-            pass
+        for message in _received(w):
+            if w.task is not None and isinstance(message, worker.Step):
+                on_event(Stepped(w.task.cell_id, message.step, message.metrics))
+            elif w.task is not None and isinstance(message, worker.Done):
+                cell_id, w.task = w.task.cell_id, None
+                state = "finished" if message.error is None else "failed"
+                on_event(Ended(cell_id, state, message.error))  # type: ignore[arg-type]
+                if message.error is not None:
+                    return False
+        if not w.closed and w.process.is_alive():
+            return True
         workers.remove(w)
         code = _reap(w)
         if w.task is not None:
@@ -122,12 +120,25 @@ class Processes:
         return _Worker(index, process, ours)
 
     def _lease(self, index: int) -> dict[str, str]:
-        """Environment of worker `index`: its threads, and its GPU or its core."""
+        """Give the environment of worker `index`: its threads, and its GPU or its core."""
         lease = {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
         if self._gpus:
             return {**lease, "CUDA_VISIBLE_DEVICES": self._gpus[index % len(self._gpus)]}
         # vLLM's CPU build pins its threads; without this every worker would pin to the same core.
         return {**lease, "VLLM_CPU_OMP_THREADS_BIND": str(self._cores[index % len(self._cores)])}
+
+
+def _received(w: _Worker) -> Iterator[object]:
+    """Give the messages that wait, one at a time. What a listener raises is not taken for a broken pipe."""
+    while True:
+        try:
+            if not w.conn.poll():
+                return
+            message: object = w.conn.recv()
+        except (EOFError, OSError):
+            w.closed = True
+            return
+        yield message
 
 
 def _busy(workers: Sequence[_Worker]) -> int:
@@ -143,7 +154,7 @@ def _reap(w: _Worker) -> int | None:
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
-    """End every worker: the idle by a word, the busy by SIGTERM, the stubborn by SIGKILL."""
+    """End every worker: an idle one by message, a busy one by SIGTERM, and by SIGKILL if it goes on."""
     for w in workers:
         if w.task is None:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The child's side of `processes`: one persistent worker that runs the cells it is sent.
+"""The worker process of `processes`, which runs the cells that it is sent.
 
 Imports no torch at the top: threads and devices are settled by the environment before it loads.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from alpkit.launch.base import CellTask
 from alpkit.launch.cell import failure_text, run_cell
+from alpkit.runs.disk import writing
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.states import now
 
@@ -39,7 +41,6 @@ def main(conn: Connection, threads: int) -> None:
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     with conn:
         while (task := _receive(conn)) is not None:
-            _log_to(RunFolder(task.folder).log)
             conn.send(Done(_attempt(task, conn, threads)))
 
 
@@ -56,15 +57,19 @@ def _attempt(task: CellTask, conn: Connection, threads: int) -> str | None:
         conn.send(Step(step, dict(metrics)))
 
     try:
+        _log_to(RunFolder(task.folder).log)
         _limit_threads(threads)
         run_cell(task, on_step)
     except Exception as error:
         text = failure_text(error)
-        sys.stderr.write(text + "\n")
+        # The log may be what has no room: the parent hears of the failure all the same.
+        with suppress(OSError):
+            sys.stderr.write(text + "\n")
         return text
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
     return None
 
 
@@ -76,8 +81,9 @@ def _limit_threads(threads: int) -> None:
 
 def _log_to(path: Path) -> None:
     """Send this process's output, C libraries' included, to the end of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for number in (1, 2):
         os.dup2(file, number)
     os.close(file)
@@ -86,7 +92,8 @@ def _log_to(path: Path) -> None:
     )
     logging.getLogger("alpkit").setLevel(logging.INFO)
     logging.captureWarnings(True)
-    sys.stderr.write(f"--- {now()} process {os.getpid()}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"--- {now()} process {os.getpid()}\n")
 
 
 def _die_with_the_parent() -> None:

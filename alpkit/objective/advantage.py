@@ -1,4 +1,4 @@
-"""Advantages from group-relative rewards: GRPO, Dr. GRPO, RLOO."""
+"""Turn rewards into advantages relative to the group: GRPO, Dr. GRPO, RLOO."""
 
 from typing import assert_never
 
@@ -12,7 +12,7 @@ from alpkit.config.objective import AdvantageConfig
 def group_advantage(
     rewards: Float[Tensor, " batch"], group: Int[Tensor, " batch"], config: AdvantageConfig
 ) -> Float[Tensor, " batch"]:
-    """One advantage per response, relative to the responses of its prompt.
+    """Compute one advantage per response, relative to the responses of its prompt.
 
     grpo: (r - mean) / (std + 1e-6) with the unbiased std, arXiv:2402.03300 eq. 3; dr_grpo: r - mean,
     arXiv:2503.20783; rloo: r - mean of the others, arXiv:2402.14740. A group whose rewards are all equal

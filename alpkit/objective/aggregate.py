@@ -1,4 +1,4 @@
-"""From per-token losses to one number, with the whole mini-batch's denominators."""
+"""Reduce per-token losses to one number, with the whole mini-batch's denominators."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
@@ -40,7 +40,7 @@ def normalizer_sums(
     config: ObjectiveConfig,
     turn: Int[Tensor, "batch tok"] | None = None,
 ) -> Sums:
-    """One micro-batch's share of the mini-batch's denominators; arguments as of `policy_loss`.
+    """Sum one micro-batch's share of the mini-batch's denominators; arguments as of `policy_loss`.
 
     `logp` may be None unless `config.of_whole_batch` has "bypass", `logp_old` unless it has "mismatch".
     """
@@ -69,7 +69,7 @@ def sums_of(
 def own_normalizer(
     counted: Float[Tensor, "batch 1"], config: ObjectiveConfig, *, fixed_length: int
 ) -> Normalizer:
-    """The denominator of a micro-batch that is the whole mini-batch, from its counted tokens per response."""
+    """Give the denominator where one micro-batch is the whole mini-batch, from its counted tokens per response."""
     nothing = counted.new_zeros(())
     denominators = whole_batch(
         [_sums(counted, nothing, nothing)], config, fixed_length=fixed_length
@@ -113,7 +113,7 @@ def whole_batch(parts: Iterable[Sums], config: ObjectiveConfig, *, fixed_length:
 def row_scale(
     counted: Float[Tensor, "batch 1"], aggregate: Aggregate, normalizer: Float[Tensor, ""]
 ) -> Float[Tensor, "#batch 1"]:
-    """Factor on every response's summed loss, so that micro-batches add up to the mini-batch's loss."""
+    """Give the factor on each response's summed loss with which micro-batches add up to the mini-batch's loss."""
     match aggregate:
         case "seq_mean_token_mean":
             return 1 / (counted.clamp(min=1) * normalizer)

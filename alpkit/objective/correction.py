@@ -1,4 +1,4 @@
-"""Corrections token by token: the weight of each, whether it stays, whether it counts.
+"""Correct tokens one by one: the weight of each, whether it stays, whether it counts.
 
 `mismatch_correction` is the part that other trainers can use as it is: they multiply their per-token
 loss by `weight` and take the mean over `keep` (shrinking) or over their own mask (keeping).
@@ -78,7 +78,7 @@ def correct(
     advantage: Float[Tensor, "batch #tok"] | None = None,
     mean_weight: Float[Tensor, ""] | None = None,
 ) -> Corrected:
-    """Weight and rejections of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
+    """Weigh and reject the tokens of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
     factor, inside, touched = raw_weight(tokens, weight, clamp)
     if weight.normalize == "batch":
         if mean_weight is None:

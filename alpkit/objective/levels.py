@@ -1,4 +1,4 @@
-"""Levels: over which tokens log ratios are summed or averaged.
+"""Reduce log ratios to a level: sum or average them over tokens, a turn, or a response.
 
 "Sequence" is no level: half of the field means the product by it, half the geometric mean.
 """
@@ -19,7 +19,7 @@ def reduce_to_level(
     level: Level,
     turn: Int[Tensor, "batch tok"] | None = None,
 ) -> Float[Tensor, "batch tok"]:
-    """Each valid token's log ratio at `level`, nats; 0 where masked.
+    """Give each valid token its log ratio at `level`, nats; 0 where masked.
 
     Masked entries are removed before any arithmetic, so their values (inf, NaN) never matter.
     `mask` is bool or 0/1. `turn` ids (0-based, non-decreasing along tok) serve the turn levels; None: one turn.

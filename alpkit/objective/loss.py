@@ -47,7 +47,7 @@ def policy_loss(
     normalizer: Normalizer | Float[Tensor, ""] | float | None = None,
     logp_reference: Float[Tensor, "batch tok"] | None = None,
 ) -> LossOutput:
-    """Off-policy corrected policy-gradient loss of one (micro-)batch, to be minimised.
+    """Compute the off-policy corrected policy-gradient loss of one (micro-)batch, to be minimised.
 
     `logp` is the ratio's numerator (perturbed or not) and carries the gradient; log-probs in nats;
     `mask` bool or 0/1; `advantage` [batch] or [batch, tok]; `normalizer` the whole mini-batch's
@@ -122,7 +122,7 @@ class _WithSlope(torch.autograd.Function):
 
 
 def _per_token(advantage: Tensor, tokens: TokenBatch) -> Float[Tensor, "batch #tok"]:
-    """One advantage per response, or one per token with zeros where masked."""
+    """Shape advantages: one per response, or one per token with zeros where masked."""
     advantage = advantage.to(tokens.real.dtype)
     return advantage[:, None] if advantage.ndim == 1 else clean(advantage, tokens.real)
 
@@ -132,7 +132,7 @@ def _given(
     tokens: TokenBatch,
     config: ObjectiveConfig,
 ) -> Normalizer | None:
-    """The whole mini-batch's denominators, where the caller knows them; None: this batch is all of it."""
+    """Give the whole mini-batch's denominators, where the caller knows them; None: this batch is all of it."""
     if normalizer is None or isinstance(normalizer, Normalizer):
         return normalizer
     if config.weight.normalize == "batch":

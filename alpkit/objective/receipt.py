@@ -69,7 +69,7 @@ def _outside(
 
 
 class _BySign(NamedTuple):
-    """How many valid tokens are marked: all, by the sign of their advantage; and the sum of its size."""
+    """Counts of marked valid tokens: all, by the sign of their advantage; and the sum of its size."""
 
     every: Float[Tensor, ""]
     negative: Float[Tensor, ""]

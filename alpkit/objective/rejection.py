@@ -55,7 +55,7 @@ def reject(
 def _outside(
     statistic: Float[Tensor, "batch #tok"], rule: RejectConfig
 ) -> Float[Tensor, "batch #tok"]:
-    """1 where the statistic is below or above the rule's bounds, which themselves stay."""
+    """Mark (1) where the statistic is below or above the rule's bounds; values on a bound stay."""
     sides = ((torch.lt, rule.lower), (torch.gt, rule.upper))
     first, *second = (
         marks(beyond, statistic, bound) for beyond, bound in sides if bound is not None
@@ -66,7 +66,7 @@ def _outside(
 def _statistic(
     tokens: TokenBatch, rule: RejectConfig, clamp: tuple[float, float]
 ) -> Float[Tensor, "batch #tok"]:
-    """The rule's statistic, per token or per response."""
+    """Compute the rule's statistic, per token or per response."""
     numerator = tokens.numerator(rule.of)
     log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):

@@ -1,4 +1,4 @@
-"""The state of a `RatioSketch`, made where the log-probs are: one vector leaves the device, not every token.
+"""Make the state of a `RatioSketch` on the log-probs' device, so that one vector leaves it and not every token.
 
 Layout and meaning are `alpkit.diagnostics.sketch`'s; this file only fills the vector with torch.
 
@@ -49,6 +49,6 @@ def sketch_state(
 
 
 def _top(values: Float[Tensor, " item"]) -> Float[Tensor, " top"]:
-    """The `TOP` largest, descending, padded with -inf."""
+    """Give the `TOP` largest, descending, padded with -inf."""
     largest = values.topk(min(TOP, values.numel())).values
     return torch.cat([largest, largest.new_full((TOP - largest.numel(),), -torch.inf)])

@@ -28,7 +28,7 @@ def surrogate(
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
 ) -> Surrogate:
-    """Per-token surrogate loss of a detached ratio x, with d x / d logp = x (straight-through).
+    """Compute the per-token surrogate loss of a detached ratio x, with d x / d logp = x (straight-through).
 
     ppo (arXiv:1707.06347 eq. 7): max(-A x, -A clip(x)), capped at -A c for A < 0. That is -A x with x held
     within bounds that depend on the sign of A: no upper one but c for A < 0, no lower one for A > 0; outside
@@ -57,5 +57,5 @@ def surrogate(
 
 
 def band(config: SurrogateConfig) -> tuple[float, float]:
-    """The ratios between which nothing is clipped."""
+    """Give the ratios between which nothing is clipped."""
     return 1 - config.epsilon_low, 1 + config.epsilon_high

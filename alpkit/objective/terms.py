@@ -37,7 +37,7 @@ class Terms(NamedTuple):
 
 
 def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
-    """The ratio at its level, of the log ratio that `log_ratio_clamp` bounds after the reduction."""
+    """Compute the ratio at its level; `log_ratio_clamp` bounds its log after the reduction."""
     now = tokens.numerator("bypass")
     match config.ratio.denominator:
         case "old":
@@ -62,7 +62,7 @@ def weighted_terms(
     corrected: Corrected,
     config: ObjectiveConfig,
 ) -> Terms:
-    """The surrogate times the correction's weight, at the tokens that it kept."""
+    """Multiply the surrogate by the correction's weight, at the tokens that the correction kept."""
     now = tokens.numerator("bypass")
     logp = now if config.surrogate.kind == "ppo" else clean(now, tokens.real)
     loss, slope, alive = surrogate(ratio.value, logp, advantage, config.surrogate)
@@ -82,7 +82,7 @@ def pull(
     logp_reference: Float[Tensor, "batch tok"] | None,
     config: ReferenceKLConfig,
 ) -> ReferenceKL:
-    """The estimated KL to the reference of every valid token, and its slope; both 0 where masked."""
+    """Estimate the KL to the reference at every valid token, and its slope; both 0 where masked."""
     if logp_reference is None:
         raise ValueError("reference_kl.coef is above 0: pass logp_reference")
     now = tokens.numerator("bypass")

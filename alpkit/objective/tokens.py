@@ -58,7 +58,7 @@ class TokenBatch:
         return cls(now, old, rollout, real, count, turn, given.sum() - count.sum())
 
     def numerator(self, of: Of) -> Float[Tensor, "batch tok"]:
-        """log pi_old (mismatch) or the ratio's numerator (bypass); ValueError where it was not given."""
+        """Give log pi_old (mismatch) or the ratio's numerator (bypass); ValueError where it was not passed."""
         values = self.logp_old if of == "mismatch" else self.logp
         if values is None:
             name = "pi_old: pass logp_old" if of == "mismatch" else "pi_theta: pass logp"
@@ -68,7 +68,7 @@ class TokenBatch:
     def log_ratio(
         self, over: Float[Tensor, "batch tok"], under: Float[Tensor, "batch tok"]
     ) -> Float[Tensor, "batch tok"]:
-        """`over` - `under` in nats; exactly 0 where masked, whatever stands there."""
+        """Compute `over` - `under` in nats; exactly 0 where masked, whatever stands there."""
         return (over - under).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).mul_(self.real)
 
     def rows(self, values: Float[Tensor, "batch #tok"]) -> Float[Tensor, "batch 1"]:
@@ -83,7 +83,7 @@ class TokenBatch:
 
 
 def as_float(mask: Tensor, dtype: torch.dtype) -> Float[Tensor, "*shape"]:
-    """A bool or 0/1 mask as floats 0 and 1; through uint8, which torch converts five times as fast as bool."""
+    """Turn a bool or 0/1 mask into floats; by way of uint8, which torch converts five times as fast as bool."""
     return (mask.view(torch.uint8) if mask.dtype == torch.bool else mask).to(dtype)
 
 
@@ -92,7 +92,7 @@ def marks(
     left: Float[Tensor, "batch #tok"],
     right: Float[Tensor, "batch #tok"] | float,
 ) -> Float[Tensor, "batch #tok"]:
-    """1 where `compare(left, right)` holds (torch.lt, torch.eq, ...), else 0, in the shape of `left`.
+    """Mark with 1 where `compare(left, right)` holds (torch.lt, torch.eq, ...), else 0, in the shape of `left`.
 
     A comparison that writes floats takes a quarter of the time of one that writes bools.
     """
@@ -102,5 +102,5 @@ def marks(
 def clean(
     values: Float[Tensor, "batch tok"], real: Float[Tensor, "batch tok"]
 ) -> Float[Tensor, "batch tok"]:
-    """`values`, and 0 where `real` is 0, even for inf and NaN; valid values are finite."""
+    """Set `values` to 0 where `real` is 0, even inf and NaN; valid values are finite."""
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mul_(real)

@@ -24,7 +24,7 @@ class Weights(NamedTuple):
 
 
 def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> Weights:
-    """Weight x = exp(log ratio at the configured level), acted on as the config says.
+    """Compute the weight exp(log ratio at the configured level), and truncate, clip or mask it.
 
     truncate: min(x, upper); clip: x into [lower, upper]; mask: x where lower <= x <= upper, else 0, and
     the token stays in the loss's normaliser. Raises ValueError where the log-probs of `config.of` were not
@@ -66,7 +66,7 @@ def _untouched(
 
 
 def _above(raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, upper: float) -> dict[str, Tensor]:
-    """How many weights are above the upper bound, and by how much in all; masked ones are 0."""
+    """Count the weights above the upper bound, and sum the excess; masked ones are 0."""
     return {
         "truncated": tokens.rows(marks(torch.gt, raw, upper)).sum(),
         "weight_removed": tokens.rows((raw - upper).clamp_(min=0)).sum(),
@@ -76,7 +76,7 @@ def _above(raw: Float[Tensor, "batch #tok"], tokens: TokenBatch, upper: float) -
 def weight_sums(
     weight: Float[Tensor, "batch #tok"], tokens: TokenBatch, config: WeightConfig
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Sum of the weights, and their number, that batch normalisation divides: both add over micro-batches.
+    """Sum and count the weights, for batch normalisation; both add up over micro-batches.
 
     Over valid tokens; at a level with one weight per response, over responses, so that long ones do not
     count more.

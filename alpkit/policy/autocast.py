@@ -28,7 +28,7 @@ class Precision(NamedTuple):
         return self.head == "float32"
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Context in which the policy's forwards run."""
+        """Give the context in which the policy's forwards run."""
         low = _LOW.get(self.dtype)
         return torch.autocast(device.type, low or torch.bfloat16, enabled=low is not None)
 

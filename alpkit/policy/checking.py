@@ -1,4 +1,4 @@
-"""What can be known of a model from its config alone: that it loads, has layers, can be perturbed.
+"""Check a model before its weights are read: that it is whole, has layers, and can be perturbed.
 
 Builds the architecture on the meta device: no weights are read, and nothing is created. The launcher
 asks before it creates the first run, so that a mistake costs no half-made grid.
@@ -9,25 +9,37 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alpkit.config import PerturbationConfig
 from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
-from alpkit.policy.loading import BUILTINS, check_prompt, local_folder
+from alpkit.policy.files import check_files
+from alpkit.policy.loading import (
+    BUILTINS,
+    asks_for_its_own_code,
+    check_prompt,
+    load_tokenizer,
+    local_folder,
+    own_code,
+)
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.sites import decoder_layers
 
 
 @cache
 def check_model(name: str, revision: str | None, perturbation: PerturbationConfig | None) -> None:
-    """Refuse a model that cannot be trained, or not perturbed as asked; reads its config only.
+    """Refuse a model that cannot be trained, or not perturbed as asked; reads no weights.
 
     Raises `PrerequisiteError` for what is not installed or not to be found, `ConfigError` for a model
     without decoder layers and for layers or sites that it lacks.
     """
     model = model_without_weights(name, revision)
-    if model is None or perturbation is None:
+    if model is None:
+        return
+    if name not in BUILTINS and (folder := local_folder(name)) is not None:
+        check_files(name, folder)
+    if perturbation is None:
         return
     try:
         LayerwisePerturbation(model, perturbation).remove()
@@ -43,10 +55,14 @@ def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | 
     if folder is None and name in BUILTINS:
         return None  # its config is still inside the package
     try:
-        config = AutoConfig.from_pretrained(folder or name, revision=None if folder else revision)
+        config = AutoConfig.from_pretrained(
+            folder or name, revision=None if folder else revision, trust_remote_code=False
+        )
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        if asks_for_its_own_code(error):
+            raise own_code(name) from error
         lines = str(error).strip().splitlines()
         raise PrerequisiteError(
             f"model {name} has no config that transformers can build a causal language model from",
@@ -64,10 +80,10 @@ def check_prompt_of(name: str, revision: str | None, prompt: PromptConfig) -> No
     if folder is None and name in BUILTINS:
         return  # not converted yet: its tokenizer is still inside the package
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder or name, revision=None if folder else revision
-        )
+        tokenizer = load_tokenizer(str(folder or name), None if folder else revision)
     except (OSError, ValueError, KeyError) as error:
+        if asks_for_its_own_code(error):
+            raise own_code(name) from error
         lines = str(error).strip().splitlines()
         raise PrerequisiteError(
             f"the tokenizer of model {name} cannot be loaded",

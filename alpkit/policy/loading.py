@@ -1,4 +1,4 @@
-"""The model that is trained: where it comes from, how it is prompted.
+"""Load the model that is trained, and encode its prompts.
 
 Weights are always loaded as float32 masters in eval mode; a run's `dtype: bfloat16` is autocast
 over them. `Policy.source` is a folder that a second engine can load the very same weights from.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -53,12 +54,18 @@ def load_policy(name: str, *, revision: str | None = None) -> Policy:
         # A hub id is pinned to one commit: a second engine could resolve the id to another.
         origin, commit = (str(folder), None) if folder else (name, _commit(name, revision))
         with _without_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(origin, revision=commit)
+            tokenizer = load_tokenizer(origin, commit)
             model = AutoModelForCausalLM.from_pretrained(
-                origin, revision=commit, dtype=torch.float32, attn_implementation="sdpa"
+                origin,
+                revision=commit,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
             )
         source = folder or _snapshot(name, commit)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if asks_for_its_own_code(error):
+            raise own_code(name) from error
         raise PrerequisiteError(
             f"model {name} cannot be loaded",
             where="model",
@@ -71,6 +78,29 @@ def load_policy(name: str, *, revision: str | None = None) -> Policy:
     model.eval()
     decoder_layers(model)
     return Policy(model, tokenizer, str(source))
+
+
+def load_tokenizer(origin: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; a model's own code is never run, whatever stands in its folder."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        origin, revision=revision, trust_remote_code=False
+    )
+    return tokenizer
+
+
+def asks_for_its_own_code(error: Exception) -> bool:
+    """Whether transformers refused because the model comes with Python code."""
+    return "trust_remote_code" in str(error)
+
+
+def own_code(name: str) -> PrerequisiteError:
+    """The refusal of a model that needs its own code."""
+    return PrerequisiteError(
+        f"model {name} comes with Python code of its own, which alpkit does not run",
+        where="model",
+        why="whoever wrote the folder would run code as you, in every cell",
+        fix="use an architecture that transformers itself has, or convert the model to one",
+    )
 
 
 def encode_prompt(

@@ -1,4 +1,4 @@
-"""Log-prob and entropy of given tokens under a policy, with the LM head on response tokens only.
+"""Score given tokens under a policy: log-prob and entropy, with the LM head on response tokens only.
 
 The backbone runs on the real tokens of all rows, packed one behind the other (`attention`), or on whole
 padded rows. Prompt rows are dropped before the head, which runs in chunks that the backward pass forms
@@ -28,7 +28,7 @@ _MULTIPLIES_BY_DIVISOR: Final = ("hyperclovax",)
 
 
 class LogitTransform(NamedTuple):
-    """What follows the LM head: logits times `scale`, then cap * tanh(logits / cap) where there is a cap."""
+    """A model's transform after its LM head: logits * scale, then cap * tanh(logits / cap) where there is a cap."""
 
     scale: float
     cap: float | None
@@ -47,12 +47,12 @@ class TokenLogprobs(NamedTuple):
 
 
 def positions_of(attention: Bool[Tensor, "batch len"]) -> Int[Tensor, "batch len"]:
-    """Position ids that count real tokens only, so that padding on the left changes nothing."""
+    """Make position ids that count real tokens only, so that padding on the left changes nothing."""
     return (attention.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def backbone_of(model: PreTrainedModel) -> nn.Module:
-    """The decoder stack below the LM head."""
+    """Find the decoder stack below the LM head."""
     backbone: nn.Module = getattr(model, model.base_model_prefix, model.base_model)
     return backbone
 
@@ -71,7 +71,7 @@ def logit_transform(model: PreTrainedModel) -> LogitTransform:
 def token_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "*tok hidden"], *, head_float32: bool = False
 ) -> Float[Tensor, "*tok vocab"]:
-    """Logits of `hidden`, the backbone's last state: LM head, then the model's transform in float32.
+    """Compute the logits of `hidden`, the backbone's last state: LM head, then the model's transform in float32.
 
     `head_float32` takes the LM head out of autocast. Float64 stays float64.
     """
@@ -95,7 +95,7 @@ def response_logprobs(
     head_float32: bool = False,
     packing: Packing | None = None,
 ) -> TokenLogprobs:
-    """Log-prob of every response token given what stands before it, and the entropy there.
+    """Compute the log-prob of every response token given the tokens before it, and the entropy there.
 
     Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
@@ -210,7 +210,7 @@ def _head(
 
 
 def _number(config: object, name: str) -> float:
-    """A field that scales logits; absent or None: 1."""
+    """Read a field that scales logits; absent or None: 1."""
     value = getattr(config, name, None)
     return float(value) if isinstance(value, int | float) else 1.0
 

@@ -77,16 +77,20 @@ def _convert(gguf: Path, folder: Path) -> None:
     # Without dequantize=True the model loads but refuses to be saved.
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
+        trust_remote_code=False,
         gguf_file=gguf.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(folder)
 
 
 def _publish(finished: Path, target: Path) -> None:
-    """Rename into place; whoever comes second in a race keeps the first one's folder."""
+    """Rename into place; of two processes in a race, the second takes the first one's folder."""
     try:
         finished.rename(target)
     except OSError:

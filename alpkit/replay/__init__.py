@@ -1,4 +1,4 @@
-"""Counterfactual replay: what other corrections would have made of the batches that a run recorded.
+"""Counterfactual replay: apply other corrections to the batches that a run recorded.
 
 From the token records alone: loss, ratios, weights, what is removed, and its overlap between methods.
 With the policy from before the step (`records.replay: true`) also gradients. At the run's own
@@ -82,7 +82,7 @@ def _compared(
     step: int,
     config: RunConfig,
 ) -> list[Row]:
-    """Receipt and loss of the run's own method beside what the trainer logged."""
+    """Compare receipt and loss of the run's own method with those that the trainer logged."""
     of_run = next((outcome for outcome in outcomes if outcome.method.own), None)
     if of_run is None:
         return []

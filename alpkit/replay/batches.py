@@ -1,4 +1,4 @@
-"""A recorded step as the trainer had it: padded, and cut into the very mini- and micro-batches.
+"""Rebuild a recorded step as the trainer had it: padded, and cut into the same mini- and micro-batches.
 
 Uses the trainer's own `cut`, so that what depends on the cut is what it was. Not here: what is done
 with the batches (`losses`, `gradients`).
@@ -47,7 +47,7 @@ class RecordedStep:
     tokens: pd.DataFrame
 
     def inputs(self, micro: MicroBatch, logp: Tensor, advantage: Tensor) -> Inputs:
-        """The micro-batch with `logp` [batch, len] as numerator and `advantage` [batch]."""
+        """Give the loss's inputs of a micro-batch, with `logp` [batch, len] as numerator and `advantage` [batch]."""
         rows, columns = self.place(micro)
         old = self.logps.get("logp_old")
         return Inputs(
@@ -72,7 +72,7 @@ class RecordedStep:
         return order
 
     def advantage(self, config: AdvantageConfig) -> Tensor:
-        """The recorded advantages [batch], or others from the recorded rewards."""
+        """Give the recorded advantages [batch], or compute others from the recorded rewards."""
         if config == self.config.objective.advantage:
             return self.batch.advantage
         return group_advantage(self.batch.reward, self.batch.rollout.prompt, config)
@@ -115,7 +115,7 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
 def _padded(
     step: int, tokens: pd.DataFrame, sequences: pd.DataFrame
 ) -> tuple[Batch, tuple[Tensor, Tensor]]:
-    """The step's batch, and row and column of every recorded token in it."""
+    """Pad the step to a batch, and locate every recorded token in it by row and column."""
     responses = [
         Response(tuple(ids), (0.0,) * len(ids), "stop") for ids in sequences["response_ids"]
     ]
@@ -146,7 +146,7 @@ def _padded(
 
 
 def _without_unsampled(response: Tensor, masks: pd.Series) -> Tensor:
-    """Response positions that the model sampled: all of them where a row has no mask."""
+    """Mark the response positions that the model sampled: all of them where a row has no mask."""
     sampled = response.clone()
     for row, mask in enumerate(masks):
         if mask is not None:
@@ -157,7 +157,7 @@ def _without_unsampled(response: Tensor, masks: pd.Series) -> Tensor:
 def _spread(
     values: "pd.Series[float]", at: Sequence[Tensor], like: Tensor, elsewhere: float
 ) -> Tensor:
-    """One value per recorded token, put at its row and column, float32."""
+    """Put one value per recorded token at its row and column, float32."""
     dense = torch.full(like.shape, elsewhere, dtype=torch.float32)
     dense[at[0], at[1]] = torch.tensor(values.to_numpy(np.float32))
     return dense

@@ -1,4 +1,4 @@
-"""What a replay found, and the book in which it is gathered: rows, obstacles, notes."""
+"""Gather the results of a replay: rows, obstacles, notes."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ FRAMES: Final[dict[str, list[str]]] = {
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay found; every frame has a row per step and method (or pair of methods).
+    """The results of a replay; every frame has a row per step and method (or pair of methods).
 
     `methods`: loss, shares of tokens and responses `removed` by weight or rejection and of tokens
     `mute` (an advantage, no gradient), share of removed tokens whose response was right (`removed_solved`:
@@ -48,7 +48,7 @@ class Replay:
 
     @property
     def equals_logged(self) -> bool | None:
-        """Whether the own method's replay is what was logged; None where nothing can be compared."""
+        """Whether the replay of the run's own method equals what was logged; None where nothing can be compared."""
         return bool(self.logged["equal"].all()) if len(self.logged) else None
 
 
@@ -77,11 +77,11 @@ class Book:
             )
 
     def note(self, text: str) -> None:
-        """Say something, once."""
+        """Add a note, once."""
         self._notes.setdefault(text)
 
     def note_gaps(self, gaps: Sequence[Gap]) -> None:
-        """Say how far the model's log-probs are from the recorded, where that is too far."""
+        """Add a note where the model's log-probs are too far from the recorded ones."""
         for gap in gaps:
             if not gap.largest <= gap.tolerance:
                 self.note(
@@ -91,7 +91,7 @@ class Book:
                 )
 
     def replayable(self, step: int, columns: Collection[str]) -> list[Method]:
-        """The methods whose loss follows from the log-probs that `step` recorded."""
+        """List the methods whose loss follows from the log-probs that `step` recorded."""
         usable = []
         for method in self.compared:
             obstacle = method.obstacle(columns, self.cell.config.perturbation)
@@ -102,7 +102,7 @@ class Book:
         return usable
 
     def differentiable(self, columns: Collection[str]) -> list[Method]:
-        """The methods whose gradient the model gives, with pi_old from the records."""
+        """List the methods whose gradient the model gives, with pi_old from the records."""
         return [
             method
             for method in self.compared
@@ -127,7 +127,7 @@ class Book:
         return True
 
     def to_replay(self, *, tokens: bool) -> Replay:
-        """All frames; `ConfigError` for a named method that left no row anywhere."""
+        """Make the frames; `ConfigError` for a named method that left no row anywhere."""
         seen = {row["method"] for name in ("methods", "gradients") for row in self.rows[name]}
         for (name, obstacle), steps in self._obstacles.items():
             if name not in seen and any(m.name == name and not m.own for m in self.compared):

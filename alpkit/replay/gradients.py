@@ -1,4 +1,4 @@
-"""What each method would have done to the weights: gradients of a recorded step's first update.
+"""Compute each method's gradient at a recorded step's first update.
 
 The policy is loaded as it stood before that update (`records.replay: true`) and every token is scored
 again. A method's gradient is sum_t c_t grad log pi(y_t), c_t = d loss / d log pi(y_t) from its
@@ -68,19 +68,19 @@ class _Sum:
 
     @cached_property
     def norm(self) -> float:
-        """Of the finished sum."""
+        """Norm of the finished sum."""
         return math.sqrt(_dot(self.total, self.total))
 
     @property
     def variance(self) -> float:
-        """K/(K-1) sum_i |g_i - g/K|^2; NaN for K = 1."""
+        """Variance of the sum, K/(K-1) sum_i |g_i - g/K|^2; NaN for K = 1."""
         count = self.parts
         if count < 2:
             return np.nan
         return max(count * self.squares - self.norm**2, 0.0) / (count - 1)
 
     def cosine(self, other: "_Sum") -> float:
-        """NaN where either gradient is zero."""
+        """Cosine of two sums; NaN where either is zero."""
         norms = self.norm * other.norm
         return _dot(self.total, other.total) / norms if norms > 0 else np.nan
 
@@ -88,7 +88,7 @@ class _Sum:
 def gradients(
     recorded: RecordedStep, methods: Sequence[Method], policy: ReplayedPolicy
 ) -> GradientRows:
-    """Gradients of update 0 of a recorded step, of every method and of its on-policy counterpart.
+    """Compute the gradients of update 0 of a recorded step, for every method and its on-policy counterpart.
 
     The counterpart has the method's advantages and aggregate, numerator = denominator = pi_theta and
     so all weights 1: its gradient is that of sum_t A_t log pi_theta(y_t), in float32.
@@ -169,7 +169,7 @@ def _gradient(
     parameters: Sequence[Tensor],
     scales: Sequence[float],
 ) -> tuple[Tensor, ...] | None:
-    """Gradient of sum(seed * logp) over the draws; None where every seed is 0.
+    """Compute the gradient of sum(seed * logp) over the draws; None where every seed is 0.
 
     The backward runs at the first of `scales` at which nothing overflows, and is divided by it.
     """
@@ -189,7 +189,7 @@ def _gradient(
 
 
 def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:
-    """Log-probs of update 0, scored on the trainer's own micro-batches, as part of [batch, len]."""
+    """Score update 0 on the trainer's own micro-batches; log-probs as part of [batch, len]."""
     values = torch.full(recorded.batch.valid.shape, torch.nan)
     for micro in recorded.plan[UPDATE]:
         values[recorded.place(micro)] = scorer.logp(micro, draw).float().cpu()
@@ -197,7 +197,7 @@ def _logp(recorded: RecordedStep, scorer: Scorer, draw: int) -> Tensor:
 
 
 def _slopes(recorded: RecordedStep, member: _Sum, logp: Tensor) -> Tensor:
-    """d loss / d log-prob of update 0, as part of [batch, len]; adds the draw's loss to `member`."""
+    """Compute d loss / d log-prob of update 0, as part of [batch, len]; adds the draw's loss to `member`."""
     micros = recorded.plan[UPDATE]
     advantage = recorded.advantage(member.method.objective.advantage)
     inputs = [recorded.inputs(micro, logp, advantage) for micro in micros]
@@ -212,7 +212,7 @@ def _slopes(recorded: RecordedStep, member: _Sum, logp: Tensor) -> Tensor:
 
 
 def _gaps(recorded: RecordedStep, scorer: Scorer, logp: Tensor) -> list[Gap]:
-    """The recorded counterpart of `logp`, where there is one: this noise, in the run's precision."""
+    """Compare `logp` with its recorded counterpart, where there is one: this noise, in the run's precision."""
     config, noise = recorded.config, scorer.numerator.perturbation
     name = "logp_train" if noise is None else "logp_perturbed"
     as_run = scorer.numerator.in_float32 == (config.dtype == "float32")

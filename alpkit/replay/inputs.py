@@ -1,4 +1,4 @@
-"""What a replay starts from: one cell, its recorded steps, and the policies it kept. Imports no torch."""
+"""Find a replay's inputs: one cell, its recorded steps, and the policies it kept. Imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 def find_cell(run_id: str, root: Path) -> Cell:
-    """The one cell that `run_id` names, with its config."""
+    """Find the one cell that `run_id` names, with its config."""
     for folder in (Path(run_id), root / run_id):
         if RunFolder(folder).config.is_file():
             return _cell(folder)
@@ -56,7 +56,7 @@ def _cell(folder: Path) -> Cell:
 
 
 def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
-    """The steps to replay: the given ones, which must be recorded, or all that are."""
+    """List the steps to replay: the given ones, which must be recorded, or all that are."""
     have = recorded_steps(folder)
     if not have:
         raise TrackingError(
@@ -79,7 +79,7 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
 def kept_policies(
     folder: Path, steps: Sequence[int], wanted: bool | None, *, every: bool
 ) -> dict[int, Path]:
-    """Folder of the policy from before each step, where there is one.
+    """Find the folder of the policy from before each step, where there is one.
 
     `wanted`: False asks for none, True raises `TrackingError` where one is missing: of any step with
     `every`, else of all of them.

@@ -1,4 +1,4 @@
-"""What a method makes of recorded tokens: loss, ratios, weights, what it removes. No model needed.
+"""Apply a method to recorded tokens: loss, ratios, weights, what it removes. No model needed.
 
 Calls the very `policy_loss` that trains, on the trainer's own micro-batches, with the mini-batch's
 normaliser. The derivative by each token's log-prob comes with it: where it is 0 the token is mute.
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def score(method: Method, mini_batch: Sequence[Inputs], fixed_length: int) -> list[Scored]:
-    """Loss and slopes of every micro-batch of one mini-batch."""
+    """Compute loss and slopes of every micro-batch of one mini-batch."""
     objective = method.objective
     sums = [normalizer_sums(**vars(inputs), config=objective) for inputs in mini_batch]
     normalizer = whole_batch(sums, objective, fixed_length=fixed_length)
@@ -62,7 +62,7 @@ def score(method: Method, mini_batch: Sequence[Inputs], fixed_length: int) -> li
 
 
 def replay_method(method: Method, recorded: RecordedStep) -> Outcome:
-    """Put one method on a recorded step; `method.obstacle` must be empty."""
+    """Apply one method to a recorded step; `method.obstacle` must be empty."""
     numerator = "logp_train" if method.perturbation is None else "logp_perturbed"
     logp = recorded.logps[numerator]
     advantage = recorded.advantage(method.objective.advantage)
@@ -93,7 +93,7 @@ def replay_method(method: Method, recorded: RecordedStep) -> Outcome:
 
 
 def row_of(replayed: Outcome, recorded: RecordedStep) -> Row:
-    """The method's row of `Replay.methods`."""
+    """Make the method's row of `Replay.methods`."""
     kept = replayed.weight[replayed.weight > 0]
     solved = recorded.tokens["reward"].to_numpy()[replayed.removed] >= 1
     alive = pd.Series(~replayed.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
@@ -117,7 +117,7 @@ def row_of(replayed: Outcome, recorded: RecordedStep) -> Row:
 
 
 def overlaps(outcomes: Sequence[Outcome], step: int) -> list[Row]:
-    """Rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute."""
+    """Make the rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute."""
     return [
         {
             "step": step,
@@ -133,7 +133,7 @@ def overlaps(outcomes: Sequence[Outcome], step: int) -> list[Row]:
 
 
 def token_rows(outcomes: Sequence[Outcome], recorded: RecordedStep) -> pd.DataFrame:
-    """Rows of `Replay.tokens`: every recorded token under every method."""
+    """Make the rows of `Replay.tokens`: every recorded token under every method."""
     known = recorded.tokens[[*IDENTITY, "reward", "logp_rollout", "logp_old", "logp_train"]]
     parts = [
         known.assign(
@@ -155,14 +155,14 @@ def _overlap(these: np.ndarray, others: np.ndarray) -> Row:
 
 
 def _flat(parts: Sequence[Tensor], masks: Sequence[Tensor]) -> np.ndarray:
-    """Values at the masked places, micro-batch after micro-batch."""
+    """Collect the values at the masked places, micro-batch after micro-batch."""
     picked = [part.expand(mask.shape)[mask] for part, mask in zip(parts, masks, strict=True)]
     values: np.ndarray = torch.cat(picked).detach().cpu().numpy()
     return values
 
 
 def _usable(part: Inputs, needs_old: bool) -> Tensor:
-    """Valid tokens whose log-probs are all finite: the others are in no loss, which is no correction's doing."""
+    """Mark valid tokens whose log-probs are all finite; the others are in no loss, whatever the correction."""
     values = part.logp + part.logp_rollout
     if needs_old and part.logp_old is not None:
         values = values + part.logp_old

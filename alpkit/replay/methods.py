@@ -1,34 +1,20 @@
-"""Which corrections a replay compares: the run's own, presets by name, YAML files.
+"""Select the corrections that a replay compares: the run's own, presets by name, method files.
 
-A YAML file is written like an arm: `objective:` and, if wanted, `preset:` and `perturbation:`.
+A YAML file holds one method (`alpkit.config.grid.own_methods`).
 Imports no torch.
 
     methods_of(["token-tis", "mine.yaml"], config)
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-
-from alpkit.config import (
-    PRESETS,
-    Document,
-    ObjectiveConfig,
-    PerturbationConfig,
-    Preset,
-    RunConfig,
-    preset,
-)
-from alpkit.config.files.faults import explain
-from alpkit.config.files.yaml import Fault, config_error, load_yaml
-from alpkit.config.grid.overlay import Overlay
+from alpkit.config import ObjectiveConfig, PerturbationConfig, RunConfig, preset
+from alpkit.config.grid.own_methods import is_method_file, load_method
 from alpkit.config.objective import ReferenceKLConfig
-from alpkit.errors import ConfigError, did_you_mean
+from alpkit.errors import ConfigError
 
 OWN: Final = "own"
-_KEYS: Final = ("preset", "objective", "perturbation")
 
 
 class Method(NamedTuple):
@@ -43,7 +29,7 @@ class Method(NamedTuple):
     own: bool
 
     def obstacle(self, columns: Collection[str], own: PerturbationConfig | None) -> str:
-        """Why log-probs that were recorded do not give this method's loss; '' where they do.
+        """Say why recorded log-probs do not give this method's loss; '' where they do.
 
         `columns`: the log-probs that the step recorded; `own`: the perturbation of the run.
         """
@@ -60,7 +46,7 @@ class Method(NamedTuple):
 
 
 def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
-    """The run's own method, then the named ones; own goes by a given name where one of them is it.
+    """List the run's own method, then the named ones; where one of these equals it, it goes by that name.
 
     Raises `ConfigError` for a name that is neither a preset nor a readable YAML file.
     """
@@ -76,39 +62,11 @@ def _method(name: str, config: RunConfig, own: bool) -> Method:
 
 
 def _settings(name: str) -> RunConfig:
-    """A run of the method, everything else default: the run config checks the combination."""
-    if name not in PRESETS and (name.endswith((".yaml", ".yml")) or Path(name).is_file()):
-        return _from_file(name)
+    """Return a run of the method with everything else at its default, so that the combination is checked."""
+    if is_method_file(name):
+        return load_method(name).run
     try:
         return RunConfig.model_validate(preset(name, where="--methods").settings)
     except ConfigError as error:
         error.why = "a method is a preset or a YAML file, and there is no such file"
         raise
-
-
-def _from_file(name: str) -> RunConfig:
-    document = load_yaml(name)
-    overlay = Overlay(name)
-    faults = [_unknown(document, key) for key in document.data if key not in _KEYS]
-    start: Preset | None = None
-    try:
-        start = preset(document.data.get("preset", "grpo"))
-    except ConfigError as error:
-        faults.append(Fault(document.position(("preset",)), error.what, error.fix))
-    if not faults and not document.data.keys() & set(_KEYS):
-        faults.append(Fault(name, "sets nothing", "write objective:, perturbation: or preset:"))
-    if faults or start is None:
-        raise config_error(faults)
-    overlay.merge((), start.settings, Document.constant({}, name), ())
-    for key in ("objective", "perturbation"):
-        if key in document.data:
-            overlay.merge((key,), document.data[key], document, (key,))
-    try:
-        return RunConfig.model_validate(overlay.data)
-    except ValidationError as error:
-        raise explain(error, overlay.document, model=RunConfig) from error
-
-
-def _unknown(document: Document, key: str) -> Fault:
-    where = document.position((key,), key=True)
-    return Fault(where, f"{key} is not a field of a method", did_you_mean(key, _KEYS, "allowed"))

@@ -1,4 +1,4 @@
-"""The policy as it stood before a recorded step, and the noise of a method on it."""
+"""Load the policy as it stood before a recorded step, and score under a method's noise."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +24,7 @@ UPDATE: Final = 0
 
 
 class Numerator(NamedTuple):
-    """What log-probs a gradient is of: which noise, and whether in float32 or in the run's precision."""
+    """The log-probs that a gradient is of: under which noise, in float32 or the run's precision."""
 
     perturbation: PerturbationConfig | None
     in_float32: bool
@@ -51,7 +51,7 @@ class Scorer:
         return device
 
     def logp(self, micro: MicroBatch, draw: int) -> Tensor:
-        """Response log-probs [rows, len], nats, with gradient; keys of the noise are the run's."""
+        """Compute response log-probs [rows, len], nats, with gradient; the noise has the run's keys."""
         rollout, config = micro.rollout.to(self.device), self.config
         in_float32 = self.numerator.in_float32
         precision = FLOAT32 if in_float32 else Precision(config.dtype, config.head)
@@ -68,7 +68,7 @@ class Scorer:
             ).logp
 
     def live_logp(self, micro: MicroBatch, draw: int) -> Tensor:
-        """The log-probs that the gradient goes through: of the clean policy where the method says so."""
+        """Compute the log-probs that the gradient goes through: the clean policy's where the method says so."""
         noise = self.numerator.perturbation
         if noise is not None and noise.gradient == "clean":
             return replace(self, noise=None).logp(micro, draw)

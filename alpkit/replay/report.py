@@ -1,4 +1,4 @@
-"""A replay pooled over its steps, and its files: `reports/<grid>-<id>-<cell>-replay/`.
+"""Pool a replay over its steps, and write its files: `reports/<grid>-<id>-<cell>-replay/`.
 
 The folder is built beside its final place and swapped in whole: a second replay replaces the first.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from alpkit.replay.book import FRAMES, Replay, Row
+from alpkit.runs.csv import write_csv
 from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
@@ -35,7 +36,7 @@ class Pooled(TypedDict):
 
 
 class Written(NamedTuple):
-    """Where a replay's files lie, and whether an earlier replay made way for them."""
+    """The folder of a replay's files, and whether they replaced an earlier replay's."""
 
     folder: Path
     replaced: bool
@@ -60,7 +61,7 @@ def pooled(replayed: Replay) -> Pooled:
 
 
 def as_json(replayed: Replay) -> dict[str, object]:
-    """Everything but tokens, JSON-ready: the pooled numbers and every frame's rows."""
+    """Give everything but tokens, JSON-ready: the pooled numbers and every frame's rows."""
     cell = replayed.cell
     return {
         "cell_id": cell.cell_id,
@@ -81,7 +82,7 @@ def write(replayed: Replay, root: Path | str = Path(".")) -> Written:
     replaced = target.exists()
     with swapped_folder(target) as work:
         for name in FRAMES:
-            getattr(replayed, name).to_csv(work / f"{name}.csv", index=False)
+            write_csv(getattr(replayed, name), work / f"{name}.csv")
         text = json.dumps(as_json(replayed), indent=1, ensure_ascii=False, allow_nan=False)
         (work / "replay.json").write_text(text + "\n", encoding="utf-8")
     return Written(target, replaced)
@@ -118,5 +119,5 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def _plain(value: object) -> object:
-    """Numpy's scalars as Python's, which json knows."""
+    """Turn numpy's scalars into Python's, which json knows."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""The behaviour policy mu: what a sampler takes and returns, whichever engine it is.
+"""The behaviour policy mu: the requests that a sampler takes and the responses it returns.
 
 A sampler owns its own weights. It returns the tokens that it sampled and their log-probs under the
 distribution that it sampled from, and nothing is re-tokenised on the way to the trainer.
@@ -85,7 +85,7 @@ class Rollout:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device) -> "Rollout":
-        """The same batch with its tensors on `device`."""
+        """Copy the batch with its tensors on `device`."""
         return replace(
             self,
             tokens=self.tokens.to(device),

@@ -1,4 +1,4 @@
-"""From a rollout section to a running sampler."""
+"""Start the sampler that a rollout section describes."""
 
 from typing import assert_never
 

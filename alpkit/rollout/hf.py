@@ -31,7 +31,7 @@ logger = logging.getLogger("alpkit.rollout")
 def sample_token(
     logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """Token at `uniform` of each row's CDF, in float64; a token of probability 0 is never returned."""
+    """Pick the token at `uniform` of each row's CDF, in float64; never one of probability 0."""
     cdf = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
     point = uniform[:, None].to(cdf) * cdf[:, -1:]
     return torch.searchsorted(cdf, point, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
@@ -270,11 +270,11 @@ class HfSampler:
         return missing
 
     def facts(self) -> dict[str, float]:
-        """Share of the block weights that is rounded; nothing for float32, which rounds none."""
+        """Give the share of the block weights that is rounded; nothing for float32, which rounds none."""
         return {} if self.config.weights == "float32" else {"rollout/rounded_share": self._share}
 
     def close(self) -> None:
-        """Nothing to release: the copy goes with the object."""
+        """Release nothing: the copy goes with the object."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Simulated low precision: the sampler's weight matrices rounded, to dial a mismatch on any machine.
+"""Simulate low precision: round the sampler's weight matrices, to set a mismatch on any machine.
 
 Round to nearest, symmetric, one scale per output row (what int8/int4 weight-only servers store): every
 matrix of the decoder blocks, routers and experts included, each expert on its own. Embedding and LM
@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
 
 
 def round_trip(weight: Float[Tensor, "*stack out in"], kind: Weights) -> Tensor:
-    """`weight` quantised to `kind` and back, in its own dtype; a row of zeros stays zero."""
+    """Quantise `weight` to `kind` and back, in its own dtype; a row of zeros stays zero."""
     match kind:
         case "float32":
             return weight.float().to(weight.dtype)
@@ -51,14 +51,14 @@ def round_trip(weight: Float[Tensor, "*stack out in"], kind: Weights) -> Tensor:
 
 
 def rounded(matrix: Matrix, value: Tensor, kind: Weights) -> Tensor:
-    """`value`, stored as `matrix` is, after rounding to `kind`."""
+    """Round `value`, which is stored as `matrix` is, to `kind`."""
     if matrix.transposed:
         return round_trip(value.transpose(-1, -2), kind).transpose(-1, -2)
     return round_trip(value, kind)
 
 
 def matrices(model: PreTrainedModel) -> list[Matrix]:
-    """Every matrix that is rounded: those of the decoder blocks, and linear layers beside the LM head."""
+    """List every matrix that is rounded: those of the decoder blocks, and linear layers other than the LM head."""
     head, inside = model.get_output_embeddings(), set(map(id, _block_modules(model)))
     found = {}
     for module in model.modules():
@@ -70,7 +70,7 @@ def matrices(model: PreTrainedModel) -> list[Matrix]:
 
 
 def rounded_share(model: PreTrainedModel) -> float:
-    """Share of the decoder blocks' matrix weights that rounding knows the layout of; meta models too."""
+    """Give the share of the decoder blocks' matrix weights that can be rounded; works on meta models too."""
     known = {id(matrix.weight) for matrix in matrices(model)}
     total = reached = 0
     for name, value in _block_matrices(model):
@@ -111,7 +111,7 @@ def _block_modules(model: PreTrainedModel) -> Iterator[nn.Module]:
 
 
 def _block_matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter of the blocks with two axes or more that is no bias."""
+    """List the blocks' parameters with two axes or more, without biases."""
     for number, layer in enumerate(decoder_layers(model)):
         for name, value in layer.named_parameters():
             if value.ndim >= 2 and not name.endswith("bias"):
@@ -119,7 +119,7 @@ def _block_matrices(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]
 
 
 def _matrices_of(module: nn.Module, *, in_block: bool) -> list[Matrix]:
-    """The module's own matrices, as far as their layout is known."""
+    """List the module's own matrices, as far as their layout is known."""
     if isinstance(module, nn.Linear):
         return [Matrix(module.weight, transposed=False)]
     if not in_block:

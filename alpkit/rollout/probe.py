@@ -1,4 +1,4 @@
-"""The weight-sync probe: one fixed set of sequences, scored by trainer and sampler after every sync.
+"""Probe the weight sync: one fixed set of sequences, scored by trainer and sampler after every sync.
 
 A sampler with stale or half-replaced weights looks exactly like the phenomenon under study
 (trl#5312), so the gap is logged after every sync and a gap past the engines' own precision stops the
@@ -25,7 +25,7 @@ logger = logging.getLogger("alpkit.rollout")
 
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
-# Largest healthy mean |gap|, nats per token: generous multiples of what was measured (design §4).
+# Largest healthy mean |gap|, nats per token: generous multiples of what was measured.
 _FLOAT32, _HALF, _EIGHT_BIT, _FOUR_BIT = 1e-3, 0.3, 1.5, 3.0
 
 
@@ -40,7 +40,7 @@ class Gap(NamedTuple):
 
 
 def default_tolerance(config: RolloutConfig, dtype: TrainDtype = "float32") -> float:
-    """Mean gap past which the engine's precision and the trainer's `dtype` are no explanation, nats."""
+    """Give the mean gap, in nats, that the engine's precision and the trainer's `dtype` do not explain."""
     return max(_of_engine(config), _FLOAT32 if dtype == "float32" else _HALF)
 
 
@@ -76,12 +76,12 @@ class SyncProbe:
         self.batch = batch
 
     def gap(self, sampler: Sampler, model: PreTrainedModel) -> Gap:
-        """How far apart the two engines are now."""
+        """Measure how far apart the two engines are now."""
         difference = np.abs(self._trainer(model, self.precision) - self._sampler(sampler))
         return Gap(float(difference.mean()), float(difference.max()))
 
     def check(self, sampler: Sampler, model: PreTrainedModel) -> Gap:
-        """The gap after a sync; `RolloutError` past the tolerance."""
+        """Measure the gap after a sync; `RolloutError` past the tolerance."""
         gap = self.gap(sampler, model)
         if not gap.mean <= self.tolerance:
             raise RolloutError(
@@ -94,7 +94,7 @@ class SyncProbe:
         return gap
 
     def prove_sync(self, sampler: Sampler, model: PreTrainedModel, seed: int) -> Gap:
-        """Push shaken weights and see that they arrive, then restore; returns the gap of the real ones.
+        """Push shaken weights, check that they arrive, and push the real ones; returns the gap of these.
 
         `RolloutError` names what did not arrive; what the probe cannot see is named in the log.
         """

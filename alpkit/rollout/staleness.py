@@ -27,11 +27,11 @@ class WeightHistory:
 
     @property
     def sampler_version(self) -> int:
-        """The version that the sampler has: `lag` behind, and the first one until there are enough."""
+        """Version that the sampler has: `lag` behind, and the first one until there are enough."""
         return max(0, self.version - self.lag)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Named parameters of the sampler's version."""
+        """Yield the named parameters of the sampler's version."""
         if self.lag == 0:
             yield from self.model.named_parameters()
         else:
@@ -39,7 +39,7 @@ class WeightHistory:
 
     @contextmanager
     def as_sampled(self) -> Iterator[None]:
-        """Inside, the model holds the sampler's version; its own weights return afterwards."""
+        """Give the model the sampler's weights inside the block, and its own afterwards."""
         if self.sampler_version == self.version:
             yield
             return
@@ -51,11 +51,11 @@ class WeightHistory:
             _load(self.model, now)
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint needs to go on from here."""
+        """Give the state that a checkpoint keeps."""
         return {"version": self.version, "snapshots": self.snapshots}
 
     def restore(self, version: int, snapshots: dict[int, State]) -> None:
-        """Take up a checkpoint's state; the model's weights must be restored already."""
+        """Restore a checkpoint's state; the model's weights must be restored already."""
         self.version, self.snapshots = version, snapshots
 
     def _remember(self) -> None:

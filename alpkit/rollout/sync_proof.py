@@ -1,4 +1,4 @@
-"""Does a pushed weight arrive? Movements of the sampler against the trainer's, tensor by tensor.
+"""Prove that pushed weights arrive: compare the sampler's movements with the trainer's, tensor by tensor.
 
 Every parameter is shaken and pushed. Where an engine can show its weights they are compared; where it
 cannot, its log-probs tell. Suppose that tensor k stayed what it was: the trainer, with k put back, says
@@ -100,7 +100,7 @@ def _judge(
     short: np.ndarray,
     trainer: Scores,
 ) -> list[str]:
-    """Look for every suspect in `short`; raises for what is missing, gives the tensors not seen."""
+    """Judge every suspect in `short`; raises for tensors that did not arrive, returns those that cannot be seen."""
     unseen, guilty = set(), []
     for suspect in suspects(model, list(saved)):
         if len(suspect.names) == len(saved) and not suspect.head_only:
@@ -124,7 +124,7 @@ def _judge(
 
 
 def suspects(model: PreTrainedModel, names: Sequence[str]) -> list[Suspect]:
-    """Each tensor, each layer, each kind of tensor, all of them; a tied LM head and its embedding apart."""
+    """List the suspects: each tensor, each layer, each kind of tensor, all; a tied LM head apart from its embedding."""
     found = [Suspect(name, (name,)) for name in names]
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -140,7 +140,7 @@ def suspects(model: PreTrainedModel, names: Sequence[str]) -> list[Suspect]:
 
 
 def _share_missing(effect: np.ndarray, short: np.ndarray) -> tuple[float, float, bool]:
-    """How much of `effect` the sampler's movement lacks, the error left beside it, and whether that is little.
+    """Estimate how much of `effect` the sampler's movement lacks, the remaining error, and whether that is small.
 
     Least squares of -short on effect.
     """
@@ -161,7 +161,7 @@ def _share_missing(effect: np.ndarray, short: np.ndarray) -> tuple[float, float,
 def shaken(
     model: PreTrainedModel, names: Iterable[str], shake: float, seed: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Inside, the named parameters carry Gaussian noise of `shake` times their rms; gives the real ones.
+    """Shake the named parameters inside the block, by Gaussian noise of `shake` times their rms; yields the real ones.
 
     Afterwards the model is bit for bit itself.
     """
@@ -182,7 +182,7 @@ def shaken(
 
 @contextmanager
 def _put_back(model: PreTrainedModel, suspect: Suspect, saved: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, the suspect's tensors are what they were before the shaking."""
+    """Put the suspect's tensors back, inside the block, to what they were before the shaking."""
     if suspect.head_only:
         head = model.get_output_embeddings()
         tied = head.weight
@@ -204,7 +204,7 @@ def _put_back(model: PreTrainedModel, suspect: Suspect, saved: dict[str, Tensor]
 
 
 def _tied(model: PreTrainedModel) -> str | None:
-    """Name of the parameter that LM head and embedding share, if they do."""
+    """Name the parameter that LM head and embedding share, if they do."""
     head = model.get_output_embeddings()
     if head is None or head.weight is not model.get_input_embeddings().weight:
         return None

@@ -146,7 +146,7 @@ class VllmSampler:
         """Say that vLLM cannot show its weights: on a CPU it keeps them packed, elsewhere fused."""
 
     def facts(self) -> dict[str, float]:
-        """Nothing beyond what its config says."""
+        """Give nothing: its config says everything."""
         return {}
 
     def close(self) -> None:
@@ -182,6 +182,7 @@ class VllmSampler:
             with _process_state_kept(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return LLM(
+                    trust_remote_code=False,
                     model=source,
                     dtype=config.dtype,
                     hf_overrides=(
@@ -338,7 +339,7 @@ def _summary(error: Exception) -> str:
 
 
 def _longest_input(source: str) -> int | None:
-    config = AutoConfig.from_pretrained(source).get_text_config()
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 

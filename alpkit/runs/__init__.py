@@ -1,1 +1,1 @@
-"""What a run folder holds: the only place that knows its file names. One module an artefact."""
+"""Everything in a run folder, one module per file: the only place that knows the file names."""

@@ -1,7 +1,7 @@
-"""Reading what a killed run may have left half-written: the rows that can be read, and every fault.
+"""Read files that a killed run may have left half-written: the rows that can be read, and every fault.
 
-Each artefact has one reader that gives `Contents`. Whoever needs all of it calls `strict`; the analysis
-lists the faults and goes on.
+Each artefact has one reader that gives `Contents`. A caller that needs all of it calls `strict`;
+the analysis lists the faults and goes on.
 """
 
 import json
@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 
 
 class Fault(NamedTuple):
-    """Something that could not be read: where, and why in words that name no folder."""
+    """Something that could not be read: where it is, and why (in words that name no folder)."""
 
     path: Path
     reason: str
@@ -33,12 +33,12 @@ class Fault(NamedTuple):
         return self._replace(path=self.path.relative_to(folder)).place
 
     def error(self, what: str, fix: str) -> TrackingError:
-        """The fault as an error: what the caller wanted, and what to do."""
+        """Make an error of the fault, from what the caller wanted and what to do."""
         return TrackingError(what, where=self.place, why=self.reason, fix=fix)
 
 
 class Contents(NamedTuple, Generic[Row]):
-    """What an artefact holds, and what of it could not be read; a missing file holds nothing."""
+    """The rows of a file that could be read, and a fault for the rest; a missing file has neither."""
 
     rows: list[Row]
     faults: list[Fault]
@@ -52,18 +52,18 @@ class Contents(NamedTuple, Generic[Row]):
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """An error in one line, without the folder: that means nothing on the reader's machine."""
+    """Say an error in one line, without its folder, which means nothing on another machine."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines()
-    return lines[0].replace(str(path), path.name) if lines else type(error).__name__
+    return lines[0].replace(str(path), path.name)[:200] if lines else type(error).__name__
 
 
 def scan_mapping(path: Path, parse: Callable[[str], object]) -> Contents[dict[str, Any]]:
     """Read a file that holds one mapping, as JSON and YAML have it."""
     try:
         data = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Contents([], [Fault(path, f"cannot be read ({reason_of(error, path)})")])
     if not isinstance(data, dict):
         return Contents([], [Fault(path, "holds no mapping")])
@@ -78,13 +78,17 @@ def scan_json_lines(path: Path, parse: Callable[[dict[str, Any]], Row]) -> Conte
         return Contents(rows, faults)
     # A killed process leaves half a line, possibly half a character. Not splitlines: a text may hold
     # one of the line ends that only Unicode knows.
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return Contents(rows, [Fault(path, f"cannot be read ({reason_of(error, path)})")])
+    lines = text.rstrip("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             rows.append(parse(_mapping(json.loads(line))))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             last = number == len(lines)
             faults.append(Fault(path, "not a whole line of JSON", number, cut_short=last))
     return Contents(rows, faults)

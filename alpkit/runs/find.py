@@ -1,4 +1,4 @@
-"""How a RUN_ID finds a grid or a cell, and which grids there are.
+"""Find the grid or cell that a RUN_ID names, and list the grids that there are.
 
 target = resolve("latest"); read_grid(target.folder).cells
 """
@@ -13,14 +13,14 @@ from alpkit.runs.states import GridRecord, read_grid
 
 
 class Target(NamedTuple):
-    """What a RUN_ID names: a grid's folder, and one of its cells if it names a cell."""
+    """The target of a RUN_ID: a grid's folder, and one of its cells if the id names a cell."""
 
     folder: Path
     cell_id: str | None = None
 
 
 def list_grids(root: Path) -> list[GridRecord]:
-    """Every readable grid under `root/runs`, most recently launched first."""
+    """List every readable grid under `root/runs`, most recently launched first."""
     grids = []
     for folder in grid_folders(root):
         # One damaged manifest must not hide the other grids.
@@ -60,7 +60,7 @@ def resolve(run_id: str, root: Path = Path(".")) -> Target:
 
 
 def _targets(run_id: str, grids: list[GridRecord]) -> list[Target]:
-    """Everything that `run_id` may mean; an exact id wins over `latest`, that over a name, that over a prefix."""
+    """List everything that `run_id` may mean: exact ids first, then `latest`, then names, then prefixes."""
     names = [(grid.name, Target(grid.folder)) for grid in grids]
     ids = [pair for grid in grids for pair in _ids(grid)]
     targets = [target for text, target in ids if text == run_id]
@@ -74,7 +74,7 @@ def _targets(run_id: str, grids: list[GridRecord]) -> list[Target]:
 
 
 def _ids(grid: GridRecord) -> list[tuple[str, Target]]:
-    """What may be typed for this grid and its cells, retired ones included."""
+    """List the ids that may be typed for this grid and its cells, retired ones included."""
     pairs = [(grid.parent_run_id, Target(grid.folder))]
     for cell in (*grid.cells, *grid.retired):
         target = Target(grid.folder, cell.cell_id)

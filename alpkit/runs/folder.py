@@ -1,4 +1,6 @@
-"""Names of everything in a run folder: a grid's, and one of its cells'. Nothing here reads or writes.
+"""Name everything in a grid's folder and in a cell's. Nothing here reads or writes.
+
+What is set aside keeps its name between a dot and `.set-aside`.
 
     runs/<grid>/                   GridFolder
         grid.json                  manifest of the grid
@@ -116,11 +118,26 @@ def grid_folders(root: Path) -> list[Path]:
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where `folder`, one of checkpoints, keeps that of `step`."""
+    """Give the folder of one step's checkpoint inside `folder`."""
     return folder / f"{_STEP}{step:06d}"
 
 
 def step_folders(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints in `folder` by step, ascending."""
+    """List the complete checkpoints in `folder` by step, ascending."""
     numbered = ((path.name.removeprefix(_STEP), path) for path in folder.glob(f"{_STEP}*"))
     return dict(sorted((int(step), path) for step, path in numbered if step.isdigit()))
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text can name one thing in a folder, and nothing outside of it."""
+    return text not in ("", ".", "..") and "/" not in text and "\0" not in text and len(text) < 256
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint or a file so that nobody takes it for one; give its new name."""
+    number, aside = 0, path.with_name(f".{path.name}.set-aside")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f".{path.name}.set-aside-{number}")
+    path.rename(aside)
+    return aside

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpkit.errors import GridError
+from alpkit.runs.disk import writing
 from alpkit.runs.folder import GridFolder
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the grid's folder; the kernel lets go when this process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with GridFolder(folder).lock.open("a+") as handle:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = GridFolder(folder).lock
+    with writing(path):
+        handle = path.open("a+")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -26,9 +31,10 @@ def lock(folder: Path) -> Iterator[None]:
                 why=f"process {holder} holds it, and two would write the same cells",
                 fix="wait for it, or stop it",
             ) from error
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        # Who holds it is a courtesy: on a full disk the lock holds all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -9,9 +9,10 @@ metrics.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from alpkit.metrics import WATCHED
+from alpkit.runs.disk import writing
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -55,6 +56,14 @@ class Spike(TypedDict):
     sequences: list[SpikeSequence]
 
 
+_KINDS: Final[Mapping[str, type]] = {
+    "share_tokens": dict,
+    "share_sequences": dict,
+    "tokens": list,
+    "sequences": list,
+}
+
+
 class SpikeTable(NamedTuple):
     """Spikes for people: a row each."""
 
@@ -64,7 +73,8 @@ class SpikeTable(NamedTuple):
 
 def append_spikes(folder: Path, spikes: Iterable[Spike]) -> None:
     """Add lines to a run's spikes."""
-    with RunFolder(folder).spikes.open("a", encoding="utf-8") as handle:
+    path = RunFolder(folder).spikes
+    with writing(path), path.open("a", encoding="utf-8") as handle:
         handle.writelines(map(_line, spikes))
 
 
@@ -87,13 +97,15 @@ def rewind_spikes(folder: Path, step: int | None) -> None:
     path = RunFolder(folder).spikes
     if path.exists():
         kept = [
-            spike for spike in read_spikes(folder) if step is not None and spike["step"] <= step
+            spike
+            for spike in scan_spikes(folder).rows
+            if step is not None and spike["step"] <= step
         ]
         write_text(path, "".join(map(_line, kept)))
 
 
 def spike_tags(spikes: Sequence[Spike]) -> dict[str, str]:
-    """MLflow tags: how many spikes there are in all, and of each watched metric."""
+    """Make MLflow tags that count the spikes, in all and of each watched metric."""
     counts = {"alpkit.spikes": len(spikes)}
     for metric in WATCHED:
         tag = f"alpkit.spikes.{metric.replace('/', '.')}"
@@ -102,7 +114,7 @@ def spike_tags(spikes: Sequence[Spike]) -> dict[str, str]:
 
 
 def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
-    """A row per spike: when, how far, how concentrated, its largest sequence."""
+    """Make a row per spike: when, how far, how concentrated, its largest sequence."""
     plain, first = ("step", "metric", "value", "z"), ("sample", "prompt", "text")
     shares = [(kind, k) for kind in ("tokens", "sequences") for k in ("1", "10", "100")]
     columns = [
@@ -113,11 +125,11 @@ def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
     rows: list[list[object]] = []
     for spike in spikes:
         line: Mapping[str, Any] = spike
-        largest: Mapping[str, Any] = next(iter(spike["sequences"]), {})
+        largest: Mapping[str, Any] = next(iter(line.get("sequences", [])), {})
         rows.append(
             [
-                *(line[name] for name in plain),
-                *(line[f"share_{kind}"].get(k) for kind, k in shares),
+                *(line.get(name) for name in plain),
+                *(line.get(f"share_{kind}", {}).get(k) for kind, k in shares),
                 *(largest.get(name) for name in first),
             ]
         )
@@ -125,6 +137,9 @@ def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
 
 
 def _spike(line: dict[str, Any]) -> Spike:
+    for name, kind in _KINDS.items():
+        if not isinstance(line.get(name, kind()), kind):
+            raise ValueError(f"{name} is of another type")
     spike: Spike = line | {"step": int(line["step"]), "metric": str(line["metric"])}  # type: ignore[assignment]
     return spike
 

@@ -7,19 +7,20 @@ lack has a default, what they have beyond is ignored.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from alpkit.runs.faults import Contents, Fault, reason_of, scan_mapping
-from alpkit.runs.folder import GridFolder, RunFolder
+from alpkit.runs.folder import GridFolder, RunFolder, is_file_name
 from alpkit.runs.swap import write_json
 
 CellState = Literal["pending", "running", "finished", "failed", "killed"]
 Parsed = TypeVar("Parsed")
-_FIX: Final = "point at a folder that `alpkit run` wrote: runs/<grid>"
+_FIX: Final = "run the grid's file again: it writes the file anew from the rest of the folder"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ManifestCell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, object] = field(default_factory=dict)
     run_id: str = ""
     state: CellState = "pending"
 
@@ -88,13 +89,15 @@ class Manifest:
         """Take what is known of `data`; `name` is the grid's where `data` lacks it."""
         known = _known(cls, {**data, "grid": data.get("grid") or name})
         for listed in ("cells", "retired"):
-            known[listed] = tuple(ManifestCell.from_json(entry) for entry in known.get(listed, ()))
+            entries = known.get(listed, ())
+            known[listed] = tuple(ManifestCell.from_json(entry) for entry in entries)
         for texts in ("notes", "warnings"):
             known[texts] = tuple(str(text) for text in known.get(texts, ()))
+        known["controls"] = {k: str(v) for k, v in known.get("controls", {}).items()}
         manifest = cls(**known)
         return manifest if manifest.launched else replace(manifest, launched=manifest.created)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Give what `from_json` takes."""
         return asdict(self)
 
@@ -224,4 +227,41 @@ def _known(
     known = {f.name: data[f.name] for f in fields(record) if data.get(f.name) is not None}
     if missing := sorted(required - known.keys()):
         raise ValueError(f"lacks {', '.join(missing)}")
+    hints = _hints(cast(Hashable, record))
+    for name, value in known.items():
+        if not _fits(hints[name], value):
+            raise ValueError(f"{name} cannot be {_short(value)}")
+        if name in _NAMES and not is_file_name(value):
+            raise ValueError(f"{name} cannot name a folder: {_short(value)}")
     return known
+
+
+_NAMES: Final = ("grid", "cell_id")
+
+
+@cache
+def _hints(record: Hashable) -> dict[str, object]:
+    return get_type_hints(record)
+
+
+def _fits(hint: object, value: object) -> bool:
+    """Whether a value read from JSON is of the annotated type."""
+    match get_origin(hint):
+        case None:
+            return type(value) is hint
+        case origin if origin is Literal:
+            return value in get_args(hint)
+        case origin if origin is tuple:
+            return isinstance(value, (list, tuple))
+        case origin if origin is dict:
+            return isinstance(value, dict)
+        case _:
+            return any(_fits(branch, value) for branch in get_args(hint))
+
+
+def _short(value: object) -> str:
+    try:
+        text = json.dumps(value)
+    except ValueError:  # more digits than Python writes
+        text = "a number without end"
+    return text if len(text) <= 40 else f"{text[:40]}…"

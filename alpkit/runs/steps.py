@@ -8,11 +8,13 @@ Not here: which keys exist (`alpkit.metrics`), MLflow (`alpkit.tracking`).
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
+from alpkit.runs.disk import sync_file, writing
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -28,7 +30,7 @@ class Step(NamedTuple):
 
 
 class Tracker(Protocol):
-    """What the trainer is given: `log` once per step, `rewind` once when it resumes."""
+    """The trainer's way to log: `log` once per step, `rewind` once when it resumes."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's metrics; non-finite values become gaps."""
@@ -43,8 +45,10 @@ class CellTracker:
     def __init__(self, folder: Path, *, on_step: OnStep | None = None) -> None:
         self._folder = folder
         self._on_step = on_step
-        folder.mkdir(parents=True, exist_ok=True)
-        self._last = max((step for step, _ in read_steps(folder)), default=-1)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        # Damage is judged by who resumes: it goes back to what can be proved.
+        self._last = max((step for step, _ in scan_steps(folder).rows), default=-1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one step's metrics under keys of the closed list; non-finite values become gaps."""
@@ -59,8 +63,7 @@ class CellTracker:
             )
         values = {key: float(value) for key, value in metrics.items()}
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(Step(step, {key: finite.get(key) for key in values})))
+        _append(path, _line(Step(step, {key: finite.get(key) for key in values})))
         self._last = step
         if self._on_step is not None:
             self._on_step(step, finite)
@@ -68,7 +71,7 @@ class CellTracker:
     def rewind(self, step: int | None) -> None:
         """Drop the lines after `step` (None: all of them), and what a kill left half-written."""
         last = -1 if step is None else step
-        kept = [row for row in read_steps(self._folder) if row.step <= last]
+        kept = [row for row in scan_steps(self._folder).rows if row.step <= last]
         if RunFolder(self._folder).metrics.exists():
             write_steps(self._folder, kept)
         self._last = kept[-1].step if kept else -1
@@ -88,13 +91,78 @@ def read_steps(folder: Path) -> list[Step]:
     return scan_steps(folder).strict("a step's metrics cannot be read", fix)
 
 
+def last_step(folder: Path) -> int:
+    """Give the last step of a run's `metrics.jsonl` that can be read; -1 for none."""
+    return max((row.step for row in scan_steps(folder).rows), default=-1)
+
+
+class Proof(NamedTuple):
+    """How far a run's `metrics.jsonl` proves it, and what breaks off there."""
+
+    step: int
+    """The last step of the lines 0, 1, 2, … that follow one another; -1 for none."""
+    gap: str
+
+
+def proved_steps(folder: Path) -> Proof:
+    """Say up to which step every line of a run's `metrics.jsonl` is there, once and whole."""
+    path = RunFolder(folder).metrics
+    if not path.is_file():
+        return Proof(-1, f"{path.name} is missing")
+    rows, faults = scan_steps(folder)
+    first = next((fault.line for fault in faults if not fault.cut_short), None)
+    step = -1
+    for row in rows:
+        if row.step != step + 1:
+            return Proof(step, f"{path.name} lacks step {step + 1}")
+        step = row.step
+    if first is not None:
+        return Proof(min(step, first - 2), f"line {first} of {path.name} is damaged")
+    return Proof(step, f"{path.name} ends at step {step}")
+
+
+def sync_steps(folder: Path) -> None:
+    """Have `metrics.jsonl` on the disk itself: a checkpoint must never know more than it."""
+    path = RunFolder(folder).metrics
+    if path.is_file():
+        with writing(path):
+            sync_file(path)
+
+
 def write_steps(folder: Path, steps: Iterable[Step]) -> None:
     """Replace a run's `metrics.jsonl`."""
     write_text(RunFolder(folder).metrics, "".join(map(_line, steps)))
 
 
+def _append(path: Path, line: str) -> None:
+    """Add a whole line or none: what a full disk has cut short is taken back."""
+    with writing(path), path.open("ab", buffering=0) as handle:
+        before = handle.tell()
+        try:
+            _write(handle, line.encode())
+        except OSError:
+            handle.truncate(before)
+            raise
+
+
+def _write(handle: RawIOBase, data: bytes) -> None:
+    while data:
+        data = data[handle.write(data) or 0 :]
+
+
 def _step(line: dict[str, Any]) -> Step:
-    return Step(int(line.pop("step")), line)
+    step = line.pop("step")
+    if type(step) is not int or step < 0:
+        raise ValueError("no step")
+    return Step(step, {str(key): _number(value) for key, value in line.items()})
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("no number")
+    return float(value) if math.isfinite(value) else None
 
 
 def _line(row: Step) -> str:

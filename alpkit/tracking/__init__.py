@@ -1,24 +1,38 @@
-"""Runs in an MLflow store. Imports no mlflow until one is opened. A run's own files: `alpkit.runs`."""
+"""Keep runs in an MLflow store; mlflow is imported when one is opened. A run's own files: `alpkit.runs`."""
 
+from alpkit.tracking.address import (
+    DEFAULT_URI,
+    HIDDEN,
+    has_secret,
+    is_local,
+    masked,
+    resolve_uri,
+    usable_uri,
+)
+from alpkit.tracking.sender import Sender
 from alpkit.tracking.sink import MlflowSink, backfill
 from alpkit.tracking.store import (
-    DEFAULT_URI,
     Store,
     charts_path,
     log_report,
     open_client,
     prepare_store,
-    resolve_uri,
 )
 
 __all__ = [
     "DEFAULT_URI",
+    "HIDDEN",
     "MlflowSink",
+    "Sender",
     "Store",
     "backfill",
     "charts_path",
+    "has_secret",
+    "is_local",
     "log_report",
+    "masked",
     "open_client",
     "prepare_store",
     "resolve_uri",
+    "usable_uri",
 ]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from alpkit.errors import TrackingError
-from alpkit.runs.steps import read_steps
-from alpkit.tracking.store import STEP_TAG, store_errors
+from alpkit.runs.steps import scan_steps
+from alpkit.tracking.address import masked
+from alpkit.tracking.store import STEP_TAG, Store, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,16 +41,23 @@ class MlflowSink:
         """Flush every `flush_seconds`; `batch` is MLflow's limit on metrics in one call."""
         self._client, self._uri, self._run_id = client, uri, run_id
         self._flush_seconds, self._batch = flush_seconds, batch
-        with store_errors(uri):
-            tag = client.get_run(run_id).data.tags.get(STEP_TAG)
-        self.sent = int(tag) if tag is not None else -1
+        stored = Store(uri, client).look(run_id)
+        if stored is None:
+            raise TrackingError(
+                f"run {run_id} is not in the tracking store",
+                where=masked(uri),
+                why="it was deleted there",
+                fix="start the same command again: it makes a new run from the folder",
+            )
+        self.sent = self._last = stored.last_step
         self._steps: list[tuple[int, int, dict[str, float]]] = []
         self._flushed = time.monotonic()
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take one step; flushes every 25 steps, or when the time is up."""
-        if step <= self.sent:
+        if step <= self._last:
             return
+        self._last = step
         self._steps.append((step, time.time_ns() // 1_000_000, dict(metrics)))
         due = time.monotonic() - self._flushed >= self._flush_seconds
         if due or len(self._steps) % _FLUSH_STEPS == 0:
@@ -92,6 +100,6 @@ class MlflowSink:
 
 def backfill(folder: Path, sink: MlflowSink) -> None:
     """Send what the run's own file holds beyond the store: after a kill, or into a new store."""
-    for step, values in read_steps(folder):
+    for step, values in scan_steps(folder).rows:
         sink.add(step, {key: value for key, value in values.items() if value is not None})
     sink.flush()

@@ -1,9 +1,11 @@
-"""The MLflow store as the parent process uses it: experiment, runs, tags, statuses, artifacts.
+"""The MLflow store, as the parent process uses it: experiment, runs, tags, statuses, artifacts.
 
 Only the parent touches it (a cold SQLite store raced by processes dies in its migrations), and never
 through MLflow's global active run. mlflow is imported at first use.
 """
 
+import errno
+import fcntl
 import getpass
 import json
 import logging
@@ -17,29 +19,36 @@ from urllib.parse import quote
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
+from alpkit.runs.disk import disk_error, is_full
+from alpkit.tracking.address import DEFAULT_URI, absolute_uri, has_secret, masked, resolve_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-DEFAULT_URI: Final = "sqlite:///mlflow.db"
 # The last step whose metrics the store holds; written in the same batch as they are.
 STEP_TAG: Final = "alpkit.step"
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _PARAM_LENGTH: Final = 500
+_ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    # MLflow would try a server that is out for minutes (7 times, 120 s each). Ours is asked again later.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+_SQLITE_FULL: Final = "database or disk is full"
 _NOTE: Final = "mlflow.note.content"
 _CHARTS: Final = "[Charts of every cell]"
-
-
-def resolve_uri(tracking_uri: str | None = None) -> str:
-    """Give the store's address: the argument, else MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 def charts_path(experiment_id: str) -> str:
     """Give the UI's address, from its `#` on, of an experiment's charts: one curve per cell.
 
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise; orders
-    by name, because in order of time cells are folded under a parent that has no metrics.
+    The address asks for the model-training view, because MLflow 3.17 opens every experiment in its GenAI view.
+    It sorts by name, because sorted by time the cells are folded under a parent that has no metrics.
     """
     cells, name = quote("tags.`alpkit.kind` = 'cell'"), quote("tags.`mlflow.runName`")
     return (
@@ -48,20 +57,18 @@ def charts_path(experiment_id: str) -> str:
     )
 
 
-def absolute_uri(uri: str) -> str:
-    """Anchor a relative SQLite path: MLflow caches stores by text, whatever the folder."""
-    prefix, path = "sqlite:///", uri.removeprefix("sqlite:///")
-    return uri if path == uri else f"{prefix}{Path(path).resolve()}"
-
-
 def open_client(uri: str) -> "MlflowClient":
     """Import mlflow (seconds), quietly and without telemetry, and give a client of `uri`."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs SQLAlchemy's tracebacks, 40 KB each; the errors come to us all the same.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # urllib3 warns of every retry.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with store_errors(uri):
         return MlflowClient(tracking_uri=absolute_uri(uri))
 
@@ -69,10 +76,32 @@ def open_client(uri: str) -> "MlflowClient":
 def prepare_store(tracking_uri: str | None = None) -> "Store":
     """Open the store, creating a local database with its tables where there is none (8 s once)."""
     uri = absolute_uri(resolve_uri(tracking_uri))
-    client = open_client(uri)
-    with store_errors(uri):
-        client.search_experiments(max_results=1)
+    with _creation(uri):
+        client = open_client(uri)
+        with store_errors(uri):
+            client.search_experiments(max_results=1)
     return Store(uri, client)
+
+
+@contextmanager
+def _creation(uri: str) -> Iterator[None]:
+    """One process at a time creates a local database: two at once die in each other's migrations."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        handle = beside.open("a")
+    except OSError as error:
+        # A store that is there can be read from a folder that cannot be written.
+        if path.is_file():
+            yield
+            return
+        raise disk_error(error, path) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)
@@ -146,8 +175,8 @@ class Store:
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 
-    def last_step(self, run_id: str) -> int | None:
-        """Give the last step that the store holds of a run: -1 for none, None for no such run."""
+    def look(self, run_id: str) -> "StoredRun | None":
+        """Give what the store holds of a run; None for no such run, or one that was deleted."""
         from mlflow.exceptions import MlflowException
 
         if not run_id:
@@ -157,10 +186,22 @@ class Store:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
-            raise _store_error(self.uri, error) from error
-        if str(run.info.lifecycle_stage) != "active":
-            return None
-        return int(run.data.tags.get(STEP_TAG, -1))
+            raise store_error(self.uri, error) from hidden(self.uri, error)
+        except Exception as error:
+            raise store_error(self.uri, error) from hidden(self.uri, error)
+        return _stored(run) if str(run.info.lifecycle_stage) == "active" else None
+
+    def last_step(self, run_id: str) -> int | None:
+        """Give the last step that the store holds of a run: -1 for none, None for no such run."""
+        stored = self.look(run_id)
+        return None if stored is None else stored.last_step
+
+    def unknown_children(self, experiment: str, parent: str, cell_id: str, known: str) -> list[str]:
+        """Runs of a cell without a step that nobody remembers: a kill came before they were written down."""
+        query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`alpkit.cell_id` = '{cell_id}'"
+        with store_errors(self.uri):
+            runs = [_stored(run) for run in self.client.search_runs([experiment], query)]
+        return [run.run_id for run in runs if run.run_id != known and run.last_step < 0]
 
     def discard(self, run_id: str) -> None:
         """Delete a run (softly: MLflow keeps it until `mlflow gc`)."""
@@ -173,7 +214,7 @@ class Store:
                 self.client.set_tag(run_id, key, value)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        """Say that a run goes on, or end it."""
+        """Set a run's status: going on, or ended."""
         with store_errors(self.uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
@@ -233,10 +274,29 @@ class Store:
         if folder.name == "mlartifacts" and folder != here and not folder.exists():
             raise TrackingError(
                 "the tracking store has been moved",
-                where=self.uri,
+                where=masked(self.uri),
                 why=f"its artifacts are recorded under {folder}, which is gone",
                 fix="move the folder back, or start a new store: --tracking-uri sqlite:///new.db",
             )
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store holds of a run."""
+
+    run_id: str
+    status: str
+    last_step: int
+    """-1 for none."""
+    tags: Mapping[str, str]
+
+
+def _stored(run: "Run") -> StoredRun:
+    # MLflow commits a batch's metrics before its tag: a kill in between leaves steps that no tag names.
+    steps = [int(metric.step) for metric in run.data.to_proto().metrics]
+    tags: Mapping[str, str] = run.data.tags
+    last = max([*steps, int(tags.get(STEP_TAG, -1))])
+    return StoredRun(str(run.info.run_id), str(run.info.status), last, tags)
 
 
 def log_report(
@@ -268,14 +328,23 @@ def store_errors(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        raise _store_error(uri, error) from error
+        raise store_error(uri, error) from hidden(uri, error)
 
 
-def _store_error(uri: str, error: Exception) -> TrackingError:
-    lines = str(error).strip().splitlines()
+def store_error(uri: str, error: Exception) -> TrackingError:
+    """Put whatever a store raised into one line, without a password."""
+    if is_full(error) or (uri.startswith("sqlite") and _SQLITE_FULL in str(error)):
+        place = Path(uri.removeprefix("sqlite:///"))
+        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place)
+    lines = masked(str(error), uri).strip().splitlines()
     return TrackingError(
         "the tracking store refused",
-        where=uri,
+        where=masked(uri),
         why=lines[0][:300] if lines else type(error).__name__,
         fix=f"check --tracking-uri and MLFLOW_TRACKING_URI; without either, {DEFAULT_URI} is used",
     )
+
+
+def hidden(uri: str, error: Exception) -> Exception | None:
+    """Give the cause that a traceback may show; none where its words may hold a password."""
+    return None if has_secret(uri) else error

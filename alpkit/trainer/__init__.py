@@ -26,6 +26,7 @@ from alpkit.runs.steps import Tracker
 from alpkit.trainer.batches import Batch, TokenTable, cut, gather
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
+from alpkit.trainer.divergence import DivergedPolicy, refuse_divergence
 from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
 from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import (
@@ -61,7 +62,11 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
             tracker.log(0, first_look(state))
         for step in range((done or 0) + 1, config.train.steps + 1):
             clock, memory = Clock(), PeakMemory()
-            metrics = train_step(state, step, clock) | memory.metrics()
+            try:
+                metrics = train_step(state, step, clock) | memory.metrics()
+            except DivergedPolicy as error:
+                tracker.log(step, error.metrics | clock.metrics())
+                raise
             if state.evaluates_at(step):
                 with clock("eval"):
                     metrics |= held_out_scores(state, step)
@@ -78,7 +83,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
 
 
 def start_line(state: TrainerState) -> str:
-    """The run in one line: model, precision, engine and what the engine says of itself."""
+    """Describe the run in one line: model, precision, engine and what the engine says of itself."""
     config, facts = state.config, state.sampler.facts()
     told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
     return (
@@ -88,7 +93,7 @@ def start_line(state: TrainerState) -> str:
 
 
 def first_look(state: TrainerState) -> dict[str, float]:
-    """Step 0: prove the weight sync, then score the policy before any training."""
+    """Take step 0: prove the weight sync, then score the policy before any training."""
     clock = Clock()
     with clock("sync"):
         gap = state.probe.prove_sync(state.sampler, state.policy.model, state.config.seed)
@@ -98,7 +103,7 @@ def first_look(state: TrainerState) -> dict[str, float]:
 
 
 def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]:
-    """One rollout and its updates; returns the step's metrics."""
+    """Take one step: a rollout and its updates; returns the step's metrics."""
     config = state.config
     lag = state.history.version - state.history.sampler_version
     if state.perturbation is not None:
@@ -144,6 +149,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         if state.perturbation is not None:
             metrics |= state.perturbation.metrics()
     with clock("sync"):
+        refuse_divergence(state, step, metrics)
         metrics |= sync(state)
     if due or stood_out:
         with clock("records"):

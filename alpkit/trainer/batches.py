@@ -1,4 +1,4 @@
-"""A step's rollout as batch, micro-batches and flat tokens; and its cut into updates."""
+"""Hold a step's rollout as batch, micro-batches and flat tokens, and cut it into updates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class MicroBatch:
     logp_old: Float[Tensor, "rows len"] | None = None
 
     def inputs(self, logp: Float[Tensor, "rows len"]) -> Inputs:
-        """What the loss takes of these rows, with `logp` as the ratio's numerator."""
+        """Give the loss's inputs of these rows, with `logp` as the ratio's numerator."""
         return Inputs(
             logp=logp,
             logp_old=self.logp_old,
@@ -75,20 +75,20 @@ class TokenTable:
         return self.columns[name]
 
     def log_ratio(self, over: str, under: str) -> Tensor | None:
-        """`over` - `under` in float64 nats, or None where either was not computed."""
+        """Compute `over` - `under` in float64 nats; None where either was not computed."""
         if over not in self.columns or under not in self.columns:
             return None
         return self[over].double() - self[under].double()
 
     def host(self) -> dict[str, np.ndarray]:
-        """Every column as a numpy array: for steps that are recorded or stand out."""
+        """Copy every column to a numpy array, for steps that are recorded or stand out."""
         return {name: values.cpu().numpy() for name, values in self.columns.items()}
 
 
 def requests_for(
     items: Sequence[Item], prompts: Sequence[tuple[int, ...]], *, group: int, seed: int, step: int
 ) -> list[Request]:
-    """`group` requests per prompt, each with its own stream of draws, whatever the arm."""
+    """Make `group` requests per prompt, each with its own stream of draws, the same for every arm."""
     return [
         Request(prompts[index], derive(seed, "sampling", step, index, sample))
         for index in range(len(items))
@@ -119,7 +119,7 @@ def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> lis
 
 
 def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One micro-batch's valid tokens as flat columns, `per_token` among them; still on the device."""
+    """Flatten one micro-batch's valid tokens to columns, `per_token` among them; still on the device."""
     valid = micro.valid
     index = valid.flatten().nonzero()[:, 0]  # the one wait for the device
     tokens, rows = len(index), valid.sum(dim=1)

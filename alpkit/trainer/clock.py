@@ -1,4 +1,4 @@
-"""What a step cost: wall-clock seconds by what they were spent on, and the peak of memory."""
+"""Measure what a step costs: seconds by what they were spent on, and the peak of memory."""
 
 import re
 import time
@@ -35,7 +35,7 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
     def metrics(self) -> dict[str, float]:
-        """`time/*` of every span, and `time/step` since the clock was made."""
+        """Return `time/*` of every span, and `time/step` since the clock was made."""
         spans = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
         return spans | {"time/step": time.perf_counter() - self.start}
 
@@ -59,7 +59,7 @@ class PeakMemory:
             pass
 
     def metrics(self) -> dict[str, float]:
-        """`memory/peak` in GiB, or nothing."""
+        """Return `memory/peak` in GiB, or nothing where it is not known."""
         if torch.cuda.is_available():
             return {"memory/peak": torch.cuda.max_memory_allocated() / _GIB}
         if not self._mark_is_ours:

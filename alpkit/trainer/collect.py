@@ -1,4 +1,4 @@
-"""What a step samples: the training rollout with its rewards, and the held-out evaluation."""
+"""Sample a step: the training rollout with its rewards, and the held-out evaluation."""
 
 from collections.abc import Sequence
 

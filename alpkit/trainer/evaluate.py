@@ -1,4 +1,4 @@
-"""Held-out scores of one set: greedy accuracy, avg@k and pass@k, with the given weights and no noise."""
+"""Score one held-out set: greedy accuracy, avg@k and pass@k, with the given weights and no noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Evaluation:
     graded: tuple[Scores, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """Scores by their short names, and the checks that did not come to an end where any could fail to."""
+        """Return scores by their short names, and, where checks can be cut off, how many were."""
         found = {
             "greedy": float(self.greedy.mean()),
             "avg_at_k": float(self.sampled.mean()),
@@ -31,7 +31,7 @@ class Evaluation:
         return found | grading_metrics(*self.graded)
 
     def counts(self, step: int, name: str, items: Sequence[Item]) -> Counts:
-        """What is kept of the set in the run folder."""
+        """Give the counts that the run folder keeps of the set."""
         return Counts(
             step=step,
             set=name,
@@ -89,7 +89,7 @@ def grading_metrics(*graded: Scores) -> dict[str, float]:
 
 
 def over_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Keys of each set, and under the plain names the unweighted mean over sets (counts: the sum)."""
+    """Name each set's metrics, and average over sets, unweighted, under the plain names (counts: the sum)."""
     metrics = {
         f"eval/{name}/{stat}": value for name, own in found.items() for stat, value in own.items()
     }

@@ -1,4 +1,4 @@
-"""The loss scale of `dtype: float16`: small gradients would be 0 in half precision without it.
+"""Scale the loss under `dtype: float16`: without it small gradients would be 0 in half precision.
 
 The loss is multiplied before the backward, the gradient divided after it; powers of two, so that both
 are exact. An overflow skips the update and halves the scale; a long run without one doubles it. Not
@@ -34,7 +34,7 @@ class LossScale:
             torch._foreach_mul_(gradients, 1 / self.value)
 
     def slope(self, gradient: Tensor) -> Tensor:
-        """A gradient that was seen inside of the backward, without the scale."""
+        """Undo the scale on a gradient that was seen inside of the backward."""
         return gradient / self.value if self.enabled else gradient
 
     def update(self, *, finite: bool) -> None:
@@ -50,14 +50,14 @@ class LossScale:
             self.value, self._clean = min(self.value * 2, self.largest), 0
 
     def metrics(self) -> dict[str, float]:
-        """train/loss_scale and train/overflows since the last call; empty where there is no scale."""
+        """Return train/loss_scale and train/overflows since the last call; empty where there is no scale."""
         if not self.enabled:
             return {}
         overflows, self._overflows = self._overflows, 0
         return {"train/loss_scale": self.value, "train/overflows": float(overflows)}
 
     def state(self) -> Sequence[float]:
-        """What a checkpoint needs to go on from here."""
+        """Give the state that a checkpoint keeps."""
         return (self.value, self._clean)
 
     def restore(self, state: Sequence[float]) -> None:

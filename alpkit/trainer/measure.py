@@ -1,4 +1,4 @@
-"""From a step's tokens to its metrics: every number that the trainer logs about ratios is made here.
+"""Turn a step's tokens into its metrics: every number that the trainer logs about ratios is made here.
 
 Quantities are pooled over the step's updates before anything is computed; nothing is a mean of
 micro-batch extremes. What is to be logged is first gathered on the device, as `Pending`, and then
@@ -33,14 +33,14 @@ Numbers = Mapping[str, Float[np.ndarray, " number"]]
 
 
 class Pending(NamedTuple):
-    """Numbers that are still on the device, and how metrics are made of them on the host."""
+    """Numbers that are still on the device, and the function that makes metrics of them on the host."""
 
     numbers: Mapping[str, Tensor]
     read: Callable[[Numbers], dict[str, float]]
 
 
 def read_out(parts: Sequence[Pending]) -> dict[str, float]:
-    """Metrics of all parts, whose numbers cross to the host in one transfer, as float64."""
+    """Make the metrics of all parts, whose numbers cross to the host in one transfer, as float64."""
     vectors = [
         value.detach().double().flatten() for part in parts for value in part.numbers.values()
     ]
@@ -55,7 +55,7 @@ def read_out(parts: Sequence[Pending]) -> dict[str, float]:
 
 
 def rollout_part(batch: Batch, group: int) -> Pending:
-    """reward/*, response/* and nonfinite/rollout_logp of a rollout."""
+    """Measure a rollout: reward/*, response/* and nonfinite/rollout_logp."""
     groups = batch.reward.view(-1, group)
     response = batch.rollout.response
     length = response.sum(dim=1).float()
@@ -77,7 +77,7 @@ def rollout_part(batch: Batch, group: int) -> Pending:
 
 
 def ratio_part(tokens: TokenTable, objective: ObjectiveConfig) -> Pending:
-    """kl/* and ratio/<kind>/<level>/<stat> of every factor that this step computed.
+    """Measure ratios: kl/* and ratio/<kind>/<level>/<stat> of every factor that this step computed.
 
     Every ratio is sketched where its log-probs are: one vector for each crosses to the host.
     """
@@ -95,7 +95,7 @@ def ratio_part(tokens: TokenTable, objective: ObjectiveConfig) -> Pending:
 
 
 def engine_part(tokens: TokenTable) -> Pending:
-    """mismatch/*: how far the two engines are apart on one set of weights, beyond what their ratio says."""
+    """Measure the gap of the two engines on one set of weights, beyond what their ratio says: mismatch/*."""
     if "logp_old" not in tokens.columns:
         return Pending({}, _scalars)
     names = ("logp_old", "logp_rollout", "sample")
@@ -105,7 +105,7 @@ def engine_part(tokens: TokenTable) -> Pending:
 def receipt_part(
     outputs: Sequence[LossOutput], objective: ObjectiveConfig, *, draws: int = 1
 ) -> Pending:
-    """receipt/*: what the correction touched, over the whole step's valid tokens, once per draw of noise."""
+    """Count what the correction touched, over the step's valid tokens, once per draw of noise: receipt/*."""
     entries: dict[str, list[Tensor]] = {}
     for output in outputs:
         for name, value in output.receipt.items():
@@ -115,7 +115,7 @@ def receipt_part(
 
 
 class _Groups(NamedTuple):
-    """Which group (a response, an update) each token belongs to, and how many tokens each has."""
+    """The groups (responses, updates) that tokens belong to, and the number of tokens of each."""
 
     owner: Int[Tensor, " tok"]
     size: Int[Tensor, " group"]
@@ -135,7 +135,7 @@ class _Groups(NamedTuple):
 def _at_level(
     log_ratio: Float[Tensor, " tok"], responses: _Groups, level: str
 ) -> Float[Tensor, " item"]:
-    """One log ratio per token, or the mean (geometric) or sum (product) of each response.
+    """Reduce log ratios to a level: each token's, or the mean (geometric) or sum (product) of each response.
 
     `alpkit.diagnostics.levels` for a flat table on the device.
     """
@@ -161,7 +161,7 @@ def _factors(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, Tensor
 
 
 def _of_finite_tokens(tokens: TokenTable) -> dict[str, Tensor]:
-    """kl/k3_max, the largest mean of an update, and train/entropy; nothing without a finite log ratio."""
+    """Measure kl/k3_max (the largest mean of an update) and train/entropy; nothing without a finite log ratio."""
     log_ratio = tokens.log_ratio("logp_train", "logp_rollout")
     if log_ratio is None:
         return {}
@@ -177,7 +177,7 @@ def _of_finite_tokens(tokens: TokenTable) -> dict[str, Tensor]:
 
 
 def _scalars(numbers: Numbers) -> dict[str, float]:
-    """Numbers of one entry each, under the names that they came with."""
+    """Read numbers of one entry each, under the names that they came with."""
     return {name: float(value[0]) for name, value in numbers.items()}
 
 
@@ -227,7 +227,7 @@ def _read_receipts(numbers: Numbers, *, objective: ObjectiveConfig, draws: int) 
 
 
 class ReceiptWatch:
-    """Says once of every configured bound that it has touched nothing for its first steps.
+    """Reports once of each configured bound that it has touched nothing for its first steps.
 
     A correction that never acts makes its arm a copy of another; nobody sees it in the reward.
     """
@@ -238,15 +238,15 @@ class ReceiptWatch:
 
     @property
     def state(self) -> dict[str, int]:
-        """Steps for which each bound that has neither acted nor been told of was idle."""
+        """Idle steps of each bound that has neither acted nor been reported."""
         return dict(self._idle)
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on where `state` was kept."""
+        """Go on from a kept `state`."""
         self._idle = dict(state)
 
     def count_idle(self, metrics: Mapping[str, float]) -> list[str]:
-        """Take one step's metrics; returns the bounds that have just run out of patience."""
+        """Take one step's metrics; returns the bounds that have now been idle for `patience` steps."""
         expired = []
         for bound in list(self._idle):
             if any(metrics.get(f"receipt/{name}", 0.0) > 0 for name in self._receipts[bound]):

@@ -1,4 +1,4 @@
-"""Steps that stand out, and who made them.
+"""Find steps that stand out, and the tokens and responses that made them.
 
 A spike is judged by the steps before it (`alpkit.diagnostics.SpikeDetector`). Which metrics are watched
 is in `alpkit.metrics`, the file that keeps spikes in `alpkit.runs.spike_log`.
@@ -40,7 +40,7 @@ class SpikeWatch:
 
     @property
     def state(self) -> dict[str, list[float]]:
-        """What a checkpoint has to keep."""
+        """Give the state that a checkpoint keeps."""
         return {metric: detector.history for metric, detector in self._detectors.items()}
 
     def judge(self, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[Found]]:
@@ -68,7 +68,7 @@ class SpikeWatch:
 def explain(
     step: int, spike: Found, tokens: Columns, responses: Mapping[int, list[int]], decode: Texts
 ) -> Spike:
-    """One spike: the share of the metric that its largest tokens and sequences carry.
+    """Explain one spike: the share of the metric that its largest tokens and sequences carry.
 
     A token's contribution to K3 is exp(d) - 1 - d, nats (finite ones, as in the metric); to the gradient's
     norm |d loss / d log pi|, 0 where a clip took the gradient. k3_max: of the update with the largest
@@ -103,7 +103,7 @@ def explain(
 
 
 def _rows(metric: str, tokens: Columns, contribution: np.ndarray) -> np.ndarray:
-    """The tokens that the metric is made of."""
+    """Select the tokens that the metric is made of."""
     rows: np.ndarray = np.arange(contribution.size)
     if metric == "train/grad_norm":
         return rows

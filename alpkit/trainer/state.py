@@ -1,4 +1,4 @@
-"""What a running cell holds, how it starts, and how it is saved and taken up again."""
+"""Hold what a running cell needs; start it, save it, resume it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +29,10 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.stopping import StopText, before_stop
-from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from alpkit.runs.checkpoint import load_newest, save_checkpoint
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
+from alpkit.runs.steps import proved_steps, sync_steps
 from alpkit.seeds import derive
 from alpkit.tasks import Item, ListedTask, Task, eval_items
 from alpkit.tasks.evaluation import EvalSet, ask
@@ -187,7 +188,7 @@ def match_sigma(state: TrainerState) -> None:
 
 
 def _calibration_items(state: TrainerState) -> Sequence[Item]:
-    """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
+    """Choose held-out items; a task that makes up any number gives the same ones however many are evaluated."""
     if isinstance(state.task, ListedTask):
         return state.sets[0].items[:_CALIBRATION_ITEMS]
     return eval_items(state.task, _CALIBRATION_ITEMS)
@@ -196,6 +197,7 @@ def _calibration_items(state: TrainerState) -> Sequence[Item]:
 def save(state: TrainerState, step: int) -> None:
     """Write the checkpoint from which `resume` goes on bit for bit, after all records up to it."""
     state.records.flush()
+    sync_steps(state.folder)
     rest = {
         "optimizer": state.optimizer.state_dict(),
         "log_sigma": None if state.perturbation is None else state.perturbation.log_sigma.detach(),
@@ -218,11 +220,12 @@ def save_for_replay(state: TrainerState, step: int) -> None:
 
 
 def resume(state: TrainerState) -> int | None:
-    """Take up the newest checkpoint; returns its step, or None when there is none."""
-    newest = latest_checkpoint(RunFolder(state.folder).checkpoints)
-    if newest is None:
+    """Take up the newest checkpoint that is whole and whose metrics are all there; returns its step, or None."""
+    proof = proved_steps(state.folder)
+    folder = RunFolder(state.folder).checkpoints
+    rest = load_newest(folder, state.policy.model, proved=proof.step, gap=proof.gap)
+    if rest is None:
         return None
-    rest = load_checkpoint(newest, state.policy.model)
     state.optimizer.load_state_dict(rest["optimizer"])
     if state.perturbation is not None:
         with torch.no_grad():
@@ -238,18 +241,18 @@ def resume(state: TrainerState) -> int | None:
 
 
 def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
-    """A response's text without special tokens, up to the first stop string: what a task scores."""
+    """Decode a response without special tokens, up to the first stop string, as a task scores it."""
     text = str(policy.tokenizer.decode(response.token_ids, skip_special_tokens=True))
     return before_stop(text, stop)
 
 
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
-    """Token ids to text, special tokens included: what a reader of a spike sees."""
+    """Make a decoder of token ids that shows special tokens, for readers of spikes."""
     return lambda ids: str(policy.tokenizer.decode(ids))
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
-    """A second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
+    """Load a second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
@@ -281,7 +284,7 @@ def _optimizer(
 def _probe_sequences(
     policy: Policy, items: Sequence[Item], config: RunConfig
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Held-out prompts with the untrained policy's own greedy responses."""
+    """Make the probe's sequences: held-out prompts with the untrained policy's greedy responses."""
     tokenizer = policy.tokenizer
     prompts = [
         encode_prompt(tokenizer, item.prompt, config.prompt) for item in items[:_PROBE_ITEMS]

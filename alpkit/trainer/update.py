@@ -1,7 +1,7 @@
 """One optimizer update on one mini-batch, micro-batch by micro-batch.
 
-The forward (with noise where the arm has it), the loss, the backward, the step. What the loss is, is
-`alpkit.objective`'s business; this file names no method.
+The forward (with noise where the arm has it), the loss, the backward, the step. The loss is computed in
+`alpkit.objective`; this file names no method.
 """
 
 import math
@@ -25,7 +25,7 @@ from alpkit.trainer.state import TrainerState
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer update left behind: numbers on the host, tokens and receipts on the device."""
+    """The results of one optimizer update: numbers on the host, tokens and receipts on the device."""
 
     loss: float
     grad_norm: float
@@ -39,7 +39,7 @@ class Update:
 
 
 class _Step(NamedTuple):
-    """What is known on the host after an optimizer step; `grad_norm` is from before clipping."""
+    """The numbers that an optimizer step brings to the host; `grad_norm` is from before clipping."""
 
     loss: float
     grad_norm: float
@@ -47,7 +47,7 @@ class _Step(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """One draw of the noise: log-probs, whose gradient is kept, and what the loss made of them."""
+    """One draw of the noise: log-probs, whose gradient is kept, and the loss's output."""
 
     scored: TokenLogprobs
     output: LossOutput
@@ -142,12 +142,12 @@ def _backward(
 
 
 def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractContextManager[None]:
-    """The noise that the gradient goes through: none where it goes through the clean policy."""
+    """Give the noise that the gradient goes through: none where it goes through the clean policy."""
     return nullcontext() if _gradient_is_clean(state) else _noise(state, micro, draw)
 
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
-    """Log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
+    """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
     scored = _logprobs(state, micro)
     if not _gradient_is_clean(state):
         return scored
@@ -162,7 +162,7 @@ def _gradient_is_clean(state: TrainerState) -> bool:
 
 
 def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
-    """|d loss / d log pi| of every token: the size with which it enters the gradient."""
+    """Give |d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
     if slope is None:
         return torch.zeros_like(scored.logp)
@@ -172,7 +172,7 @@ def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
 def _logprobs(
     state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
 ) -> TokenLogprobs:
-    """Response log-probs of `model` (the policy) under whatever weights and noise are on now."""
+    """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
     model = state.policy.model if model is None else model
     again = recomputing(model, config.hardware.checkpoint_layers)
@@ -201,7 +201,7 @@ def _noise(state: TrainerState, micro: MicroBatch, draw: int = 0) -> AbstractCon
 
 
 def _logp_reference(state: TrainerState, micro: MicroBatch) -> Tensor | None:
-    """Log-probs of the policy that training started from, or None where no model of it is held."""
+    """Score the responses under the starting policy; None where no model of it is held."""
     if state.reference is None:
         return None
     with torch.no_grad():
@@ -211,7 +211,7 @@ def _logp_reference(state: TrainerState, micro: MicroBatch) -> Tensor | None:
 def _normalizers(
     state: TrainerState, micros: Sequence[MicroBatch], clock: Clock
 ) -> list[Normalizer]:
-    """Each draw's denominators of the mini-batch, so that cutting it into micro-batches changes nothing.
+    """Give the mini-batch's denominators for each draw, so that cutting it into micro-batches changes nothing.
 
     Rejections that shrink them, and weights that are divided by their mean, must be known of all
     micro-batches before the first loss. Where they look at the current policy, that costs a forward for
@@ -245,7 +245,7 @@ def _step(state: TrainerState, loss: Tensor, survivors: Tensor) -> _Step:
     """Clip and step.
 
     A non-finite gradient is dropped and shows in the norm. Where nothing survived the correction the
-    optimizer's momentum must not move the weights in its stead.
+    optimizer must not move the weights by its momentum alone.
     """
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.loss_scale.unscale(parameters)

@@ -1,1 +1,1 @@
-"""From run folders and stores to frames, on top of alpkit.runs: there is no second reader."""
+"""Read run folders and stores into frames, on top of alpkit.runs."""

@@ -1,4 +1,4 @@
-"""A grid and its cells as rows: manifest, states, configs, metrics; what cannot be read is named.
+"""Read a grid and its cells as rows: manifest, states, configs, metrics; what cannot be read is named.
 
 A killed run leaves half lines, half files and stale states; `alpkit.runs` reads around them. Not here:
 frames of a whole grid (`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
@@ -141,7 +141,7 @@ def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
 
 
 def headline(config: dict[str, Any]) -> dict[str, Any]:
-    """Config fields that a table or a legend wants, read leniently: old runs stay readable."""
+    """Pick the config fields that tables and legends show, leniently, so that old runs stay readable."""
     section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
     rollout, train = section.get("rollout", {}), section.get("train", {})
     objective, noise = section.get("objective", {}), section.get("perturbation", {})

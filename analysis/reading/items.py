@@ -1,4 +1,4 @@
-"""What a tail is made of: a recorded step's tokens, or its responses, as log ratios with their prompts.
+"""Turn a recorded step into items of a tail: its tokens, or its responses, as log ratios with their prompts.
 
 The ratio is `ratio/raw`: unperturbed pi_theta over mu, for every arm; `perturbed` has the noise on.
 Tokens without both log-probs (non-finite in the sampler) are left out; a response is the rest of its
@@ -45,7 +45,7 @@ class StepItems(NamedTuple):
 
 
 def step_items(batch: Batch) -> StepItems:
-    """Tokens and responses of a batch, in an order in which a response's tokens are neighbours."""
+    """Make the items of a batch at every level, in an order in which a response's tokens are neighbours."""
     names = [name for name in COLUMNS if name.startswith("logp_")]
     logps = {name: batch.columns[name].astype(np.float64) for name in names}
     log_ratio = logps["logp_train"] - logps["logp_rollout"]
@@ -74,7 +74,7 @@ def step_items(batch: Batch) -> StepItems:
 
 
 def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
-    """Log ratio of two equal policies whose log-probs are rounded independently, in units of the roundoff.
+    """Simulate the log ratio of two equal policies with independently rounded log-probs, in units of the roundoff.
 
     Times `ROUNDOFF[dtype]` it is in nats: each error is uniform within half a unit in the last place of
     log mu. A floor: logits and activations in that dtype add more.
@@ -85,7 +85,7 @@ def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
 
 
 def _at_level(tokens: Items, response: np.ndarray, first: np.ndarray, level: Level) -> Items:
-    """The tokens, or their responses; `first` is each response's first token."""
+    """Reduce tokens to a level; `first` is each response's first token."""
     if level == "token":
         return tokens
     return Items(
@@ -99,6 +99,6 @@ def _at_level(tokens: Items, response: np.ndarray, first: np.ndarray, level: Lev
 
 
 def _pairs(seed: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """One integer per (seed, number)."""
+    """Make one integer per (seed, number)."""
     values = np.asarray(number, np.int64)
     return np.asarray(seed * (int(values.max(initial=0)) + 1) + values)

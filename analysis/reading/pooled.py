@@ -1,4 +1,4 @@
-"""One pass over an arm's records: everything that tables and figures of its tails need, in bounded memory.
+"""Read an arm's records once, keeping all that tables and figures of its tails need, in bounded memory.
 
 Steps come one at a time (`alpkit.analysis.reading.records.Batch`) and are reduced at once: the largest items of either
 side with their prompts (k-hat, Hill, quantiles, Q-Q: exact), counts on a log grid (CCDF: exact, its band
@@ -73,7 +73,7 @@ class StepFactors(NamedTuple):
 
 
 class ArmPool(NamedTuple):
-    """What one pass over an arm's records found; every mapping is empty where nothing was recorded."""
+    """The results of one pass over an arm's records; every mapping is empty where nothing was recorded."""
 
     levels: Mapping[str, Pool]
     tails: tuple[StepTail, ...]
@@ -100,7 +100,7 @@ def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
 
 
 def spread(values: list[int], most: int) -> list[int]:
-    """At most `most` of `values`, evenly spread, first and last among them."""
+    """Pick at most `most` of `values`, evenly spread, first and last among them."""
     if len(values) <= most:
         return values
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]

@@ -1,4 +1,4 @@
-"""Token records of a whole grid: read when asked, and only the columns asked for.
+"""Read token records of a whole grid, when asked, and only the columns asked for.
 
 `tokens` is a frame for people; `batches` is the stream that the analysis reduces, one recorded step of
 an arm at a time, so that memory does not grow with the number of tokens.
@@ -51,16 +51,16 @@ class Records:
         return f"Records({len(self._cells)} cells; .tokens(arm=, steps=, columns=))"
 
     def of(self, arm: str) -> list[str]:
-        """The arm's cells, by id."""
+        """List the arm's cells, by id."""
         return [cell.cell_id for cell in self._cells.values() if cell.arm == arm]
 
     def place(self, cell_id: str) -> str:
-        """Where one cell's records lie, as seen from the grid's folder."""
+        """Give the place of one cell's records, as seen from the grid's folder."""
         folder = self._cells[cell_id].folder
         return str(RunFolder(folder).records.relative_to(folder.parent))
 
     def steps(self, cell_id: str) -> list[int]:
-        """Recorded steps of one cell; empty where nothing was recorded."""
+        """List the recorded steps of one cell; empty where nothing was recorded."""
         return recorded_steps(self._cells[cell_id].folder)
 
     def tokens(
@@ -71,7 +71,7 @@ class Records:
         *,
         cells: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """Response tokens as rows: `cell_id`, `arm`, `seed`, then `columns` (default: all).
+        """Read response tokens as rows: `cell_id`, `arm`, `seed`, then `columns` (default: all).
 
         Steps that a cell did not record and files that cannot be read are left out; `unreadable`
         names the latter.
@@ -84,7 +84,7 @@ class Records:
     def batches(
         self, arm: str, columns: Collection[str], *, cells: Collection[str]
     ) -> Iterator[Batch]:
-        """The arm's recorded steps in ascending order, each with the rows of every one of `cells`.
+        """Yield the arm's recorded steps in ascending order, each with the rows of every one of `cells`.
 
         Files that cannot be read are left out, as in `tokens`, and named in `unread`.
         """
@@ -108,7 +108,7 @@ class Records:
         return rows
 
     def rows(self, arm: str, *, cells: Collection[str]) -> int:
-        """Rows that `batches` can yield at most; reads footers only."""
+        """Count the rows that `batches` can yield at most; reads footers only."""
         counts = (
             count_rows(cell.folder, step)
             for cell in self._cells.values()
@@ -118,7 +118,7 @@ class Records:
         return sum(count for count in counts if isinstance(count, int))
 
     def unreadable(self) -> list[Fault]:
-        """Files that are no Parquet; reads footers, not rows."""
+        """List the files that are no Parquet; reads footers, not rows."""
         counts = (
             count_rows(cell.folder, step)
             for cell in self._cells.values()

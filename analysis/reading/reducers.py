@@ -1,4 +1,4 @@
-"""Three things that a stream of log ratios leaves behind in bounded memory: its ends, a sample, a curve.
+"""Reduce a stream of log ratios, in bounded memory, to its ends, a sample and a survival curve.
 
 Exact where it matters: the kept ends are the data's own, the sample is everything while it fits, and
 the curve counts every item. What was seen in which order makes no difference.
@@ -31,7 +31,7 @@ class Top(NamedTuple):
 
 
 class Largest:
-    """Keeps the `size` largest values that went by, with their clusters."""
+    """Keeps the `size` largest values of a stream, with their clusters."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -50,7 +50,7 @@ class Largest:
             self._shrink()
 
     def top(self) -> Top:
-        """What was kept, descending."""
+        """Give the values that were kept, descending."""
         self._shrink()
         if not self._values:
             return Top(np.empty(0), np.empty(0, np.int64))
@@ -89,7 +89,7 @@ class Sample:
             self._shrink()
 
     def rows(self) -> np.ndarray:
-        """The sample, in order of arrival."""
+        """Give the sample, in order of arrival."""
         self._shrink()
         return self._rows[0]
 
@@ -138,7 +138,7 @@ class Survival:
             self._resampled[side][:, used] += weight @ counts[:, used].astype(np.float32)
 
     def curve(self, side: Side) -> Curve:
-        """P(ratio > z) over log z (left: of 1/ratio); a resample without any item beyond counts as 0."""
+        """Give P(ratio > z) over log z (left: of 1/ratio); a resample without any item beyond counts as 0."""
         share = survival(self._beyond[side])
         if self._clusters < 2:
             nothing = np.full(BINS, np.nan)
@@ -150,7 +150,7 @@ class Survival:
 
 
 def bin_of(values: np.ndarray) -> np.ndarray:
-    """Number of `EDGES` that each value exceeds."""
+    """Count the `EDGES` that each value exceeds."""
     positive = np.clip(values, _SMALLEST, _BEYOND).astype(np.float32)
     # A value on an edge is not beyond it: one step down in the last place puts it into the bin below.
     place = (positive.view(np.uint32) - np.uint32(1)) >> np.uint32(_SHIFT)
@@ -158,6 +158,6 @@ def bin_of(values: np.ndarray) -> np.ndarray:
 
 
 def survival(counts: np.ndarray) -> np.ndarray:
-    """Share of items beyond each edge, from how many lie between two, along the last axis."""
+    """Give the share of items beyond each edge, from the counts between edges, along the last axis."""
     beyond = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]
     return np.asarray(beyond[..., 1:] / beyond[..., :1])

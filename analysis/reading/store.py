@@ -1,4 +1,4 @@
-"""A grid whose run folder is gone, put together again from its MLflow store.
+"""Rebuild a grid whose run folder is gone, from its MLflow store.
 
 Writes what a run folder would hold (manifest, configs, states, metrics) into a temporary folder, so that
 everything else reads one kind of grid. What MLflow never had is not there: token records, spikes, errors.
@@ -23,7 +23,8 @@ from alpkit.runs.states import (
     write_grid,
 )
 from alpkit.runs.steps import Step, write_steps
-from alpkit.tracking.store import DEFAULT_URI, STEP_TAG, open_client, resolve_uri, store_errors
+from alpkit.tracking.address import DEFAULT_URI, masked, resolve_uri
+from alpkit.tracking.store import STEP_TAG, open_client, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,7 +120,7 @@ def _write(client: "MlflowClient", uri: str, parent: "Run", name: str, folder: P
         grid=name,
         grid_id=parent.data.tags.get("alpkit.grid_id", ""),
         parent_run_id=identity,
-        tracking_uri=uri,
+        tracking_uri=masked(uri),
         cells=tuple(cell for cell in listed if cell.cell_id in known),
         notes=(*(stored.notes if stored else ()), NOTE),
     )

@@ -29,6 +29,7 @@ from alpkit.analysis.tables.subsets import subset_table
 from alpkit.analysis.tables.tails import tails_table
 from alpkit.analysis.tables.tasks import tasks_table
 from alpkit.analysis.text import first_line, row_dicts
+from alpkit.tracking.address import masked
 
 
 class Composed(NamedTuple):
@@ -116,7 +117,7 @@ def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
         ("Grid id", grid.grid_id),
         ("Started", grid.created),
         ("MLflow parent run", grid.parent_run_id),
-        ("Tracking store", tracking_uri or ""),
+        ("Tracking store", masked(tracking_uri or "")),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from alpkit.analysis.report.template import POLICY, SCRIPT, STYLE
 from alpkit.analysis.tables import NOTHING, Table, is_words
+from alpkit.analysis.text import without_html
 
 LONG: Final = 24
 """Rows from which on a table scrolls in its own frame."""
@@ -94,7 +95,8 @@ class Page:
         for section in self.sections:
             parts.append(f"## {section.title}")
             parts += [_markdown(block) for block in section.blocks]
-        return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+        text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+        return without_html(text)
 
     def html(self) -> str:
         """One file that opens anywhere, offline."""

@@ -14,6 +14,8 @@ from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
 from alpkit.analysis.report.page import Picture
 from alpkit.analysis.tables import Table
+from alpkit.analysis.text import without_html
+from alpkit.runs.csv import write_csv
 from alpkit.runs.swap import swapped_folder
 
 REPORTS: Final = "reports"
@@ -73,13 +75,13 @@ def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str
 
 
 def _write_table(table: Table, folder: Path) -> None:
-    table.data.to_csv(folder / f"{table.name}.csv", index=False)
+    write_csv(table.data, folder / f"{table.name}.csv")
     text = f"# {table.title}\n\n{table.caption}\n\n{table.markdown()}"
-    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{table.name}.md").write_text(without_html(text), encoding="utf-8")
     (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
 
 
 def _write_picture(picture: Picture, folder: Path) -> None:
-    picture.data.to_csv(folder / f"{picture.name}.csv", index=False)
+    write_csv(picture.data, folder / f"{picture.name}.csv")
     (folder / f"{picture.name}.png").write_bytes(picture.png)
     (folder / f"{picture.name}.svg").write_bytes(picture.svg)

@@ -1,1 +1,1 @@
-"""What several seeds say: scores, verdicts, and the displays of rliable."""
+"""Statistics across seeds: scores, verdicts, and rliable's interquartile means."""

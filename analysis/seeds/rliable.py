@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: ArrayLike) -> float:
-    """Mean of the middle half of all scores, over runs and tasks together.
+    """Compute the mean of the middle half of all scores, over runs and tasks together.
 
     References
     ----------
@@ -36,7 +36,7 @@ def iqm(scores: ArrayLike) -> float:
 
 
 def iqm_interval(scores: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """`iqm` with its stratified bootstrap: runs are drawn anew within every task."""
+    """Compute `iqm` with its stratified bootstrap interval: runs are resampled within every task."""
     table = _runs_by_tasks(scores)
     drawn = _resample(table, resamples, np.random.default_rng(seed))
     values = stats.trim_mean(drawn.reshape(resamples, -1), 0.25, axis=1)
@@ -46,7 +46,7 @@ def iqm_interval(scores: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 def improvement(
     ours: ArrayLike, theirs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """P(a run of ours scores above a run of theirs), unpaired, averaged over tasks; ties count half.
+    """Estimate P(a run of ours scores above a run of theirs), unpaired, averaged over tasks; ties count half.
 
     The Mann-Whitney statistic over the number of pairs of runs. 0.5: as often above as below.
 
@@ -78,7 +78,7 @@ def _resample(table: FloatArray, resamples: int, rng: np.random.Generator) -> Fl
 
 
 def _above(ours: FloatArray, theirs: FloatArray) -> FloatArray:
-    """Share of pairs of runs in which ours is above, per resample."""
+    """Give the share of pairs of runs in which ours is above, per resample."""
     gap = ours[:, :, None, :] - theirs[:, None, :, :]
     shares: FloatArray = np.mean((gap > 0) + 0.5 * (gap == 0), axis=(1, 2, 3))
     return shares

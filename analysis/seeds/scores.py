@@ -1,4 +1,4 @@
-"""One number per cell and quantity: an average over a stated window, never the last point.
+"""Score cells: one number per quantity, an average over a stated window, never the last point.
 
 Which steps a score at the end of a run averages over is `alpkit.metrics.scored`, as in the terminal. A
 cell that did not finish gets no score (its window would be another one than its neighbours').
@@ -28,43 +28,43 @@ class Score(NamedTuple):
 
 
 def last_steps(values: pd.Series, last: int) -> float:
-    """Mean over the last steps of the run."""
+    """Average over the last steps of the run."""
     values = values.dropna()
     return _mean(values.loc[scored(values.index.tolist(), last)])
 
 
 def last_evaluations(values: pd.Series, last: int) -> float:
-    """Mean over the evaluations of the last steps, at least over `EVALUATIONS`."""
+    """Average over the evaluations of the last steps, at least the last `EVALUATIONS`."""
     values = values.dropna()
     return _mean(values.loc[scored(values.index.tolist(), last, at_least=EVALUATIONS)])
 
 
 def change(values: pd.Series, last: int) -> float:
-    """`last_evaluations` minus the evaluation before training."""
+    """Compute `last_evaluations` minus the evaluation before training."""
     start = values.get(0)
     return np.nan if start is None else last_evaluations(values, last) - float(start)
 
 
 def all_steps(values: pd.Series, last: int) -> float:
-    """Mean over every step of training."""
+    """Average over every step of training."""
     return _mean(values[values.index > 0])
 
 
 def largest(values: pd.Series, last: int) -> float:
-    """Largest value of the run."""
+    """Give the largest value of the run."""
     values = values[values.index > 0]
     return float(values.max()) if values.notna().any() else np.nan
 
 
 def peak(values: pd.Series, last: int) -> float:
-    """P99 over the median of the steps of training; 1: no step stands out. Needs `JUDGED` steps."""
+    """Compute P99 over the median of the steps of training; 1: no step stands out. Needs `JUDGED` steps."""
     values = values[values.index > 0].dropna()
     median = float(values.median()) if len(values) >= JUDGED else np.nan
     return float(values.quantile(0.99)) / median if median > 0 else np.nan
 
 
 def per_thousand(values: pd.Series, last: int) -> float:
-    """Flags per 1,000 steps that were judged."""
+    """Count flags per 1,000 steps that were judged."""
     return 1000 * _mean(values[values.index > 0])
 
 
@@ -90,7 +90,7 @@ SCORES: Final[dict[str, Score]] = {
 
 
 def add_scores(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """`cells` with a column per entry of `SCORES`; NaN: not finished, or not logged."""
+    """Add a column to `cells` per entry of `SCORES`; NaN: not finished, or not logged."""
     columns: dict[str, list[float]] = {name: [] for name in SCORES}
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for cell, state in zip(cells["cell_id"], cells["state"]):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from alpkit.config import expand, load_ablation
-from alpkit.errors import AlpkitError
+from alpkit.errors import AlpkitError, PrerequisiteError
+from alpkit.launch import preflight
 
 HEAD = "name: a\narms: [grpo]\nseeds: [0]\n"
 
@@ -41,3 +42,14 @@ def test_one_error_says_where_it_goes(tmp_path: Path, base: str, told: str) -> N
     message = fails(tmp_path, base)
     assert message.count(told) == 1
     assert "a.yaml:4" in message
+
+
+def test_a_kernel_that_this_machine_lacks_is_refused_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "visible_gpus", lambda: [])
+    path = tmp_path / "a.yaml"
+    path.write_text(f"{HEAD}base: {{hardware: {{attention: varlen}}}}\n")
+    cell = expand(load_ablation(path)).cells[0]
+    with pytest.raises(PrerequisiteError, match="varlen kernel needs an NVIDIA GPU"):
+        preflight.check_cells([cell], models=False)

@@ -1,4 +1,4 @@
-"""The specification's fixture X (spec/alp.md H.8)."""
+"""Three responses whose numbers were worked out independently, in float64."""
 
 import numpy as np
 import pytest

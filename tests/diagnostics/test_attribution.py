@@ -32,7 +32,7 @@ def test_one_shifted_sequence_is_the_cause():
 
 
 def test_a_planted_spike_is_found_at_its_step_with_its_cause():
-    """Issue 5: one of 64 sequences shifted by 3 nats at step 17 of 40."""
+    """One of 64 sequences shifted by 3 nats at step 17 of 40."""
     rng = np.random.default_rng(5)
     sequence, detector, found = np.repeat(np.arange(64), 20), SpikeDetector(), []
     for step in range(40):

@@ -49,7 +49,7 @@ def test_formulas_in_linear_space():
 
 @pytest.mark.parametrize(("s", "chi2", "ess"), [(0.5, 0.284, 0.779), (1.0, 1.718, 0.368)])
 def test_lognormal_identities(s, chi2, ess):
-    """F.2.3: sums of T tokens N(-v/2, v) with T v = s^2 have chi2 = e^(s^2) - 1 and ess = e^(-s^2)."""
+    """Sums of T tokens N(-v/2, v) with T v = s^2 have chi2 = e^(s^2) - 1 and ess = e^(-s^2)."""
     rng = np.random.default_rng(3)
     tokens, sequences = 8, 400_000
     v = s * s / tokens

@@ -91,7 +91,7 @@ def test_the_window_forgets():
 
 @pytest.mark.parametrize("phi", [0.0, 0.5])
 def test_stationary_metrics_rarely_spike(phi):
-    """Issue 5: under 1 in 1,000 judged steps of 50 series of 500 steps; more, t3 and AR(0.9): docs/tails.md."""
+    """Under 1 in 1,000 judged steps of 50 series of 500 steps; more, t3 and AR(0.9): docs/tails.md."""
     alarms = judged = 0
     for seed in range(50):
         z = [verdict.z for verdict in run(np.exp(stationary(seed, 500, phi=phi)))[16:]]

@@ -93,7 +93,7 @@ def test_shape_agrees_with_maximum_likelihood():
 
 
 def test_lognormal_hill_of_the_specification():
-    """corrections §3.1: lognormal sigma = 1, N = 1e5, k = 949 gives Hill 0.32 and GPD 0.22."""
+    """Log-normal sigma = 1, N = 1e5, k = 949 gives Hill 0.32 and GPD 0.22."""
     d = np.random.default_rng(0).normal(0, 1, 100_000)
     assert tail_size(d.size) == 949
     assert hill(d, 949).estimate == pytest.approx(0.36, abs=0.06)
@@ -101,7 +101,7 @@ def test_lognormal_hill_of_the_specification():
 
 
 def test_khat_of_a_lognormal_is_not_its_limit():
-    """0.29 at 10^3 although the limit is 0 (issue 5 says 0.31); docs/tails.md has other sizes."""
+    """0.29 at 10^3 although the limit is 0; docs/tails.md has other sizes."""
     khats = [
         fit_khat(np.random.default_rng(seed).normal(0, 1, 1_000), n_boot=0).estimate
         for seed in range(150)
@@ -165,7 +165,7 @@ def test_clusters_widen_the_interval():
 
 
 def test_clustered_intervals_cover_where_independent_ones_do_not():
-    """Issue 5's data; docs/tails.md has all estimators on 600 samples."""
+    """Clustered data; docs/tails.md has all estimators on 600 samples."""
     prompt = np.repeat(np.arange(200), 20)
     draws = []
     for seed in range(500):

@@ -28,7 +28,7 @@ def metrics(folder):
 
 
 def test_the_quickstarts_grpo_learns_on_both_seeds(workplace):
-    """Issue 2: at least 8 points of greedy accuracy on 512 held-out items; last 3 evaluations here."""
+    """At least 8 points of greedy accuracy on 512 held-out items; last 3 evaluations here."""
     cells = run("quickstart", workplace, "train.steps=20", "eval.every=5", only=("grpo",))
     assert sorted(cells) == [0, 1]
     for seed, folder in cells.items():

@@ -111,7 +111,7 @@ def test_turns_of_a_response_are_ratios_of_their_own():
 
 
 def test_the_first_update_of_a_rollout():
-    """theta = theta_old: grpo's ratio is 1, the bypass ratio is w (spec/alp.md H.21)."""
+    """theta = theta_old: grpo's ratio is 1, the bypass ratio is w."""
     data = batch()
     data["logp"] = data["logp_old"].clone()
     *_, grpo = loss(data)

@@ -1,4 +1,4 @@
-"""The objective against the numbers of spec/alp.md H (two independent float64 evaluations) and by property."""
+"""The objective against numbers from two independent float64 evaluations and by property."""
 
 from typing import get_args
 
@@ -195,7 +195,7 @@ def test_bypass_ratio_is_staleness_times_mismatch():
 
 
 def test_a_perturbed_numerator_changes_the_ratio_alone():
-    """spec/alp.md H.9: w and its weight stay as they are, r takes the perturbation as a factor."""
+    """w and its weight stay as they are, r takes the perturbation as a factor."""
     lp, noise = torch.tensor(LP, dtype=torch.float64), torch.tensor([[0.3], [-0.2], [0.05]])
     weight = {"action": "truncate", "level": "product", "upper": 1.1}
     plain, _ = run(lp, weight=weight)
@@ -400,7 +400,7 @@ def test_clamped_entries_are_counted_once_per_token():
 
 
 def test_a_one_sided_clamp_belongs_to_the_released_scripts_alone():
-    """spec/alp.md H.20: the reference baselines clamp at +10 and not from below."""
+    """The reference baselines clamp at +10 and not from below."""
     one_sided = {name for name in ALL_PRESETS if axes_of(name)["log_ratio_clamp"] != (-20.0, 20.0)}
     assert one_sided
     assert all(name.startswith("paper/") for name in one_sided)

@@ -1,12 +1,22 @@
 """metrics.jsonl: a line per step, what a kill leaves, and who is told of damage."""
 
+import errno
 import json
 import math
+import re
 
 import pytest
 
 from alpkit.errors import TrackingError
-from alpkit.runs.steps import CellTracker, Step, read_steps, scan_steps, write_steps
+from alpkit.runs import steps as steps_file
+from alpkit.runs.steps import (
+    CellTracker,
+    Step,
+    proved_steps,
+    read_steps,
+    scan_steps,
+    write_steps,
+)
 
 
 def lines(folder):
@@ -83,3 +93,41 @@ def test_steps_come_back_as_they_were_written(tmp_path):
     steps = [Step(0, {"eval/greedy": 0.5}), Step(2, {"kl/k3": None, "reward/mean": 1e-300})]
     write_steps(tmp_path, steps)
     assert read_steps(tmp_path) == steps
+
+
+@pytest.mark.parametrize(
+    ("text", "step", "gap"),
+    [
+        (None, -1, "metrics.jsonl is missing"),
+        ("", -1, "metrics.jsonl ends at step -1"),
+        ('{"step": 0}\n{"step": 1}\n{"step": 2, "kl', 1, "metrics.jsonl ends at step 1"),
+        ('{"step": 0}\n{"step": 2}\n', 0, "metrics.jsonl lacks step 1"),
+        ('{"step": 0}\n{"step": 0}\n', 0, "metrics.jsonl lacks step 1"),
+        ('{"step": 0}\n{"st\n{"step": 1}\n', 0, "line 2 of metrics.jsonl is damaged"),
+        ('{"step": 1}\n', -1, "metrics.jsonl lacks step 0"),
+    ],
+)
+def test_steps_are_proved_as_far_as_their_lines_follow_one_another(tmp_path, text, step, gap):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text)
+    assert proved_steps(tmp_path) == (step, gap)
+
+
+def test_a_line_that_a_full_disk_cuts_short_is_taken_back(tmp_path, monkeypatch):
+    tracker = CellTracker(tmp_path)
+    tracker.log(0, {"reward/mean": 0.5})
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            steps_file, "_write", lambda handle, data: (handle.write(data[:9]), full(0, 0))
+        )
+        with pytest.raises(TrackingError, match="the disk is full") as caught:
+            tracker.log(1, {"reward/mean": 0.25})
+    assert caught.value.where == str(tmp_path / "metrics.jsonl")
+    assert re.fullmatch(r"\d+ bytes are free there", caught.value.why)
+    assert read_steps(tmp_path) == [Step(0, {"reward/mean": 0.5})]
+    tracker.log(1, {"reward/mean": 0.25})
+    assert [step for step, _ in read_steps(tmp_path)] == [0, 1]

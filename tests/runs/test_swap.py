@@ -1,9 +1,12 @@
 """What is written appears whole or not at all."""
 
+import errno
 import json
+import re
 
 import pytest
 
+from alpkit.errors import TrackingError
 from alpkit.runs.swap import remove_unfinished, swapped_file, swapped_folder, write_json
 
 
@@ -24,10 +27,12 @@ def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
     def write():
         with swapped_file(tmp_path / "a.json") as path:
             path.write_text('{"x"')
-            raise OSError("disk full")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(TrackingError, match="the disk is full") as caught:
         write()
+    assert caught.value.where == str(tmp_path / "a.json")
+    assert re.fullmatch(r"\d+ bytes are free there", caught.value.why)
     assert names(tmp_path) == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from alpkit.errors import NumericalError
+from alpkit.runs.swap import write_text
 
 ORDERLY = {"name": "orderly", "preset": "grpo"}
 
@@ -45,6 +46,8 @@ def train_cell(config, folder: Path, tracker) -> None:
     for step in range((done or 0) + 1, config.train.steps + 1):
         if step == 3 and not (folder.parent / "fixed").exists():
             misbehave(config.model, folder)
+        if config.model == "fake/slow":
+            time.sleep(0.05)
         tracker.log(
             step,
             {
@@ -55,8 +58,7 @@ def train_cell(config, folder: Path, tracker) -> None:
             },
         )
         if step % 2 == 0 and config.model != "fake/no-checkpoint":
-            checkpoint.parent.mkdir(exist_ok=True)
-            checkpoint.write_text(str(step))
+            write_text(checkpoint, str(step))
 
 
 def misbehave(model: str, folder: Path) -> None:

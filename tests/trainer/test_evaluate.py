@@ -1,4 +1,4 @@
-"""greedy, avg@k and pass@k against the closed form (spec/alp.md H.24), with a sampler whose draws are known."""
+"""Greedy, avg@k and pass@k against the closed form, with a sampler whose draws are known."""
 
 from itertools import combinations
 from math import comb, sqrt

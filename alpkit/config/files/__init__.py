@@ -1,1 +1,1 @@
-"""From a file to a document with positions, and from a bad document to every fault at its line and column."""
+"""YAML files: reading them with positions, and naming every fault with its line and column."""

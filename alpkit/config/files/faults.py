@@ -1,4 +1,4 @@
-"""pydantic's validation errors and unknown field paths, in the words and places of the user's file.
+"""Say what is wrong with a configuration in the words of the user's file, at its place in it.
 
 Usage: `raise explain(error, document, ("base",), model=RunConfig)`. Nothing is validated here.
 """
@@ -58,7 +58,7 @@ def faults_of(
     model: type[BaseModel],
     skip: Collection[str] = (),
 ) -> list[Fault]:
-    """Return the faults behind `explain`, one per field, but for the error types in `skip`."""
+    """List the faults that pydantic found, one per field, leaving out the error types in `skip`."""
     faults: dict[KeyPath, Fault] = {}
     wanted: dict[KeyPath, list[str]] = {}
     for item in error.errors(include_url=False):
@@ -156,9 +156,11 @@ def _unknown_field(
 
 
 def _title(model: type[BaseModel]) -> str:
-    return {"RunConfig": "the run config", "AblationConfig": "an ablation file"}.get(
-        model.__name__, model.__name__
-    )
+    return {
+        "RunConfig": "the run config",
+        "AblationConfig": "an ablation file",
+        "MethodConfig": "a method",
+    }.get(model.__name__, model.__name__)
 
 
 class _Place(NamedTuple):
@@ -201,7 +203,7 @@ def _children(annotation: Any, key: str | int) -> Iterator[Any]:
 
 
 def branches(annotation: Any) -> Iterator[Any]:
-    """Yield the alternatives of an annotation, but for None."""
+    """Yield the alternatives of an annotation, leaving out None."""
     if get_origin(annotation) is Annotated:
         yield from branches(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""YAML that remembers where everything stood, read by the YAML 1.2 core schema.
+"""Read YAML by the 1.2 core schema, and remember where everything stood.
 
 PyYAML's own schema is YAML 1.1: `1e-5` is text, `on` is true, `010` is 8, and of two equal keys
 the second wins silently. Here they are a float, text, 10, and an error. What a file's content
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """Where an entry stands: its key, and its value (a container's value is marked by its key)."""
+    """The position of an entry: of its key, and of its value (a container's value is marked by its key)."""
 
     key: str
     value: str
@@ -36,16 +36,26 @@ class Document:
     marks: Mapping[KeyPath, Mark]
 
     @classmethod
-    def constant(cls, data: Any, where: str) -> "Document":
+    def constant(cls, data: object, where: str) -> "Document":
         """Wrap data that came from one place: a preset, a command-line option."""
         return cls(data, {(): Mark(where, where)})
 
     def position(self, path: KeyPath, *, key: bool = False) -> str:
-        """`file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
+        """Give `file:line:column` of the entry at `path`, or of its nearest ancestor in the document."""
         while path and path not in self.marks:
             path, key = path[:-1], False
         mark = self.marks[path]
         return mark.key if key else mark.value
+
+
+_BYTES: Final = 1_000_000
+"""Longest file that is read: the largest experiment of this repository has 6 KB."""
+_ENTRIES: Final = 50_000
+"""Most entries of one document, aliases followed: a bomb of 1 KB has billions."""
+_DIGITS: Final = 40
+_SHOWN: Final = 60
+_FAULTS: Final = 20
+"""Faults that one message lists."""
 
 
 class Fault(NamedTuple):
@@ -62,12 +72,14 @@ def config_error(faults: Iterable[Fault]) -> ConfigError:
     texts = [f"{f.what}\n  {f.hint}" if f.hint else f.what for f in unique]
     if len(unique) == 1:
         return ConfigError(texts[0], where=unique[0].where)
-    return ConfigError("\n".join(f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)))
+    listed = [f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)]
+    more = [f"and {len(listed) - _FAULTS} more"] if len(listed) > _FAULTS else []
+    return ConfigError("\n".join([*listed[:_FAULTS], *more]))
 
 
-def _line(fault: Fault) -> tuple[int, int]:
-    match = re.search(r":(\d+):(\d+)$", fault.where)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+def _line(fault: Fault) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.*):(\d+):(\d+)", fault.where)
+    return (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -85,7 +97,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as something else, so that both read it back."""
+    """A dumper that quotes whatever YAML 1.1 or 1.2 would not read back as the same text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -100,7 +112,16 @@ def load_yaml(path: str | Path) -> Document:
     """Read a file whose top level is a mapping; raises `ConfigError` with every fault in it."""
     name = str(path)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with Path(path).open("rb") as file:
+            data = file.read(_BYTES + 1)
+        if len(data) > _BYTES:
+            raise ConfigError(
+                f"is longer than {_BYTES:,} bytes",
+                where=name,
+                why="an ablation is a page of text",
+                fix="check the path",
+            )
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError("there is no such file", where=name, fix="check the path") from error
     except IsADirectoryError as error:
@@ -134,8 +155,10 @@ def parse_yaml(text: str, name: str) -> Document:
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         context = f" ({error.context})" if error.context else ""
         raise ConfigError(f"not valid YAML: {error.problem}{context}", where=where) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = (
+            "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        )
         raise ConfigError(f"not valid YAML: {reason}", where=name) from error
     if reader.faults:
         raise config_error(reader.faults)
@@ -156,13 +179,20 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f"the text {value!r}"
+            return f"the text {shortened(value)!r}"
         case dict():
             return "a mapping"
         case list() | tuple():
             return "a list"
+        case int() if abs(value) >= 10**_DIGITS:
+            return f"a number of more than {_DIGITS} digits"
         case _:
-            return repr(value)
+            return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """Cut a text to what a message can show."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 @dataclass
@@ -175,6 +205,14 @@ class _Reader:
     _open: set[int] = field(default_factory=set)
 
     def read(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        if len(self.marks) >= _ENTRIES:
+            where = self._at(node)
+            raise ConfigError(
+                f"more than {_ENTRIES:,} entries",
+                where=where,
+                why="aliases count as often as they are used",
+                fix="write less, or write out what the aliases stand for",
+            )
         here = self._at(node)
         at_key = here if key is None else self._at(key)
         self.marks[path] = Mark(at_key, here if isinstance(node, yaml.ScalarNode) else at_key)
@@ -190,7 +228,7 @@ class _Reader:
                 return [self.read(item, (*path, i)) for i, item in enumerate(node.value)]
         finally:
             self._open.discard(id(node))
-        return self._fault(node, f"the tag {node.tag} is not supported")
+        return self._fault(node, f"the tag {shortened(node.tag)} is not supported")
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -198,18 +236,24 @@ class _Reader:
             name = self._scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str):
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a mapping or list"
-                self._fault(key, f"keys must be text, got {shown}", "quote it")
+                self._fault(key, f"keys must be text, got {shortened(shown)}", "quote it")
             elif name == "<<":
                 self._fault(key, "merge keys (<<) are not read", "repeat the entries")
             elif name in data:
                 first = self.marks[(*path, name)].key
-                self._fault(key, f"duplicate key {name!r} (first at {first})", "remove one of them")
+                self._fault(
+                    key,
+                    f"duplicate key {shortened(name)!r} (first at {first})",
+                    "remove one of them",
+                )
             else:
                 data[name] = self.read(value, (*path, name), key)
         return data
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         text = node.value
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(text) > _DIGITS:
+            return self._fault(node, f"a number of {len(text)} characters", "write it shorter")
         try:
             match node.tag.removeprefix(_TAG):
                 case "str":
@@ -223,8 +267,9 @@ class _Reader:
                 case "float":
                     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except (ValueError, KeyError):
-            return self._fault(node, f"{text!r} does not fit the tag {node.tag}")
-        return self._fault(node, f"the tag {node.tag} is not supported")
+            what = f"{shortened(text)!r} does not fit the tag {shortened(node.tag)}"
+            return self._fault(node, what)
+        return self._fault(node, f"the tag {shortened(node.tag)} is not supported")
 
     def _at(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

@@ -1,4 +1,4 @@
-"""The ablation file: its schema, and every check that needs no cell.
+"""The ablation file: its fields, and every check that can be made before the grid is expanded.
 
 Usage: `load_ablation("experiments/quickstart.yaml", ["train.steps=5"])`, then `grid.expand`.
 What a cell's merged config may be is checked in `points.py`, after merging.
@@ -6,7 +6,7 @@ What a cell's merged config may be is checked in `points.py`, after merging.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,16 +15,28 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 from alpkit.config.base import Section
 from alpkit.config.bases import BASES
 from alpkit.config.files.faults import check_path, faults_of
-from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml, parse_yaml
+from alpkit.config.files.yaml import (
+    Document,
+    Fault,
+    config_error,
+    load_yaml,
+    parse_yaml,
+    shortened,
+)
 from alpkit.config.grid.overlay import Overlay
+from alpkit.config.grid.own_methods import OwnMethod, read_method
 from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError, did_you_mean
 
+_NAME = 100
+"""Characters of a name: it is part of paths, of a run's name, and of a report's."""
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
 
 class LaunchConfig(Section):
+    """Where cells run, and how many at a time."""
+
     launcher: Literal["inline", "processes"] = "processes"
     """inline: one cell after the other in this process; processes: one process per cell."""
     jobs: int | Literal["auto"] = "auto"
@@ -39,14 +51,16 @@ class LaunchConfig(Section):
 
 
 class AblationConfig(Section):
-    """One ablation file, as written."""
+    """The contents of an ablation file."""
 
     name: str
     """Names the grid's folder and its MLflow experiment; decides no cell id."""
-    question: str = ""
+    question: Annotated[str, Field(max_length=2000)] = ""
     """What the grid is to answer, in one sentence."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Run fields that all arms share; `from` names a published base (`config.bases`) that they go over."""
+    methods: tuple[str, ...] = ()
+    """Method files (YAML), relative to this file; arms name their methods like presets."""
     arms: Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
     """Preset names, or mappings {preset, name, and any run field to override}."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -60,6 +74,7 @@ class AblationConfig(Section):
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     """One run of every arm for each; the outermost loop."""
     launch: LaunchConfig = LaunchConfig()
+    """Where cells run, and how many at a time."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,6 +86,10 @@ class AblationConfig(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:
+        if value == "latest":
+            raise ValueError("'latest' is what the newest grid is called; give it another name")
+        if len(value) > _NAME:
+            raise ValueError(f"{shortened(value)!r} is longer than {_NAME} characters")
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", value):
             raise ValueError(
                 f"{value!r} cannot name a folder; use a-z, 0-9, '.', '_' and '-', "
@@ -80,7 +99,7 @@ class AblationConfig(Section):
 
 
 class Override(NamedTuple):
-    """One value of a `--set`, and the option's text for messages."""
+    """One value that `--set` gives, with the option's text for messages."""
 
     path: tuple[str, ...]
     value: Any
@@ -89,11 +108,13 @@ class Override(NamedTuple):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A checked ablation file, the places of its entries, and what overrides it."""
+    """A checked ablation file, with the positions of its entries and the `--set` overrides."""
 
     config: AblationConfig
     document: Document
     overrides: tuple[Override, ...] = ()
+    methods: Mapping[str, OwnMethod] = field(default_factory=dict)
+    """The methods of the files under `methods:`, by name."""
 
 
 def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
@@ -102,7 +123,10 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     Raises `ConfigError` that lists every fault with its file:line:column.
     """
     document = load_yaml(path)
-    faults = [*_base(document), *_arms(document), *_fields(document), *_seeds(document)]
+    methods, faults = _methods(document, Path(path).parent)
+    # Of arms whose method may be in a faulty file, nothing is said.
+    own = None if faults else methods
+    faults += [*_base(document), *_arms(document, own), *_fields(document), *_seeds(document)]
     config = None
     try:
         config = AblationConfig.model_validate(document.data)
@@ -115,7 +139,7 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
         faults += [fault] if fault else []
     if faults or config is None:
         raise config_error(faults)
-    return Ablation(config, document, tuple(parsed))
+    return Ablation(config, document, tuple(parsed), methods)
 
 
 def arm_name(entry: str | Mapping[str, Any]) -> str:
@@ -159,8 +183,38 @@ def _base(document: Document) -> Iterator[Fault]:
         yield from faults_of(error, overlay.document, model=RunConfig, skip=later)
 
 
-def _arms(document: Document) -> Iterator[Fault]:
+def _methods(document: Document, folder: Path) -> tuple[dict[str, OwnMethod], list[Fault]]:
+    """Read the method files; return the methods that are sound, and every fault of the others."""
+    paths = document.data.get("methods")
+    methods: dict[str, OwnMethod] = {}
+    faults: list[Fault] = []
+    for i, path in enumerate(paths if isinstance(paths, list) else ()):
+        here = document.position(("methods", i))
+        if not isinstance(path, str):
+            continue
+        if not (folder / path).is_file():
+            hint = f"paths are relative to {folder}/"
+            faults.append(Fault(here, f"methods: there is no file {path}", hint))
+            continue
+        try:
+            method = read_method(folder / path)
+        except ConfigError as error:
+            faults.append(Fault(error.where or str(folder / path), error.what, error.fix))
+            continue
+        if isinstance(method, list):
+            faults += method
+            continue
+        if method.name in methods:
+            hint = "give one of them another name:"
+            faults.append(Fault(here, f"two files define the method {method.name!r}", hint))
+        methods.setdefault(method.name, method)
+    return methods, faults
+
+
+def _arms(document: Document, methods: Mapping[str, OwnMethod] | None) -> Iterator[Fault]:
+    """Check the arms; `methods` is None where the method files have faults of their own."""
     arms = document.data.get("arms")
+    own = {name: method.preset for name, method in (methods or {}).items()}
     first: dict[str, str] = {}
     for i, arm in enumerate(arms if isinstance(arms, list) else ()):
         here = document.position(("arms", i))
@@ -170,7 +224,9 @@ def _arms(document: Document) -> Iterator[Fault]:
             continue
         # An arm with a name and no preset starts from the defaults.
         try:
-            preset(arm if isinstance(arm, str) else arm.get("preset", "grpo"))
+            named = arm if isinstance(arm, str) else arm.get("preset", "grpo")
+            if methods is not None or not isinstance(named, str):
+                preset(named, own=own)
         except ConfigError as error:
             where = here if isinstance(arm, str) else document.position(("arms", i, "preset"))
             yield Fault(where, error.what, error.fix)
@@ -192,7 +248,10 @@ def _arm_keys(arm: dict[str, Any], i: int, document: Document) -> Iterator[Fault
     name = arm.get("name", "unnamed")
     if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name:
         where = document.position(("arms", i, "name"))
-        yield Fault(where, f"an arm's name must be one line of text, got {name!r}")
+        yield Fault(where, f"an arm's name must be one line of text, got {shortened(repr(name))}")
+    elif len(name) > _NAME:
+        where = document.position(("arms", i, "name"))
+        yield Fault(where, f"an arm's name has at most {_NAME} characters, got {len(name)}")
     for key in arm.keys() - _ARM_FIELDS:
         what = f"{key} is not a field of an arm"
         hint = did_you_mean(key, _ARM_FIELDS, "allowed")
@@ -250,16 +309,19 @@ def _field(key: str, where: str) -> Iterator[Fault]:
 
 def _seeds(document: Document) -> Iterator[Fault]:
     seeds = document.data.get("seeds")
+    known: set[int] = set()
     for i, seed in enumerate(seeds if isinstance(seeds, list) else ()):
         where = document.position(("seeds", i))
         if isinstance(seed, bool):
             yield Fault(where, f"seeds[{i}]: wanted a whole number, got {str(seed).lower()}")
-        elif seed in seeds[:i]:
+        elif isinstance(seed, int) and seed in known:
             yield Fault(where, f"seed {seed} is listed twice", "remove one of them")
+        elif isinstance(seed, int):
+            known.add(seed)
 
 
 def _override(text: str) -> tuple[list[Override], Fault | None]:
-    where = f"--set {text}"
+    where = f"--set {shortened(text)}"
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
         return [], Fault(where, "wanted field=value", "for example --set train.steps=5")

@@ -1,7 +1,6 @@
 """Combinations that run but mean less than they seem to: one sentence each, shown by plan and run.
 
 What can never act or counts twice is an error of the config itself (`objective.py`, `run.py`).
-Evidence: `spec/corrections.md` §2.4.
 """
 
 import math

@@ -6,9 +6,10 @@ become one config is in `points.py`.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from alpkit.config.grid.ablation import Ablation, LaunchConfig
 from alpkit.config.grid.cautions import cautions
@@ -26,7 +27,7 @@ class Cell:
     cell_id: str
     arm: str
     seed: int
-    axes: dict[str, Any]
+    axes: dict[str, object]
     """The varied fields that this arm uses, dotted, with this cell's values."""
     config: RunConfig
 
@@ -42,18 +43,18 @@ class Grid:
     controls: dict[str, str]
     """Perturbed arm -> its control arm."""
     notes: tuple[str, ...]
-    """What expansion did: arms added, cells merged, axes without effect."""
+    """Notes on the expansion: arms added, cells merged, axes without effect."""
     warnings: tuple[str, ...]
-    """What may make the grid answer less than it seems to."""
+    """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, in order."""
+        """List the names of the arms, in order."""
         return tuple(dict.fromkeys(cell.arm for cell in self.cells))
 
-    def manifest(self) -> dict[str, Any]:
-        """JSON-ready summary, without the configs."""
+    def manifest(self) -> dict[str, object]:
+        """Give a JSON-ready summary, without the configs."""
         return {
             "grid": self.name,
             "grid_id": self.grid_id,
@@ -68,8 +69,17 @@ class Grid:
         }
 
 
-def expand(ablation: Ablation) -> Grid:
-    """Expand an ablation to its grid; raises `ConfigError` with every fault of every cell."""
+MANY: Final = 10_000
+"""Cells above which a grid is asked about: more often a slip than an intention."""
+_MOST: Final = 1_000_000
+
+
+def expand(ablation: Ablation, *, many: bool = False) -> Grid:
+    """Expand an ablation to its grid; raises `ConfigError` with every fault of every cell.
+
+    More than 10,000 cells are an error unless `many`.
+    """
+    _refuse_too_many(ablation, many=many)
     config, points = ablation.config, Points(ablation)
     distinct, merges = _merge(points.build(), ablation)
     paired, controls, additions = _pair(distinct, points)
@@ -87,6 +97,22 @@ def expand(ablation: Ablation) -> Grid:
         warnings=(*points.warnings, *_warnings(ablation, paired)),
         launch=config.launch,
     )
+
+
+def _refuse_too_many(ablation: Ablation, *, many: bool) -> None:
+    config = ablation.config
+    points = len(config.arms) * math.prod(len(values) for values in config.axes.values())
+    points *= max((len(values) for values in config.zip.values()), default=1)
+    cells = (points + len(config.include)) * len(config.seeds)
+    if cells > (_MOST if many else MANY):
+        raise GridError(
+            f"the grid has up to {cells:,} cells",
+            where=ablation.document.position(("axes" if config.axes else "seeds",), key=True),
+            why="every arm with every combination of axis values and every seed is a run",
+            fix=f"no grid may have more than {_MOST:,}; cut its axes or seeds"
+            if cells > _MOST
+            else "cut its axes or seeds, or say --yes if you mean it",
+        )
 
 
 def _merge(points: list[Point], ablation: Ablation) -> tuple[list[Point], list[str]]:

@@ -1,8 +1,8 @@
 """Lay one config over another without losing where each value came from.
 
-Mappings merge deeply. Switching the kind of a section (`rollout.engine`, `task.name`, …) drops
-those keys of what lies below that only the old kind has; a key that no kind has stays, so that
-validation can point at it. What is laid over what is decided in `points.py`.
+Mappings merge deeply. Where a section changes its kind (`rollout.engine`, `task.name`, …), keys that only
+the old kind has are dropped from what lies below. A key that no kind has stays, so that validation can
+point at it. The order of the layers is decided in `points.py`.
 """
 
 import copy
@@ -100,7 +100,7 @@ class Overlay:
         return Document(self.data, self._marks)
 
     def copy(self) -> Self:
-        """Fork, so that what is laid over the copy does not reach the original."""
+        """Copy, so that later merges into the copy do not reach the original."""
         fork = type(self)("")
         fork.data, fork._marks = copy.deepcopy(self.data), dict(self._marks)
         return fork

@@ -23,6 +23,8 @@ from alpkit.config.run import RunConfig
 from alpkit.errors import ConfigError
 
 _LEAVES = leaves(RunConfig)
+_LONGEST = 220
+"""Characters of an arm's full name: MLflow's databases keep 250 of a run's."""
 _SHORT = {"perturbation.sigma.init": "sigma", "task.name": "task"}
 
 
@@ -31,7 +33,7 @@ class Point(NamedTuple):
 
     arm: str
     base_arm: str
-    axes: dict[str, Any]
+    axes: dict[str, object]
     config: RunConfig
 
 
@@ -44,12 +46,13 @@ class _Value(NamedTuple):
 
 
 class Points:
-    """Builds points from an ablation; collects what is worth saying about it."""
+    """Builds points from an ablation, and collects notes and warnings on the way."""
 
     def __init__(self, ablation: Ablation) -> None:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self._config, self._document = ablation.config, ablation.document
+        self._methods = ablation.methods
         self._faults: dict[tuple[str, str], Fault] = {}
         self._fixed = {
             ".".join(o.path): _Value(o.value, Document.constant(o.value, o.where), ())
@@ -86,10 +89,10 @@ class Points:
         return points
 
     def without_noise(self, point: Point, taken: set[str]) -> Point:
-        """Build the sigma = 0 twin of a perturbed point, named like the preset that it equals."""
+        """Build the sigma = 0 twin of a perturbed point, named like the preset or method that it equals."""
         twin = point.config.model_copy(update={"perturbation": None})
         axes = {k: v for k, v in point.axes.items() if k.split(".")[0] != "perturbation"}
-        for base_arm in PRESETS:
+        for base_arm in (*PRESETS, *self._methods):
             name = base_arm + _suffix(axes)
             if name not in taken and self._is_preset(base_arm, axes, twin):
                 return Point(name, base_arm, axes, twin)
@@ -98,7 +101,7 @@ class Points:
             name += " (control)"
         return Point(name, point.base_arm, axes, twin)
 
-    def _is_preset(self, name: str, axes: Mapping[str, Any], twin: RunConfig) -> bool:
+    def _is_preset(self, name: str, axes: Mapping[str, object], twin: RunConfig) -> bool:
         overlay = self._overlay({"preset": name}, "preset", ())
         nowhere = Document.constant(None, "preset")
         self._assign(overlay, {key: _Value(value, nowhere, ()) for key, value in axes.items()})
@@ -121,8 +124,14 @@ class Points:
             overlay.merge((), shared, Document.constant(shared, place), ())
         overlay.merge((), base, self._document, ("base",))
         if "preset" in settings:
-            method = preset(settings["preset"]).settings
-            overlay.merge((), method, Document.constant(method, where), ())
+            name = settings["preset"]
+            if name in self._methods:
+                overlay.merge(
+                    (), self._methods[name].preset.settings, self._methods[name].document, ()
+                )
+            else:
+                method = preset(name).settings
+                overlay.merge((), method, Document.constant(method, where), ())
         own = {k: v for k, v in settings.items() if k not in ("preset", "name")}
         overlay.merge((), own, self._document, at)
         return overlay
@@ -167,6 +176,11 @@ class Points:
                 shown = fault._replace(hint=f"in the arm {full!r}") if unclear else fault
                 self._faults.setdefault((fault.where, fault.what), shown)
             return None
+        if len(full) > _LONGEST:
+            where = self._document.position(("arms",), key=True)
+            what = f"an arm with its axis values has a name of more than {_LONGEST} characters"
+            self._faults.setdefault((where, what), Fault(where, what, f"{full[:_LONGEST]}…"))
+            return None
         return Point(full, name, axes, config)
 
     def _assign(self, overlay: Overlay, values: Mapping[str, _Value]) -> set[str]:
@@ -202,7 +216,7 @@ class Points:
                 self.warnings.append(f"exclude {_text(rule)} matches nothing")
 
 
-def _matches(rule: Mapping[str, Any], point: Point) -> bool:
+def _matches(rule: Mapping[str, object], point: Point) -> bool:
     return all(
         value == point.base_arm
         if key == "arm"
@@ -216,7 +230,7 @@ def _depth(key: str) -> tuple[int, bool, str]:
     return len(path), not is_kind(path), key
 
 
-def _suffix(axes: Mapping[str, Any]) -> str:
+def _suffix(axes: Mapping[str, object]) -> str:
     return "".join(f" {_label(key)}={_text(value)}" for key, value in axes.items())
 
 
@@ -230,7 +244,7 @@ def _label(key: str) -> str:
     return _SHORT.get(key, key)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Write a value as in YAML's flow style, so that equal numbers look equal."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)

@@ -156,21 +156,21 @@ class LayerwisePerturbation:
         self._log.refuse_nonfinite(self.log_sigma, noise.finite)
 
     def at_step(self, step: int | None) -> None:
-        """Set the schedule's factor for `step` (1-based); None: sigma itself, without the schedule."""
+        """Set the schedule's factor for `step` (1-based); None: no schedule, sigma as it is."""
         self._factor = 1.0 if step is None else self.config.schedule.factor(step)
 
     def set_sigma(self, sigma: float) -> None:
-        """Give every entry the same sigma (> 0); what was measured with another one is forgotten."""
+        """Set every entry to one sigma (> 0), and forget measurements of the noise before."""
         with torch.no_grad():
             self.log_sigma.fill_(math.log(sigma))
         self._log.clear()
 
     def parameters(self) -> list[nn.Parameter]:
-        """What an optimizer should train: log sigma, or nothing when it is fixed or empty."""
+        """List the parameters to train: log sigma, or nothing when it is fixed or empty."""
         return [self.log_sigma] if self.log_sigma.requires_grad and len(self.log_sigma) else []
 
     def metrics(self) -> dict[str, float]:
-        """sigma/* and noise/* since the last call (`docs/metrics.md`); empty when nothing is attached.
+        """Return sigma/* and noise/* since the last call (`docs/metrics.md`); empty when nothing is attached.
 
         Warns once, in the log, when less than half of the noise arrives.
         """
@@ -209,7 +209,7 @@ class LayerwisePerturbation:
     def _add(
         self, hidden: Float[Tensor, "*tokens hidden"], slot: int
     ) -> Float[Tensor, "*tokens hidden"] | None:
-        """The states with the slot's noise added, or None while the noise is off."""
+        """Add the slot's noise to the states; None while the noise is off."""
         draw = current(self)
         if draw is None:
             return None
@@ -237,7 +237,7 @@ class LayerwisePerturbation:
 
 
 def _entries(sites: Sites, config: PerturbationConfig, layers: int) -> int:
-    """How many sigmas there are."""
+    """Count the sigmas."""
     if config.site in LAYER_SITES:
         return layers
     if config.sigma.per == "vocab":

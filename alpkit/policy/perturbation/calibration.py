@@ -1,4 +1,4 @@
-"""Sigma from a target: the one common sigma at which the noise moves log-probs by a given amount.
+"""Find the one common sigma at which the noise moves log-probs by a given amount.
 
 "Matched" designs compare sites and layer subsets at equal effect instead of equal sigma: the standard
 deviation over response tokens of log pi_theta,delta - log pi_theta on a fixed probe batch.

@@ -1,4 +1,4 @@
-"""Which noise is on, and how a forward that a checkpoint runs again finds the noise it had.
+"""Keep which noise is on, also for forwards that activation checkpointing runs again.
 
 Activation checkpointing runs a forward a second time inside backward, when the `with` that turned
 the noise on may be closed, or another one open. `bound(fn)` carries what is on now along with `fn`;
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class HeadTokens(NamedTuple):
-    """Which tokens of the [batch, tok] grid the rows of an LM-head call are."""
+    """The tokens of the [batch, tok] grid that an LM-head call computes."""
 
     row: Int[Tensor, " n"]
     column: Int[Tensor, " n"]
@@ -49,17 +49,17 @@ class Draw:
     _layouts: dict[tuple[int, int], TokenLayout] = field(default_factory=dict)
 
     def layout(self, grid: tuple[int, int]) -> TokenLayout:
-        """Which sample every token of a grid belongs to."""
+        """Say which sample every token of a grid belongs to."""
         if grid not in self._layouts:
             self._layouts[grid] = TokenLayout(grid, self.sample, self.mask)
         return self._layouts[grid]
 
     def grid_of(self, hidden: Tensor) -> tuple[int, int]:
-        """[batch, tok] of hidden states; OPT and some experts flatten it inside a layer."""
+        """Give [batch, tok] of hidden states, which OPT and some experts flatten inside a layer."""
         return self._entered() if hidden.ndim == 2 else (hidden.shape[0], hidden.shape[1])
 
     def grid_of_logits(self, logits: Tensor) -> tuple[tuple[int, int], HeadTokens | None]:
-        """[batch, tok] of the model's input, and which of its tokens the logits are of (None: all)."""
+        """Give [batch, tok] of the model's input, and the tokens whose logits these are (None: all)."""
         grid, head = self._entered(), tokens_at_head()
         if head is None and tuple(logits.shape[:-1]) != grid:
             raise ValueError(
@@ -76,7 +76,7 @@ class Draw:
 
 
 class _State(NamedTuple):
-    """What is open, by owner, and the backward pass (-1: none) in which that was said."""
+    """The open draws by owner, and the backward pass (-1: none) in which they were opened."""
 
     open: Mapping[int, Draw]
     backward: int
@@ -89,7 +89,7 @@ _head_tokens: ContextVar[HeadTokens | None] = ContextVar("alpkit_head_tokens", d
 
 @contextmanager
 def opened(owner: object, draw: Draw) -> Iterator[None]:
-    """Inside, `current(owner)` gives `draw`."""
+    """Open `draw` for `owner` inside the block: `current(owner)` gives it."""
     token = _state.set(_State({**_state.get().open, id(owner): draw}, _backward()))
     try:
         yield
@@ -98,7 +98,7 @@ def opened(owner: object, draw: Draw) -> Iterator[None]:
 
 
 def current(owner: object) -> Draw | None:
-    """What `owner` has open, or None. RuntimeError in a recomputed forward that was not `bound`."""
+    """Give the draw that `owner` has open, or None; RuntimeError in a recomputed forward that was not `bound`."""
     state, backward = _state.get(), _backward()
     if state.backward != backward:
         raise RuntimeError(
@@ -110,7 +110,7 @@ def current(owner: object) -> Draw | None:
 
 
 def bound(fn: Callable[_P, _T]) -> Callable[_P, _T]:
-    """`fn`, always run under the noise that is on now, on whatever thread and however late."""
+    """Wrap `fn` so that it always runs under the noise that is on now, on whatever thread and however late."""
     kept = _state.get().open
 
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -139,12 +139,12 @@ def head_tokens(tokens: HeadTokens) -> Iterator[None]:
 
 
 def tokens_at_head() -> HeadTokens | None:
-    """What `head_tokens` said, or None: the LM head sees every token."""
+    """Give what `head_tokens` said, or None: the LM head sees every token."""
     return _head_tokens.get()
 
 
 def _backward() -> int:
-    """Id of the backward pass that this thread runs in, -1 outside of any."""
+    """Give the id of the backward pass that this thread runs in, -1 outside of any."""
     return int(torch._C._current_graph_task_id())
 
 

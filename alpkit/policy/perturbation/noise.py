@@ -1,4 +1,4 @@
-"""Keyed noise and its addition: drawn, added, drawn again in backward, never stored.
+"""Draw keyed noise, add it, and draw it again in backward instead of storing it.
 
 One stream per (key, draw, site, layer, sample id), drawn in token order over the sample's real
 tokens, so that padding, packing, micro-batch split, arm and rank do not change it. At the logits,
@@ -35,7 +35,7 @@ class NoiseStream:
     head: HeadTokens | None = None
 
     def draw(self, like: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
-        """Noise of `like`'s shape and device, float32 (float64 for float64); 0 at padding."""
+        """Draw noise of `like`'s shape and device, float32 (float64 for float64); 0 at padding."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         per_token = self.site == "logits"
         allocate = torch.zeros if per_token or not self.layout.full else torch.empty
@@ -92,7 +92,7 @@ def add_noise(
     scale: Float[Tensor, "*tokens 1"] | None,
     stream: NoiseStream,
 ) -> Float[Tensor, "*tokens hidden"]:
-    """`hidden` + factor * exp(log_sigma) * scale * z, in `hidden`'s dtype (float32 under autocast).
+    """Compute `hidden` + factor * exp(log_sigma) * scale * z, in `hidden`'s dtype (float32 under autocast).
 
     `log_sigma` is a scalar or one entry per hidden unit; `scale` per token, taken as a constant.
     d loss / d log sigma = factor * sigma * sum_t scale_t <z_t, g_t>: z is drawn again in backward, and
@@ -103,7 +103,7 @@ def add_noise(
 
 
 def token_rms(hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens 1"]:
-    """Per token, over the hidden size, float32 at least, a constant for autograd."""
+    """Compute each token's rms over the hidden size, in float32 at least, as a constant for autograd."""
     wide = hidden.detach().to(torch.promote_types(hidden.dtype, torch.float32))
     norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     return norm / math.sqrt(hidden.shape[-1])

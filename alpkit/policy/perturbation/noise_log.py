@@ -1,4 +1,4 @@
-"""What the noise did since the last look: how much arrived, and what gradient log sigma got.
+"""Measure the noise: how much arrived at each layer, and the gradient of log sigma.
 
 Kept on the device and read once per step. Not here: what the keys mean (`alpkit.metrics`).
 """
@@ -25,7 +25,7 @@ def all_finite(
     scale: Float[Tensor, "*tokens 1"] | None,
     mask: Bool[Tensor, "*tokens"] | None,
 ) -> Bool[Tensor, ""]:
-    """Whether the real tokens' states are finite, by one number a token: a sum or an rms tells of its terms."""
+    """Test whether the real tokens' states are finite, by one number a token (a sum or rms shows any bad term)."""
     told = hidden.detach().sum(-1) if scale is None else scale[..., 0]
     return (told.isfinite() if mask is None else told.isfinite() | ~mask.bool()).all()
 
@@ -44,11 +44,11 @@ class NoiseLog:
         self._gradients: list[tuple[tuple[tuple[int, ...], Hashable], Tensor]] = []
 
     def micro_batch(self, key: tuple[int, ...], sample: Hashable) -> None:
-        """Gradients that come from now on belong to this micro-batch of the update named `key`."""
+        """Begin a micro-batch of the update named `key`; gradients from now on belong to it."""
         self._micro = (key, sample)
 
     def gradient(self, grad: Tensor) -> None:
-        """Hook of log sigma: called once per backward, more often under reentrant checkpointing."""
+        """Take a gradient of log sigma; called once per backward, more often under reentrant checkpointing."""
         if self._gradients and self._gradients[-1][0] == self._micro:
             self._gradients[-1] = (self._micro, self._gradients[-1][1] + grad.detach())
         else:
@@ -85,7 +85,7 @@ class NoiseLog:
         self._arrived[slot] = chosen.mean(1).sqrt()
 
     def metrics(self, sigma: Float[Tensor, " entry"]) -> dict[str, float]:
-        """sigma/* of the given sigma and all that was collected, which is then forgotten.
+        """Return sigma/* of the given sigma and noise/* as collected, and forget what was collected.
 
         Numbers that could not be computed are absent. Warns once when less than half the noise arrives.
         """
@@ -136,7 +136,7 @@ class NoiseLog:
         self._gradients.clear()
 
     def place(self, slot: int) -> str:
-        """Name of a slot in messages."""
+        """Name a slot in messages."""
         return f"layer {self._layers[slot]}" if self._layers else self._site
 
     def _gradient_metrics(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The log-probs whose ratio is clipped, where their gradient goes another way (`perturbation.gradient: clean`)."""
+"""Combine perturbed log-probs with the clean policy's gradient (`perturbation.gradient: clean`)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def with_gradient_of(
     clean: Float[Tensor, "*shape"], perturbed: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """The values of `perturbed`, to the bit, with the gradient of `clean`.
+    """Return the values of `perturbed`, to the bit, with the gradient of `clean`.
 
     A loss of it has the value of the perturbed ratio, and sends d loss / d log-prob, taken at that value,
     through the clean policy: the noise changes how much each token weighs and smooths nothing. The noise's

@@ -1,4 +1,4 @@
-"""Where noise can go in a causal LM: decoder layers, their attention and MLP, embedding, LM head.
+"""Find where noise can go in a causal LM: decoder layers, their attention and MLP, embedding, LM head.
 
 Found by name on any Hugging Face architecture, plain or wrapped by an adapter (PEFT); what is not
 found is an error that says what was looked for. Not here: the noise that a hook adds.
@@ -60,7 +60,7 @@ class Sites:
     layers: list[nn.Module]
 
     def attention(self, layer: int) -> nn.Module:
-        """Last module of one layer's attention: what it returns is added to the residual stream.
+        """Find the last module of one layer's attention, whose output is added to the residual stream.
 
         On post-norm models that is the norm behind the attention.
         """
@@ -69,17 +69,17 @@ class Sites:
         return self._inside(layer, "attention_output", _ATTENTION_NAMES)
 
     def mlp(self, layer: int) -> nn.Module:
-        """Last module of one layer's MLP or mixture of experts (OPT: a linear layer): as `attention`."""
+        """Find the last module of one layer's MLP or mixture of experts (OPT: a linear layer)."""
         if norms := _post_norms(self.layers[layer]):
             return norms[1]
         return self._inside(layer, "mlp_output", _MLP_NAMES)
 
     def embedding(self) -> nn.Module:
-        """Token embeddings (before position embeddings, where there are any)."""
+        """Find the token embeddings (before position embeddings, where there are any)."""
         return self._end("embedding", "get_input_embeddings")
 
     def head(self) -> nn.Module:
-        """LM head."""
+        """Find the LM head."""
         return self._end("logits", "get_output_embeddings")
 
     def _inside(self, layer: int, site: str, names: tuple[str, ...]) -> nn.Module:
@@ -164,7 +164,7 @@ def hook_states(
 
 
 def _input_hook(change: Change, slot: int) -> Callable[..., object]:
-    """For layers, which take their hidden states first or by name."""
+    """Make a hook for layers, which take their hidden states first or by name."""
 
     @eager
     def replace_input(
@@ -182,7 +182,7 @@ def _input_hook(change: Change, slot: int) -> Callable[..., object]:
 
 
 def _output_hook(change: Change, slot: int) -> Callable[..., object]:
-    """For modules that give a tensor, a tuple that starts with one, or a decoder's output object."""
+    """Make a hook for modules that return a tensor, a tuple that starts with one, or a decoder's output object."""
 
     @eager
     def replace_output(module: nn.Module, args: tuple[object, ...], output: object) -> object:

@@ -1,4 +1,4 @@
-"""Which sample every token of a padded or packed [batch, tok] grid belongs to, and its place in it.
+"""Say which sample each token of a padded or packed [batch, tok] grid belongs to, and its place in it.
 
 Noise is drawn per sample over its real tokens in order; this is the map between the two. Nothing of
 the grid's shape (padding, packing, split) is left in it but where the numbers go.
@@ -72,7 +72,7 @@ class TokenLayout:
     def locate(
         self, row: Int[Tensor, " n"], column: Int[Tensor, " n"]
     ) -> list[tuple[int, int] | None]:
-        """(sample id, place among the sample's real tokens) of the given tokens; None for padding."""
+        """Give sample id and place among the sample's real tokens, for the given tokens; None for padding."""
         return [self._places.get(key) for key in zip(row.tolist(), column.tolist(), strict=True)]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Where a run's records lie, which steps have some, and what a resumed run takes back."""
+"""Find a run's records: their files, the steps that have some, and those that a resumed run removes."""
 
 import re
 import shutil
@@ -13,19 +13,19 @@ _NAME: Final = re.compile(r"(tokens|sequences)-(\d{6,})\.parquet")
 
 
 def record_file(folder: Path, kind: Kind, step: int) -> Path:
-    """Name of a step's file in `folder`, a run's folder of records."""
+    """Name a step's file in `folder`, a run's folder of records."""
     return folder / f"{kind}-{step:06d}.parquet"
 
 
 def recorded_steps(run: Path) -> list[int]:
-    """Steps of `run` that have records, ascending; empty when there are none."""
+    """List the steps of `run` that have records, ascending."""
     return sorted(step for kind, step, _ in _files(run) if kind == "tokens")
 
 
 def rewind(run: Path, step: int | None) -> None:
     """Remove records and replay checkpoints after `step` (None: all), and what a kill left half-written.
 
-    A spike of the steps that a resumed run takes again need not come again.
+    Records of spikes go too: steps that are taken again may not spike again.
     """
     last = -1 if step is None else step
     folder = RunFolder(run)

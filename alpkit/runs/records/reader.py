@@ -1,4 +1,4 @@
-"""Reads the records: a step at a time, or as one frame. Every file that cannot be read is named."""
+"""Read the records, a step at a time or as one frame. Every file that cannot be read is named."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ class Readable(NamedTuple):
 def read(
     run: Path, *, columns: Sequence[str] | None = None, steps: Iterable[int] | None = None
 ) -> "pd.DataFrame":
-    """Token records of `run` as one frame, steps ascending; all, or the given columns and steps.
+    """Read the token records of `run` as one frame, steps ascending; all, or the given columns and steps.
 
     Raises `TrackingError` at the first unreadable file or missing step.
     """
@@ -40,7 +40,7 @@ def read(
 def read_sequences(
     run: Path, *, columns: Sequence[str] | None = None, steps: Iterable[int] | None = None
 ) -> "pd.DataFrame":
-    """Response records of `run` as one frame; as `read`."""
+    """Read the response records of `run` as one frame; arguments as of `read`."""
     return _strict(run, "sequences", columns, steps)
 
 
@@ -78,7 +78,7 @@ def scan_step(
 
 
 def count_rows(run: Path, step: int) -> int | Fault:
-    """Tokens of one recorded step; reads the file's footer alone."""
+    """Count the tokens of one recorded step; reads the file's footer alone."""
     path = record_file(RunFolder(run).records, "tokens", step)
     try:
         return int(pq.read_metadata(path).num_rows)
@@ -87,7 +87,7 @@ def count_rows(run: Path, step: int) -> int | Fault:
 
 
 def dataset(run: Path, steps: Iterable[int] | None = None) -> pads.Dataset:
-    """Lazy view of `run`'s token records, all or of `steps`: pyarrow pushes filters and projections down.
+    """Open `run`'s token records lazily, all or of `steps`: pyarrow pushes filters and projections down.
 
     Raises `TrackingError` for a step that was not recorded.
     """

@@ -1,8 +1,8 @@
-"""Writes the records: in the trainer's own thread, or behind its back."""
+"""Write the records: in the trainer's own thread, or in one of their own."""
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alpkit.errors import TrackingError
+from alpkit.runs.disk import writing
 from alpkit.runs.records.place import record_file
 from alpkit.runs.records.schema import SEQUENCE_SCHEMA, TOKEN_SCHEMA, check_columns
 from alpkit.runs.swap import swapped_file
@@ -39,14 +40,15 @@ class RecordWriter:
         self.folder = folder
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Any]
+        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
     ) -> Path:
         """Write a step's tokens and sequences; `step` itself is filled in. Returns the tokens file.
 
         Optional columns may be missing. The tokens file is renamed into place last, so a step that
         `recorded_steps` lists is complete.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         target = record_file(self.folder, "tokens", step)
         token_table = _table(step, tokens, TOKEN_SCHEMA, str(target))
         beside = record_file(self.folder, "sequences", step)
@@ -59,8 +61,8 @@ class RecordWriter:
 class BackgroundWriter:
     """A `RecordWriter` in a thread of its own, so that training does not wait for the disk.
 
-    At most two steps wait: a slow disk slows the run down instead of filling its memory. What a write
-    raises comes out of the next `write`, `flush` or `close`.
+    At most two steps wait: a slow disk slows the run down instead of filling its memory. An error in
+    the thread is raised by the next `write` or `flush`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +71,7 @@ class BackgroundWriter:
         self._pending: deque[Future[Path]] = deque()
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Any]
+        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
     ) -> None:
         """Hand over a step's tokens and sequences, whose arrays must not change afterwards."""
         while len(self._pending) >= _WAITING:
@@ -95,7 +97,7 @@ class BackgroundWriter:
         self._thread.shutdown()
 
 
-def _table(step: int, columns: Mapping[str, Any], schema: pa.Schema, where: str) -> pa.Table:
+def _table(step: int, columns: Mapping[str, Sized], schema: pa.Schema, where: str) -> pa.Table:
     check_columns(columns, schema, where)
     given = {name: column for name, column in columns.items() if name != "step"}
     lengths = {name: len(column) for name, column in given.items()}
@@ -130,17 +132,12 @@ def _array(column: Any, rows: int, field: pa.Field, where: str) -> pa.Array:
 
 
 def _replace(table: pa.Table, target: Path, **options: Any) -> None:
-    try:
-        with swapped_file(target) as temporary:
-            pq.write_table(
-                table,
-                temporary,
-                compression="zstd",
-                compression_level=1,
-                row_group_size=_ROW_GROUP,
-                **options,
-            )
-    except OSError as error:
-        raise TrackingError(
-            "records cannot be written", where=str(target), why=str(error)
-        ) from error
+    with swapped_file(target) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=_ROW_GROUP,
+            **options,
+        )

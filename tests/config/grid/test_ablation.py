@@ -63,7 +63,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             HEAD + "sedes: [1]",
             "a.yaml:3:1  sedes is not a field of an ablation file\n  did you mean 'seeds'?  "
-            "allowed: arms, axes, base, exclude, include, launch, name, question, seeds, zip",
+            "allowed: arms, axes, base, exclude, include, launch, methods, name, question, seeds, zip",
         ),
         (HEAD + "seeds: 3", "a.yaml:3:8  seeds: wanted a list, got 3"),
         (HEAD + "seeds: []", "a.yaml:3:1  seeds: wanted at least 1 item(s), got 0"),

@@ -1,4 +1,4 @@
-"""The noise: what arrives where, its gradient, its gates. Numbers are the checks of spec/alp.md H."""
+"""The noise: where it arrives and how much, its gradient and its gates, against worked-out numbers."""
 
 import math
 
@@ -259,7 +259,7 @@ def test_no_tensor_of_the_activations_size_is_kept_for_the_noise():
 
 
 def test_bfloat16_swallows_small_noise_and_the_metric_says_so():
-    """spec/alp.md G1, H.23: realised std / sigma at h ~ N(0, 1) is .28 at 1e-4, 1.0 at 1e-2."""
+    """Realised std / sigma at h ~ N(0, 1) is .28 at 1e-4, 1.0 at 1e-2."""
     for sigma, expected, tolerance in ((1e-4, 0.28, 0.02), (1e-2, 1.015, 0.02)):
         model = tiny_qwen2(hidden=64).bfloat16()
         torch.manual_seed(0)

@@ -51,7 +51,7 @@ def loss_of(model):
 def test_checkpointing_changes_nothing_wherever_backward_runs(
     architecture, site, reentrant, monkeypatch
 ):
-    """spec/alp.md H.13: gradients to 1e-6 relative, every draw made again, the same numbers."""
+    """Gradients to 1e-6 relative, every draw made again, the same numbers."""
     model = tiny(architecture, **NO_DROPOUT[architecture]).train()
     perturbation = noisy(model, site=site)
     with perturbation.active(KEY):
@@ -237,7 +237,7 @@ def test_an_antithetic_pair_cancels_the_first_order():
 
 
 def test_mean_sigma_gradient_is_the_curvature():
-    """spec/alp.md H.14: for L = h'Ah/2 the mean over z of dL/d log sigma is sigma^2 tr A."""
+    """For L = h'Ah/2 the mean over z of dL/d log sigma is sigma^2 tr A."""
     n, hidden, sigma = 40_000, 16, 0.3
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(hidden, hidden, generator=generator, dtype=torch.float64)
@@ -258,7 +258,7 @@ def test_mean_sigma_gradient_is_the_curvature():
     ("sigma", "x", "expected"), [(0.1, 0, 3.93), (0.5, 0, 0.797), (1.0, 0, 0.399)]
 )
 def test_smoothing_bounds_the_slope(sigma, x, expected):
-    """spec/alp.md F.2.1, H.22: slope 100, E p(x + sigma z): max slope 25 without noise."""
+    """Slope 100, E p(x + sigma z): max slope 25 without noise."""
     n = 2**20
     z = NoiseStream(KEY, "layer_input", 0, TokenLayout((1, n)), "normal").draw(
         torch.zeros(1, n, 1, dtype=torch.float64)
@@ -270,7 +270,7 @@ def test_smoothing_bounds_the_slope(sigma, x, expected):
 
 @pytest.mark.parametrize(("sigma", "expected"), [(0.5, 12.3), (1.0, 3.28)])
 def test_smoothing_bounds_the_slope_of_the_log(sigma, expected):
-    """spec/alp.md F.2.1 at x = -3, where 100 is the slope without noise; 6 sigma needs quadrature."""
+    """At x = -3, where 100 is the slope without noise; 6 sigma needs quadrature."""
     z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     p = torch.sigmoid(100 * (-3 + sigma * z)) * torch.exp(-z * z / 2)
     assert ((p * z).sum() / p.sum() / sigma).item() == pytest.approx(expected, rel=5e-3)
@@ -278,7 +278,7 @@ def test_smoothing_bounds_the_slope_of_the_log(sigma, expected):
 
 @pytest.mark.parametrize(("s", "chi2", "ess"), [(0.5, 0.284, 0.779), (1.0, 1.718, 0.368)])
 def test_lognormal_ratios_have_the_known_chi2_and_ess(s, chi2, ess):
-    """spec/alp.md F.2.3, H.22: log ratio ~ N(-s^2/2, s^2) from our own stream."""
+    """Log ratio ~ N(-s^2/2, s^2) from our own stream."""
     n = 2**20
     stream = NoiseStream(KEY, "layer_input", 0, TokenLayout((1, n)), "normal")
     ratio = torch.exp(s * stream.draw(torch.zeros(1, n, 1, dtype=torch.float64)) - s * s / 2)
@@ -288,7 +288,7 @@ def test_lognormal_ratios_have_the_known_chi2_and_ess(s, chi2, ess):
 
 @pytest.mark.parametrize("site", ["layer_input", "attention_output", "mlp_output"])
 def test_autocast_keeps_the_noise_in_float32(site):
-    """spec/alp.md H.23: float32 masters under bfloat16 autocast, sigma 1e-4: 1.00 of it arrives."""
+    """Float32 masters under bfloat16 autocast, sigma 1e-4: 1.00 of it arrives."""
     model = tiny_qwen2()
     perturbation = noisy(model, site=site, sigma={"init": 1e-4})
     with torch.autocast("cpu", torch.bfloat16), perturbation.active(KEY):

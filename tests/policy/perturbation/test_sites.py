@@ -216,7 +216,7 @@ def test_sigma_gradient_is_the_central_difference_at_every_site(site, per, scale
 
 
 def test_published_windows_have_their_sizes():
-    """spec/alp.md H.18: 0-5, 12-17, 23-27 of 28, and one log sigma each."""
+    """0-5, 12-17, 23-27 of 28, and one log sigma each."""
     model = tiny("qwen2", num_hidden_layers=28, hidden_size=8, head_dim=4, intermediate_size=8)
     for layers, size in (("early", 6), ("middle", 6), ("late", 5), ("all", 28), ("0-5", 6)):
         perturbation = LayerwisePerturbation(model, PerturbationConfig(layers=layers))

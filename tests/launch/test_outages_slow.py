@@ -1,0 +1,202 @@
+"""Real outages, minutes long: an MLflow server over HTTP that is killed, and disks that are full."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alpkit.config import expand, load_ablation
+from alpkit.launch import Options, Stepped, run_grid, sync_grid
+from alpkit.runs.states import read_grid
+from alpkit.tracking import prepare_store
+
+pytestmark = pytest.mark.slow
+FAKE = "tests.support.fake_trainer:train_cell"
+STEPS = 400  # of 50 ms each
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def grid_file(place, steps=STEPS):
+    file = place / "grid.yaml"
+    base = {"model": "fake/slow", "train": {"steps": steps}}
+    file.write_text(yaml.safe_dump({"name": "out", "base": base, "arms": ["grpo"], "seeds": [0]}))
+    return expand(load_ablation(file))
+
+
+@contextlib.contextmanager
+def server(place, port):
+    uri = f"sqlite:///{place}/server.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--artifacts-destination", str(place / "artifacts")]
+    with (place / "server.txt").open("a") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert child.poll() is None, (place / "server.txt").read_text()
+            time.sleep(0.1)
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, 9)
+        child.wait()
+
+
+def steps_of(uri, run_id):
+    history = prepare_store(uri).client.get_metric_history(run_id, "reward/mean")
+    return [metric.step for metric in history]
+
+
+def test_a_server_that_is_killed_for_a_while_slows_no_step_and_gets_everything(tmp_path):
+    grid, port = grid_file(tmp_path), free_port()
+    uri, times = f"http://127.0.0.1:{port}", {}
+    options = Options(root=tmp_path, tracking_uri=uri, launcher="inline", trainer=FAKE)
+    with contextlib.ExitStack() as first:
+        first.enter_context(server(tmp_path, port))
+        back = contextlib.ExitStack()
+        starting = threading.Thread(target=lambda: back.enter_context(server(tmp_path, port)))
+
+        def listen(event):
+            if not isinstance(event, Stepped):
+                return
+            times[event.step] = time.monotonic()
+            if event.step == 100:
+                first.close()
+            if event.step == 300:
+                starting.start()
+
+        outcome = run_grid(grid, options, listen)
+        running = times[100] - times[1]
+        out = times[299] - times[101]
+        # A second of slack for the machine: a retry of MLflow's own would cost minutes.
+        assert out < 2 * running * 199 / 99 + 1.0
+        starting.join()
+        with back:
+            if outcome.unsent is not None:
+                sync_grid(outcome.folder)
+            (cell,) = read_grid(outcome.folder).cells
+            assert steps_of(uri, cell.run_id) == list(range(1, STEPS + 1))
+            assert prepare_store(uri).client.get_run(cell.run_id).info.status == "FINISHED"
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Answers 500 to everything."""
+
+    def do_GET(self):
+        self.send_response(500)
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_answers_500_or_never_costs_no_step_and_ctrl_c_ends_at_once(
+    tmp_path, empty_store
+):
+    broken = HTTPServer(("127.0.0.1", 0), Broken)
+    threading.Thread(target=broken.serve_forever, daemon=True).start()
+    for name, port in (("broken", broken.server_port), ("never", free_port())):
+        place = tmp_path / name
+        place.mkdir()
+        options = Options(
+            root=place,
+            tracking_uri=f"http://127.0.0.1:{port}",
+            launcher="inline",
+            trainer=FAKE,
+        )
+        stopped = []
+
+        def listen(event, stopped=stopped):
+            if isinstance(event, Stepped) and event.step == 40:
+                stopped.append(time.monotonic())
+                raise KeyboardInterrupt
+
+        grid = grid_file(place, steps=60)
+        with pytest.raises(KeyboardInterrupt):
+            run_grid(grid, options, listen)
+        assert time.monotonic() - stopped[0] < 5.0
+        outcome = run_grid(grid, options)
+        assert outcome.unsent is not None
+        target = f"sqlite:///{place}/mlflow.db"
+        (place / "mlflow.db").write_bytes(empty_store.read_bytes())
+        sync_grid(outcome.folder, target)
+        (cell,) = read_grid(outcome.folder).cells
+        assert steps_of(target, cell.run_id) == list(range(1, 61))
+    broken.shutdown()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB, where this user may mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small tmpfs: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place, leave):
+    """Fill the file system but for `leave` bytes; give the file that takes the room."""
+    ballast = Path(place) / "ballast"
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        file.write(b"x" * max(0, free - leave))
+    return ballast
+
+
+# What still has room when the disk is full: nothing, or one page.
+@pytest.mark.parametrize("launcher", ["inline", "processes"])
+@pytest.mark.parametrize("leave", [0, 4096])
+def test_a_full_disk_is_told_and_the_same_command_finishes_when_there_is_room(
+    small_disk, tmp_path, empty_store, launcher, leave
+):
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    base = {"model": "fake/slow", "train": {"steps": 60}}
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        yaml.safe_dump({"name": "full", "base": base, "arms": ["grpo"], "seeds": [0, 1]})
+    )
+    grid = expand(load_ablation(file))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    options = Options(root=small_disk, tracking_uri=uri, launcher=launcher, jobs=2, trainer=FAKE)
+    ballast = []
+
+    def listen(event):
+        if isinstance(event, Stepped) and event.step == 5 and not ballast:
+            ballast.append(fill(small_disk, leave))
+
+    told = ""
+    try:
+        outcome = run_grid(grid, options, listen)
+        told = "\n".join(record.error or "" for record in outcome.records)
+    except Exception as error:
+        told = str(error)
+    assert "the disk is full" in told, told
+    assert re.search(r"\d+ bytes are free there", told)
+    assert str(small_disk) in told
+    ballast[0].unlink()
+    outcome = run_grid(grid, options)
+    assert [r.state for r in outcome.records] == ["finished", "finished"]
+    for record in outcome.records:
+        assert steps_of(uri, record.run_id) == list(range(1, 61))
