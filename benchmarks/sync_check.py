@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import HfRolloutConfig, VllmRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32
@@ -109,8 +110,9 @@ def vllm(seeds: int) -> int:
         with tempfile.TemporaryDirectory() as folder:
             model = save_vllm_model(Path(folder), tied=tied)
             for settings in VLLM:
-                config = VllmRolloutConfig(engine="vllm", kv_cache_gib=0.1, **settings)  # type: ignore[arg-type]
-                sampler = VllmSampler(folder, config, stop_ids=(1,), seed=0)
+                config = VllmRolloutConfig(engine="vllm", **settings)  # type: ignore[arg-type]
+                hardware = HardwareConfig(sampler_kv_gib=0.1)
+                sampler = VllmSampler(folder, config, stop_ids=(1,), seed=0, hardware=hardware)
 
                 def check(seed: int, *, sampler: Sampler = sampler, model=model) -> list[str]:  # type: ignore[no-untyped-def]
                     return movement(sampler, model, seed)

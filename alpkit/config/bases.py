@@ -47,7 +47,7 @@ def _rollout(prompts: int, max_tokens: int, longest: int) -> dict[str, Any]:
     }
 
 
-def _train(updates: int, micro_batch_tokens: int) -> dict[str, Any]:
+def _train(updates: int) -> dict[str, Any]:
     return {
         "steps": 500,
         "updates_per_rollout": updates,
@@ -55,7 +55,6 @@ def _train(updates: int, micro_batch_tokens: int) -> dict[str, Any]:
         "weight_decay": 0.01,
         "betas": [0.9, 0.999],
         "grad_clip": 1.0,
-        "micro_batch_tokens": micro_batch_tokens,
     }
 
 
@@ -74,7 +73,8 @@ BASES: dict[str, NamedBase] = {
             },
             "prompt": {"system": _BOXED},
             "rollout": _rollout(512, 2048, 4096),
-            "train": _train(16, 32768),
+            "train": _train(16),
+            "hardware": {"micro_batch_tokens": 32768},
             "eval": {"every": 20, "k": 32, "engine": "sampler"},
             "evals": _evals(2048),
             "records": {"every": 20},
@@ -96,7 +96,8 @@ BASES: dict[str, NamedBase] = {
             },
             "prompt": {"system": _BOXED, "template_args": {"enable_thinking": False}},
             "rollout": _rollout(128, 16384, 17408),
-            "train": _train(4, 32768),
+            "train": _train(4),
+            "hardware": {"micro_batch_tokens": 32768},
             "eval": {"every": 20, "k": 32, "engine": "sampler"},
             "evals": _evals(16384),
             "records": {"every": 20},

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 DEFAULTS_VERSION: Final = 2
 """Raised by one whenever a default changes, because cells that took the old default are then other cells."""
 
-APART: Final = frozenset({"checkpoint"})
+APART: Final = frozenset({"checkpoint", "hardware"})
 """Fields of a run that change none of its numbers."""
 
 

@@ -125,7 +125,7 @@ class ObjectiveConfig(Section):
     aggregate: Aggregate = "token_mean"
     """How per-token losses become one number: over the whole mini-batch, but for
     token_mean_per_micro_batch: the mean of micro-batch token means, weighted by responses, as the
-    reference implementation computes it (it depends on micro_batch_tokens)."""
+    reference implementation computes it (it depends on hardware.micro_batch_tokens)."""
     reference_kl: ReferenceKLConfig = ReferenceKLConfig()
     """Pull towards the starting policy."""
     log_ratio_clamp: tuple[float, float] = (-20.0, 20.0)

@@ -1,6 +1,7 @@
 """The configuration of one run: model, task, sampler, trainer, objective, perturbation, seed. Imports no torch.
 
-Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run saves itself is no part of it.
+Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run saves itself and what its machine
+can hold are no part of it.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.config.perturbation import PerturbationConfig
@@ -64,16 +66,18 @@ class _Rollout(Section):
 class HfRolloutConfig(_Rollout):
     """Sampling by transformers, on a copy of the weights that may be rounded."""
 
+    refused: ClassVar[dict[str, str]] = _REFUSED_SAMPLING | renamed("rollout", "batch")
+
     engine: Literal["hf"] = "hf"
     weights: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
     """Precision that the weight matrices of the sampler's blocks are rounded to: a dial for the train/inference
     mismatch."""
-    batch: PositiveInt = 512
-    """Sequences generated at once."""
 
 
 class VllmRolloutConfig(_Rollout):
     """Sampling by vLLM, in the trainer's process."""
+
+    refused: ClassVar[dict[str, str]] = _REFUSED_SAMPLING | renamed("rollout")
 
     engine: Literal["vllm"]
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -82,10 +86,6 @@ class VllmRolloutConfig(_Rollout):
     """float32: vLLM forms its logits in float32 whatever its dtype; auto: in its dtype."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Storage of keys and values; fp8 is the largest mismatch one key can make."""
-    kv_cache_gib: PositiveFloat = 1.0
-    """Memory for keys and values on a CPU, GiB."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of a GPU's memory for vLLM beside the trainer."""
     max_model_len: PositiveInt = 1024
     """Longest prompt plus response, tokens."""
 
@@ -101,6 +101,8 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 class TrainConfig(Section):
     """How long to train, and the optimizer."""
 
+    refused: ClassVar[dict[str, str]] = renamed("train")
+
     steps: Annotated[PositiveInt, Field(le=10_000_000)] = 60
     """Rollouts; each is followed by `updates_per_rollout` optimizer updates."""
     updates_per_rollout: PositiveInt = 16
@@ -113,10 +115,6 @@ class TrainConfig(Section):
     """AdamW betas."""
     grad_clip: PositiveFloat = 1.0
     """Largest joint gradient norm (policy and log sigma)."""
-    micro_batch_tokens: PositiveInt = 4096
-    """Padded tokens per forward."""
-    head_chunk: PositiveInt = 4096
-    """Response tokens per pass through the LM head."""
 
 
 class DiagnosticsConfig(Section):
@@ -177,6 +175,7 @@ class RunConfig(Section):
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     records: RecordsConfig = RecordsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    hardware: HardwareConfig = HardwareConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     perturbation: PerturbationConfig | None = None
     seed: NonNegativeInt = 0
@@ -229,6 +228,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_sequence_fits_the_token_budget(self) -> Self:
+        budget, response = self.hardware.micro_batch_tokens, self.rollout.max_tokens
+        if budget <= response:
+            raise ValueError(
+                f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt with a response of "
+                f"rollout.max_tokens {response} is longer; raise it above the longest prompt and response"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _turns_need_a_task_that_has_them(self) -> Self:
         objective = self.objective
         for section, level in (
@@ -264,7 +273,14 @@ class RunConfig(Section):
 
     def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
-        return identity(self)
+        made, budget = identity(self), self.hardware.micro_batch_tokens
+        # The one method whose loss depends on how a mini-batch is cut.
+        if (
+            self.objective.aggregate == "token_mean_per_micro_batch"
+            and budget != HardwareConfig().micro_batch_tokens
+        ):
+            made["micro_batch_tokens"] = budget
+        return made
 
     def cell_id(self) -> str:
         """Return the id of the cell that this config makes: 10 hex digits."""

@@ -43,6 +43,12 @@ def check_store(uri: str) -> None:
 
 
 def _check_engine(config: RunConfig) -> None:
+    if config.hardware.attention == "varlen" and not visible_gpus():
+        raise PrerequisiteError(
+            "the varlen kernel needs an NVIDIA GPU, and none is visible here",
+            where="hardware.attention",
+            fix="leave attention out: forwards are packed with sdpa where there is no GPU",
+        )
     if config.rollout.engine == "vllm" and not _installed("vllm"):
         cpu = "" if visible_gpus() else "-cpu"
         raise PrerequisiteError(

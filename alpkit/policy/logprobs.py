@@ -1,7 +1,8 @@
 """Score given tokens under a policy: log-prob and entropy, with the LM head on response tokens only.
 
-The backbone runs on whole padded rows; prompt and padding rows are dropped before the head, which
-runs in chunks, so that its memory is O(chunk x vocab). What a model does to its logits after the head
+The backbone runs on the real tokens of all rows, packed one behind the other (`attention`), or on whole
+padded rows. Prompt rows are dropped before the head, which runs in chunks that the backward pass forms
+again, so that its memory is O(chunk x vocab). What a model does to its logits after the head
 (a scale, a soft cap) is done here too. Not here: noise (`perturbation`), which only needs to be told
 which tokens the head sees and which at the logits enters before scale and cap, and sampling.
 """
@@ -15,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from alpkit.errors import ConfigError
+from alpkit.policy.attention import Packing, Segments, packed_attention
+from alpkit.policy.head import HeadLogprobs, plain_head, recomputed_logprobs
+from alpkit.policy.memory import head_chunk
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
 # Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
@@ -87,39 +91,104 @@ def response_logprobs(
     response: Bool[Tensor, "batch len"],
     *,
     temperature: float = 1.0,
-    chunk: int = 4096,
+    chunk: int | None = None,
     head_float32: bool = False,
+    packing: Packing | None = None,
 ) -> TokenLogprobs:
     """Compute the log-prob of every response token given the tokens before it, and the entropy there.
 
     Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
-    `head_float32`: the LM head is not part of an autocast around this call.
+    `head_float32`: the LM head is not part of an autocast around this call. `packing`: without padding,
+    for models that `can_pack`; noise then needs a sample id per token (`packed_samples`).
     """
-    hidden = backbone_of(model)(
+    predicts = torch.nn.functional.pad(response[:, 1:], (0, 1))
+    targets = tokens[:, 1:][response[:, 1:]]
+    if packing is None:
+        hidden = _padded(model, tokens, attention)
+        rows, where = hidden[predicts], predicts.nonzero()
+    else:
+        hidden = _packed(model, tokens, attention, packing)
+        place = predicts[attention].nonzero()
+        rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
+    chunk = chunk or head_chunk(model, tokens.device)
+    scored = _score(model, rows, targets, where, temperature, chunk, head_float32)
+    return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
+
+
+def _score(
+    model: PreTrainedModel,
+    rows: Float[Tensor, "tok hidden"],
+    targets: Int[Tensor, " tok"],
+    where: Int[Tensor, "tok 2"],
+    temperature: float,
+    chunk: int,
+    head_float32: bool,
+) -> HeadLogprobs:
+    """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
+    if rows.shape[0] <= chunk:
+        at = HeadTokens(*where.unbind(1))
+        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
+    transform, weight = logit_transform(model), plain_head(model)
+    exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
+    if weight is not None and transform.cap is None and exact:
+        with torch.autocast(rows.device.type, enabled=False):
+            return recomputed_logprobs(
+                rows.to(weight.dtype),
+                weight,
+                targets,
+                scale=transform.scale / temperature,
+                chunk=chunk,
+            )
+    logps, entropies = [], []
+    for piece, target, at_piece in zip(
+        rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
+    ):
+        at = HeadTokens(*at_piece.unbind(1))
+        inputs = (model, piece, target, at, temperature, head_float32)
+        logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
+        logps.append(logp)
+        entropies.append(entropy)
+    return HeadLogprobs(torch.cat(logps), torch.cat(entropies))
+
+
+def packed_samples(
+    sample: Int[Tensor, " batch"], attention: Bool[Tensor, "batch len"]
+) -> Int[Tensor, "1 total"]:
+    """Sample id of every token of the packed row that `attention`'s real tokens make."""
+    return sample.repeat_interleave(attention.sum(dim=1).to(sample.device))[None]
+
+
+def _padded(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "batch len"],
+    attention: Bool[Tensor, "batch len"],
+) -> Float[Tensor, "batch len hidden"]:
+    """Last hidden states of padded rows."""
+    hidden: Tensor = backbone_of(model)(
         input_ids=tokens,
         attention_mask=attention,
         position_ids=positions_of(attention),
         use_cache=False,
     ).last_hidden_state
-    predicts = response[:, 1:]
-    rows, targets = hidden[:, :-1][predicts], tokens[:, 1:][predicts]
-    where = predicts.nonzero()
-    recompute = torch.is_grad_enabled() and rows.shape[0] > chunk
-    logps, entropies = [], []
-    for piece, target, at in zip(
-        rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
-    ):
-        inputs = (model, piece, target, HeadTokens(*at.unbind(1)), temperature, head_float32)
-        if recompute:
-            logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
-        else:
-            logp, entropy = _head(*inputs)
-        logps.append(logp)
-        entropies.append(entropy)
-    return TokenLogprobs(
-        _scatter(torch.cat(logps), response), _scatter(torch.cat(entropies), response)
-    )
+    return hidden
+
+
+def _packed(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "batch len"],
+    attention: Bool[Tensor, "batch len"],
+    packing: Packing,
+) -> Float[Tensor, "total hidden"]:
+    """Last hidden states of the real tokens, row behind row."""
+    lengths = tuple(attention.sum(dim=1).tolist())
+    with packed_attention(model, Segments(lengths, tokens.device, packing.kernel)):
+        hidden: Tensor = backbone_of(model)(
+            input_ids=tokens[attention][None],
+            position_ids=positions_of(attention)[attention][None],
+            use_cache=False,
+        ).last_hidden_state
+    return hidden[0]
 
 
 def _head(

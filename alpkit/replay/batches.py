@@ -6,6 +6,7 @@ with the batches (`losses`, `gradients`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,7 @@ class RecordedStep:
     """One recorded step.
 
     `plan`: micro-batches by update; `logps`: the recorded log-probs by name, [batch, len], only those
-    that this step computed; `tokens`: its token records, in the order of the plan's valid tokens.
+    that this step computed; `tokens`: its token records, by sample and position.
     """
 
     step: int
@@ -58,10 +59,17 @@ class RecordedStep:
             turn=self.turn[rows, columns],
         )
 
-    def place(self, micro: MicroBatch) -> tuple[slice, slice]:
-        """Locate a micro-batch: its rows and columns in the whole batch."""
-        rows = slice(int(micro.sample[0]), int(micro.sample[-1]) + 1)
-        return rows, self.batch.rollout.rows(rows)[1]
+    def place(self, micro: MicroBatch) -> tuple[Tensor, slice]:
+        """Which rows and columns of the whole batch a micro-batch is."""
+        return micro.sample, self.batch.rollout.rows(micro.sample)[1]
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Where every recorded token stands among the plan's valid tokens."""
+        micros = [micro for micros in self.plan for micro in micros]
+        of = [micro.sample.repeat_interleave(micro.valid.sum(dim=1)) for micro in micros]
+        order: np.ndarray = torch.cat(of).argsort(stable=True).numpy()
+        return order
 
     def advantage(self, config: AdvantageConfig) -> Tensor:
         """Give the recorded advantages [batch], or compute others from the recorded rewards."""
@@ -70,9 +78,13 @@ class RecordedStep:
         return group_advantage(self.batch.reward, self.batch.rollout.prompt, config)
 
     def cut(self, updates: int) -> list[list[MicroBatch]]:
-        """Cut the batch into so many updates, within the run's micro-batch budget."""
-        budget = self.config.train.micro_batch_tokens
-        return cut(self.batch, updates=updates, micro_batch_tokens=budget)
+        """The batch cut for so many updates, within the run's micro-batch budget.
+
+        Runs from before it was a hard bound may hold longer sequences: these go alone.
+        """
+        longest = int(self.batch.rollout.attention.sum(dim=1).max())
+        budget = max(self.config.hardware.micro_batch_tokens, longest)
+        return cut(self.batch, updates=updates, tokens=budget)
 
 
 def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
@@ -92,8 +104,10 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     turn = _spread(tokens["turn"], at, batch.valid, 0).long()
     recorded = RecordedStep(step, config, batch, [], logps, turn, tokens)
     recorded = replace(recorded, plan=recorded.cut(config.train.updates_per_rollout))
-    planned = [i for i, micros in enumerate(recorded.plan) for m in micros for _ in m.sample]
-    if not np.array_equal(tokens["update"], np.array(planned)[tokens["sample"]]):
+    planned = np.empty(len(batch.rollout), dtype=np.int64)
+    for update, micros in enumerate(recorded.plan):
+        planned[torch.cat([micro.sample for micro in micros]).numpy()] = update
+    if not np.array_equal(tokens["update"], planned[tokens["sample"]]):
         raise _misfit(where, "tokens stand in other updates than train.updates_per_rollout makes")
     return recorded
 

@@ -5,7 +5,7 @@ again. A method's gradient is sum_t c_t grad log pi(y_t), c_t = d loss / d log p
 `policy_loss` on the trainer's own micro-batches; one backward per method and micro-batch.
 
 Micro-batches here are the responses of one prompt each (cut further only where they exceed
-train.micro_batch_tokens): prompts are what is drawn independently, and the trainer's own cut, made
+hardware.micro_batch_tokens): prompts are what is drawn independently, and the trainer's own cut, made
 for memory, often has a single micro-batch. Methods run in the run's own precision, the on-policy
 gradient always in float32.
 """

@@ -75,16 +75,17 @@ def replay_method(method: Method, recorded: RecordedStep) -> Outcome:
         inputs += mini_batch
     outputs = [part.output for part in scored]
     masks = [part.mask for part in inputs]
-    keep = _flat([o.keep for o in outputs], masks)
-    finite = _flat([part.finite for part in scored], masks)
-    slope = _flat([part.slope for part in scored], masks)
-    sized = _flat([_per_token(part) for part in inputs], masks) != 0
+    order = recorded.order
+    keep = _flat([o.keep for o in outputs], masks)[order]
+    finite = _flat([part.finite for part in scored], masks)[order]
+    slope = _flat([part.slope for part in scored], masks)[order]
+    sized = _flat([_per_token(part) for part in inputs], masks)[order] != 0
     return Outcome(
         method=method,
         loss=sum(float(o.loss.detach()) for o in outputs) / len(recorded.plan),
         receipt=read_out([receipt_part(outputs, method.objective)]),
-        ratio=_flat([o.ratio for o in outputs], masks).astype(np.float64),
-        weight=(_flat([o.weight for o in outputs], masks) * keep).astype(np.float64),
+        ratio=_flat([o.ratio for o in outputs], masks)[order].astype(np.float64),
+        weight=(_flat([o.weight for o in outputs], masks)[order] * keep).astype(np.float64),
         slope=slope,
         removed=finite & ~keep,
         mute=finite & sized & (slope == 0),

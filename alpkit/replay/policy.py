@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alpkit.config import PerturbationConfig, RunConfig
+from alpkit.policy.attention import Packing, packing_of
 from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.policy.loading import load_policy
-from alpkit.policy.logprobs import response_logprobs
+from alpkit.policy.logprobs import packed_samples, response_logprobs
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.trainer.batches import MicroBatch
@@ -36,6 +37,7 @@ class Scorer:
     model: PreTrainedModel
     config: RunConfig
     step: int
+    packing: Packing | None
     numerator: Numerator
     noise: LayerwisePerturbation | None
 
@@ -60,8 +62,9 @@ class Scorer:
                 rollout.attention,
                 rollout.response,
                 temperature=config.rollout.temperature,
-                chunk=config.train.head_chunk,
+                chunk=config.hardware.head_chunk,
                 head_float32=precision.head_float32,
+                packing=self.packing,
             ).logp
 
     def live_logp(self, micro: MicroBatch, draw: int) -> Tensor:
@@ -77,6 +80,9 @@ class Scorer:
         if self.noise is None:
             return nullcontext()
         key = (self.config.seed, self.step, UPDATE)
+        if self.packing is not None:
+            ids = packed_samples(micro.sample, attention)
+            return self.noise.active(key, sample=ids, draw=draw)
         return self.noise.active(key, sample=micro.sample, mask=attention, draw=draw)
 
 
@@ -88,12 +94,13 @@ class ReplayedPolicy:
     log_sigma: Tensor | None
     config: RunConfig
     step: int
+    packing: Packing | None
 
     @contextmanager
     def scoring(self, numerator: Numerator) -> Iterator[Scorer]:
         """Score under `numerator`: the run's own noise at the sigma of that step, any other at its start."""
         if numerator.perturbation is None:
-            yield Scorer(self.model, self.config, self.step, numerator, None)
+            yield Scorer(self.model, self.config, self.step, self.packing, numerator, None)
             return
         noise = LayerwisePerturbation(self.model, numerator.perturbation)
         try:
@@ -101,7 +108,7 @@ class ReplayedPolicy:
             if numerator.perturbation == self.config.perturbation and self.log_sigma is not None:
                 with torch.no_grad():
                     noise.log_sigma.copy_(self.log_sigma)
-            yield Scorer(self.model, self.config, self.step, numerator, noise)
+            yield Scorer(self.model, self.config, self.step, self.packing, numerator, noise)
         finally:
             noise.remove()
 
@@ -111,4 +118,5 @@ def load_replayed(checkpoint: Path, config: RunConfig, step: int) -> ReplayedPol
     model = load_policy(config.model, revision=config.revision).model
     state = load_checkpoint(checkpoint, model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return ReplayedPolicy(model, state["log_sigma"], config, step)
+    packing = packing_of(model, config.hardware)
+    return ReplayedPolicy(model, state["log_sigma"], config, step, packing)

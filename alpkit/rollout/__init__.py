@@ -95,16 +95,17 @@ class Rollout:
             prompt=self.prompt.to(device),
         )
 
-    def rows(self, index: slice) -> tuple["Rollout", slice]:
-        """Select rows, without the columns that are padding in all of them; returns the kept columns too."""
+    def rows(self, index: Int[Tensor, " rows"]) -> tuple["Rollout", slice]:
+        """The given rows in their order, without columns that are padding in all of them, and the kept columns."""
+        index = index.to(self.tokens.device)
         used = self.attention[index].any(dim=0).nonzero()
         columns = slice(int(used[0]), int(used[-1]) + 1)
         cut = replace(
             self,
-            tokens=self.tokens[index, columns],
-            attention=self.attention[index, columns],
-            response=self.response[index, columns],
-            logp_rollout=self.logp_rollout[index, columns],
+            tokens=self.tokens[index][:, columns],
+            attention=self.attention[index][:, columns],
+            response=self.response[index][:, columns],
+            logp_rollout=self.logp_rollout[index][:, columns],
             prompt=self.prompt[index],
         )
         return cut, columns

@@ -2,6 +2,7 @@
 
 from typing import assert_never
 
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import RolloutConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.policy.loading import Policy, pad_id, stop_ids, stop_texts
@@ -10,7 +11,12 @@ from alpkit.rollout.stopping import StopText
 
 
 def build_sampler(
-    policy: Policy, config: RolloutConfig, *, seed: int, prompt: PromptConfig = PLAIN_PROMPT
+    policy: Policy,
+    config: RolloutConfig,
+    *,
+    seed: int,
+    hardware: HardwareConfig,
+    prompt: PromptConfig = PLAIN_PROMPT,
 ) -> Sampler:
     """Start the configured engine on `policy`'s weights; `prompt` says what ends a response."""
     stops = stop_ids(policy.model, policy.tokenizer, prompt.stop)
@@ -19,11 +25,24 @@ def build_sampler(
         case "hf":
             from alpkit.rollout.hf import HfSampler
 
-            pad = pad_id(policy.tokenizer)
-            return HfSampler(policy.model, config, stop_ids=stops, pad_id=pad, stop_text=text)
+            return HfSampler(
+                policy.model,
+                config,
+                stop_ids=stops,
+                pad_id=pad_id(policy.tokenizer),
+                batch=hardware.rollout_batch,
+                stop_text=text,
+            )
         case "vllm":
             from alpkit.rollout.vllm import VllmSampler
 
-            return VllmSampler(policy.source, config, stop_ids=stops, seed=seed, stop_text=text)
+            return VllmSampler(
+                policy.source,
+                config,
+                stop_ids=stops,
+                seed=seed,
+                hardware=hardware,
+                stop_text=text,
+            )
         case _:
             assert_never(config.engine)

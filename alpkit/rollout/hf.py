@@ -20,6 +20,7 @@ from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.policy.logprobs import backbone_of, positions_of, response_logprobs, token_logits
+from alpkit.policy.memory import generated_rows
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.precision import check_rounding, matrices, round_weights, rounded
 from alpkit.rollout.stopping import StopText
@@ -95,7 +96,7 @@ def generate(
     temperature: float,
     stop_ids: Sequence[int],
     pad_id: int,
-    batch: int = 512,
+    batch: int | None = None,
     precision: Precision = FLOAT32,
     stop_text: StopText | None = None,
     top_p: float = 1.0,
@@ -103,12 +104,16 @@ def generate(
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
     `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
-    belongs to the response; its log-prob is the model's like any other's. `top_p` below 1 samples from
-    the nucleus (evaluation only: the log-probs stay those of the whole distribution).
+    belongs to the response; its log-prob is the model's like any other's. `batch` sequences are sampled
+    at once (default: what memory has room for). `top_p` below 1 samples from the nucleus (evaluation
+    only: the log-probs stay those of the whole distribution).
     """
     responses: list[Response] = []
     ends = _Ends(tuple(stop_ids), stop_text)
     device = next(model.parameters()).device
+    if batch is None:
+        longest = max((len(request.prompt_ids) for request in requests), default=0) + max_tokens
+        batch = generated_rows(model, longest, device)
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
         state = _Batch(model, part, pad_id, max_tokens, head_float32=precision.head_float32)
@@ -189,11 +194,13 @@ class HfSampler:
         *,
         stop_ids: Sequence[int],
         pad_id: int,
+        batch: int | None = None,
         stop_text: StopText | None = None,
     ) -> None:
         self.stop_text = stop_text
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.config, self.stop_ids, self.pad_id = config, tuple(stop_ids), pad_id
+        self.batch = batch
         self._share = check_rounding(self.model, config.weights)
         round_weights(self.model, config.weights)
         if config.weights != "float32":
@@ -218,7 +225,7 @@ class HfSampler:
             temperature=temperature,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
-            batch=self.config.batch,
+            batch=self.batch,
             stop_text=self.stop_text,
             top_p=top_p,
         )
@@ -278,9 +285,22 @@ def score(
     pad_id: int,
     temperature: float,
     precision: Precision = FLOAT32,
+    batch: int | None = None,
 ) -> list[list[float]]:
-    """Compute log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence."""
+    """Log-probs (nats) of given (prompt, response) ids under `model`, one list per sequence.
+
+    `batch` sequences go through the model at once (default: all).
+    """
     device = next(model.parameters()).device
+    if batch is not None and len(sequences) > batch:
+        parts = [sequences[start : start + batch] for start in range(0, len(sequences), batch)]
+        return [
+            row
+            for part in parts
+            for row in score(
+                model, part, pad_id=pad_id, temperature=temperature, precision=precision
+            )
+        ]
     rollout = collate(
         [Request(prompt, 0) for prompt, _ in sequences],
         [Response(ids, (0.0,) * len(ids), "stop") for _, ids in sequences],

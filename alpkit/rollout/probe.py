@@ -69,9 +69,11 @@ class SyncProbe:
         temperature: float,
         tolerance: float,
         precision: Precision = FLOAT32,
+        batch: int | None = None,
     ) -> None:
         self.sequences, self.pad_id = sequences, pad_id
         self.temperature, self.tolerance, self.precision = temperature, tolerance, precision
+        self.batch = batch
 
     def gap(self, sampler: Sampler, model: PreTrainedModel) -> Gap:
         """Measure how far apart the two engines are now."""
@@ -121,6 +123,7 @@ class SyncProbe:
             pad_id=self.pad_id,
             temperature=self.temperature,
             precision=precision,
+            batch=self.batch,
         )
         return _flat(scores)
 

@@ -1,4 +1,4 @@
-"""Keep old weights, for a lagging sampler and for `logp_old`."""
+"""Old weights: what a lagging sampler runs on, and what `logp_old` is computed with. Kept off the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +66,8 @@ class WeightHistory:
 
 
 def _copy(model: PreTrainedModel) -> State:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
+    """The parameters in the host's memory, never the model's own tensors."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters()}
 
 
 @torch.no_grad()

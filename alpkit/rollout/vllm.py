@@ -20,6 +20,7 @@ import torch._dynamo.config
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
@@ -52,6 +53,7 @@ class VllmSampler:
         *,
         stop_ids: Sequence[int],
         seed: int,
+        hardware: HardwareConfig | None = None,
         stop_text: StopText | None = None,
     ) -> None:
         if not _COLDEST <= config.temperature <= _HOTTEST:
@@ -64,7 +66,7 @@ class VllmSampler:
         _import_vllm()
         from vllm.platforms import current_platform
 
-        self.config = config
+        self.config, self.hardware = config, hardware or HardwareConfig()
         self._stop_ids = list(stop_ids)
         self._stop_text = stop_text
         self._on_cpu = current_platform.is_cpu()
@@ -168,14 +170,14 @@ class VllmSampler:
         if self._on_cpu:
             place = {
                 "enforce_eager": True,  # there is no triton to compile with
-                "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+                "kv_cache_memory_bytes": int(self.hardware.sampler_kv_gib * 2**30),
                 # After part of a prompt vLLM rewinds the request's generator, which torch has no
                 # way to do on a CPU: a step with more prompt tokens than fit would crash.
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(4096, self._limit + 1),
             }
         else:
-            place = {"gpu_memory_utilization": config.gpu_memory_utilization}
+            place = {"gpu_memory_utilization": self.hardware.sampler_share}
         try:
             with _process_state_kept(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -117,7 +117,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
     plan = cut(
         batch,
         updates=config.train.updates_per_rollout,
-        micro_batch_tokens=config.train.micro_batch_tokens,
+        tokens=config.hardware.micro_batch_tokens,
+        padded=state.packing is None,
     )
     if diagnose or config.objective.needs_logp_old:
         with clock("logp_old"):

@@ -12,6 +12,7 @@ from alpkit.objective import Inputs
 from alpkit.rollout import Request, Response, Rollout
 from alpkit.seeds import derive
 from alpkit.tasks import Item
+from alpkit.trainer.packing import pack, pack_padded
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,25 @@ def requests_for(
     ]
 
 
-def cut(batch: Batch, *, updates: int, micro_batch_tokens: int) -> list[list[MicroBatch]]:
-    """Cut a batch into disjoint mini-batches of whole groups, one per update, and these by the token budget."""
-    rows = len(batch.rollout) // updates
+def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> list[list[MicroBatch]]:
+    """Disjoint mini-batches of whole groups, one per update, each cut into forwards of at most `tokens`.
+
+    `padded`: padding counts as well, for models that cannot pack.
+    """
+    rollout, rows = batch.rollout, len(batch.rollout) // updates
+    # Up to its first response token a row is prompt, whatever of its rest was sampled.
+    sampled = rollout.response.long().cumsum(dim=1) > 0
+    prompts = (rollout.attention & ~sampled).sum(dim=1).tolist()
+    responses = (rollout.attention & sampled).sum(dim=1).tolist()
+    choose = pack_padded if padded else pack
     return [
         [
-            _micro(batch, update, slice(start, stop))
-            for start, stop in _spans(batch.rollout, update * rows, rows, micro_batch_tokens)
+            _micro(batch, update, torch.tensor(chosen) + first)
+            for chosen in choose(
+                prompts[first : first + rows], responses[first : first + rows], tokens
+            )
         ]
-        for update in range(updates)
+        for update, first in enumerate(range(0, rows * updates, rows))
     ]
 
 
@@ -137,31 +148,21 @@ def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, 
 
 
 def gather(parts: Sequence[Mapping[str, Tensor]]) -> TokenTable:
-    """Join the updates' tokens to one table."""
-    return TokenTable({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    """The updates' tokens as one table, by update and sample, however they were cut."""
+    table = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    # Samples count up over the updates. Within one, tokens are in order already.
+    order = table["sample"].argsort(stable=True)
+    return TokenTable({name: values[order] for name, values in table.items()})
 
 
-def _spans(rollout: Rollout, start: int, rows: int, budget: int) -> list[tuple[int, int]]:
-    """Split rows into consecutive spans whose padded size (rows x longest) stays within `budget` tokens."""
-    lengths = rollout.attention[start : start + rows].sum(dim=1).tolist()
-    spans: list[tuple[int, int]] = []
-    first, longest = start, 0
-    for row, length in enumerate(lengths, start):
-        if row > first and max(longest, length) * (row - first + 1) > budget:
-            spans.append((first, row))
-            first, longest = row, 0
-        longest = max(longest, length)
-    return [*spans, (first, start + rows)]
-
-
-def _micro(batch: Batch, update: int, index: slice) -> MicroBatch:
-    rollout, columns = batch.rollout.rows(index)
+def _micro(batch: Batch, update: int, rows: Tensor) -> MicroBatch:
+    rollout, columns = batch.rollout.rows(rows)
     return MicroBatch(
         step=batch.step,
         update=update,
-        sample=torch.arange(index.start, index.stop),
+        sample=rows,
         rollout=rollout,
-        valid=batch.valid[index][:, columns],
-        reward=batch.reward[index],
-        advantage=batch.advantage[index],
+        valid=batch.valid[rows.to(batch.valid.device)][:, columns],
+        reward=batch.reward[rows],
+        advantage=batch.advantage[rows],
     )

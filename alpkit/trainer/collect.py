@@ -91,6 +91,7 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
             temperature=temperature,
             stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
+            batch=config.hardware.eval_batch,
             precision=state.precision,
             stop_text=state.stop_text,
             top_p=top_p,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from alpkit.config import RunConfig, explain
 from alpkit.config.files.yaml import Document
+from alpkit.config.stored import as_of_now
 from alpkit.config.tasks import EvalSetConfig
 from alpkit.diagnostics.passes import Mean, mean_over_problems, pass_at_k
 from alpkit.errors import ConfigError, GridError, TrackingError
@@ -160,7 +161,8 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
             fix="run the grid again to finish it",
         )
     fix = "run the grid again: it writes the cell's configuration anew"
-    return scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0], newest
+    stored = scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0]
+    return as_of_now(stored), newest
 
 
 def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.config import RunConfig
+from alpkit.policy import checkpointing
+from alpkit.policy.attention import Packing, packing_of
 from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import (
     Policy,
@@ -18,6 +20,7 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
+from alpkit.policy.memory import keep_freed_memory
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.rollout import Request, Response, Rollout, Sampler, collate
@@ -55,6 +58,8 @@ class TrainerState:
     sampler: Sampler
     history: WeightHistory
     perturbation: LayerwisePerturbation | None
+    packing: Packing | None
+    """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
     optimizer: torch.optim.Optimizer
@@ -96,9 +101,12 @@ class TrainerState:
 
 def set_up(config: RunConfig, folder: Path) -> TrainerState:
     """Load policy, task, sampler and optimizer; nothing is written."""
+    keep_freed_memory()
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     verify_head(policy.model)
+    if config.hardware.checkpoint_layers:
+        checkpointing.prepare(policy.model)
     perturbation = (
         LayerwisePerturbation(policy.model, config.perturbation) if config.perturbation else None
     )
@@ -112,6 +120,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         temperature=config.rollout.temperature,
         tolerance=tolerance,
         precision=Precision(config.dtype, config.head),
+        batch=config.hardware.eval_batch,
     )
     loss_scale = LossScale(enabled=config.dtype == "float16")
     if perturbation is not None:
@@ -122,9 +131,16 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         policy=policy,
         task=asked.task,
         sets=asked.sets,
-        sampler=build_sampler(policy, config.rollout, seed=config.seed, prompt=config.prompt),
+        sampler=build_sampler(
+            policy,
+            config.rollout,
+            seed=config.seed,
+            hardware=config.hardware,
+            prompt=config.prompt,
+        ),
         history=WeightHistory(policy.model, config.rollout.lag),
         perturbation=perturbation,
+        packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
         optimizer=_optimizer(config, policy, perturbation),
         records=BackgroundWriter(RunFolder(folder).records),
@@ -152,6 +168,7 @@ def match_sigma(state: TrainerState) -> None:
         temperature=rollout.temperature,
         stop_ids=state.stop_ids,
         pad_id=pad_id(policy.tokenizer),
+        batch=state.config.hardware.eval_batch,
         stop_text=state.stop_text,
     )
     probe = probe_batch(state, requests, responses)

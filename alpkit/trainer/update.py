@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
-from alpkit.policy.logprobs import TokenLogprobs, response_logprobs
+from alpkit.policy.checkpointing import recomputing
+from alpkit.policy.logprobs import TokenLogprobs, packed_samples, response_logprobs
 from alpkit.policy.perturbation.numerator import with_gradient_of
 from alpkit.trainer.batches import MicroBatch, token_rows
 from alpkit.trainer.clock import Clock
@@ -173,15 +174,18 @@ def _logprobs(
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
-    with state.precision.autocast(state.device):
+    model = state.policy.model if model is None else model
+    again = recomputing(model, config.hardware.checkpoint_layers)
+    with again, state.precision.autocast(state.device):
         return response_logprobs(
-            state.policy.model if model is None else model,
+            model,
             rollout.tokens,
             rollout.attention,
             rollout.response,
             temperature=config.rollout.temperature,
-            chunk=config.train.head_chunk,
+            chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
+            packing=state.packing,
         )
 
 
@@ -189,9 +193,11 @@ def _noise(state: TrainerState, micro: MicroBatch, draw: int = 0) -> AbstractCon
     if state.perturbation is None:
         return nullcontext()
     key = (state.config.seed, micro.step, micro.update)
-    return state.perturbation.active(
-        key, sample=micro.sample, mask=micro.rollout.attention, draw=draw
-    )
+    attention = micro.rollout.attention
+    if state.packing is not None:
+        ids = packed_samples(micro.sample, attention)
+        return state.perturbation.active(key, sample=ids, draw=draw)
+    return state.perturbation.active(key, sample=micro.sample, mask=attention, draw=draw)
 
 
 def _logp_reference(state: TrainerState, micro: MicroBatch) -> Tensor | None:

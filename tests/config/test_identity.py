@@ -29,6 +29,7 @@ RULE = {"statistic": "k3", "upper": 0.1}
         ({}, {}),
         ({"seed": 0, "train": {"steps": 60}, "rollout": {"engine": "hf"}}, {}),
         ({"checkpoint": {"every": 1}}, {}),
+        ({"hardware": {"micro_batch_tokens": 99, "checkpoint_layers": True}}, {}),
         ({"seed": 4, "train": {"steps": 5}}, {"seed": 4, "train": {"steps": 5}}),
         ({"rollout": VLLM}, {"rollout": {"engine": "vllm"}}),
         ({"rollout": {**VLLM, "lag": 1}}, {"rollout": {"engine": "vllm", "lag": 1}}),
@@ -66,6 +67,14 @@ def test_ids_stay_what_they_are() -> None:
     assert run().cell_id() == "92242f1f33"
     assert run(seed=1, perturbation={"layers": "early"}).cell_id() == "60e6c1e992"
     assert run(rollout=VLLM, objective={"reject": [RULE]}).cell_id() == "c3ec8dad42"
+
+
+def test_only_a_loss_that_depends_on_the_cut_makes_the_budget_part_of_the_cell() -> None:
+    cut = {"objective": {"aggregate": "token_mean_per_micro_batch"}}
+    assert run(hardware={"micro_batch_tokens": 64}).cell_id() == run().cell_id()
+    assert run(**cut, hardware={"micro_batch_tokens": 64}).cell_id() != run(**cut).cell_id()
+    assert run(**cut, hardware={"micro_batch_tokens": 4096}).cell_id() == run(**cut).cell_id()
+    assert run(**cut, hardware={"head_chunk": 64}).cell_id() == run(**cut).cell_id()
 
 
 class _Train(TrainConfig):
@@ -169,7 +178,9 @@ def configs(draw: st.DrawFn) -> RunConfig:
 
 def resolved(config: RunConfig) -> str:
     """The whole config as text: what the stored config.yaml says, but for the checkpoints."""
-    return json.dumps(config.model_dump(mode="json", exclude={"checkpoint"}), sort_keys=True)
+    return json.dumps(
+        config.model_dump(mode="json", exclude={"checkpoint", "hardware"}), sort_keys=True
+    )
 
 
 @settings(max_examples=400, deadline=None)

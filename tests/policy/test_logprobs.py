@@ -1,11 +1,16 @@
 """Log-probs of given tokens: the chunked, response-only head against transformers' own forward."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from alpkit.errors import ConfigError
+from alpkit.policy.head import recomputed_logprobs
 from alpkit.policy.logprobs import logit_transform, response_logprobs, verify_head
+from alpkit.policy.memory import head_chunk
 from tests.support.tiny_models import tiny, tiny_qwen2
 
 
@@ -93,6 +98,53 @@ def test_chunks_and_padding_do_not_change_the_gradient():
             assert_close(a, b, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(
+    ("architecture", "fields"), [("llama", {}), ("cohere", {"logit_scale": 0.25}), ("gemma2", {})]
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_recomputed_head_is_the_head(architecture, fields, tied, temperature):
+    """Chunks of 2 form their logits again; one chunk of all keeps them. gemma2 caps its logits."""
+    tokens, attention, response = batch()
+    seen = []
+    for chunk in (2, 4096):
+        model = tiny(architecture, tie_word_embeddings=tied, **fields)
+        got = response_logprobs(
+            model, tokens, attention, response, temperature=temperature, chunk=chunk
+        )
+        (got.logp * torch.linspace(-1, 2, got.logp.numel()).view_as(got.logp)).sum().backward()
+        seen.append([got.logp.detach(), got.entropy, *(p.grad for p in model.parameters())])
+    for a, b in zip(*seen, strict=True):
+        assert_close(a, b, atol=2e-5, rtol=1e-5)  # gradients go up to 10
+
+
+def test_a_recomputed_head_passes_gradcheck():
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 6, 3, 3, 1])
+    assert torch.autograd.gradcheck(
+        lambda h, w: recomputed_logprobs(h, w, target, scale=0.7, chunk=2).logp, (hidden, weight)
+    )
+
+
+def test_a_recomputed_head_keeps_no_logits():
+    model, kept = tiny("llama", vocab_size=500), []
+
+    def count(tensor):
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        response_logprobs(model, *batch(), chunk=4)
+    assert not [shape for shape in kept if shape[-1:] == (500,)]
+
+
+def test_chunks_follow_from_the_vocabulary():
+    assert head_chunk(tiny("llama"), torch.device("cpu")) == 2**26 // (4 * 20)
+    assert head_chunk(tiny("llama", vocab_size=49152), torch.device("cpu")) == 341
+
+
 def test_a_logit_transform_that_we_do_not_know_is_refused():
     model = tiny_qwen2()
     verify_head(model)
@@ -106,3 +158,20 @@ def test_a_logit_transform_that_we_do_not_know_is_refused():
     model.forward = scaled
     with pytest.raises(ConfigError, match=r"Qwen2ForCausalLM does not end in backbone \+ LM head"):
         verify_head(model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own setting")
+def test_freed_memory_is_used_again_without_new_pages():
+    """A tensor of 256 MiB, made again and again: in the end its pages are there already."""
+    code = (
+        "import resource, torch\n"
+        "from alpkit.policy.memory import keep_freed_memory\n"
+        "kept = keep_freed_memory()\n"
+        "for _ in range(12):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.zeros(2**26)\n"
+        "print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, faults = map(int, run.stdout.split())
+    assert not kept or faults < 2**26 * 4 // 4096 // 10

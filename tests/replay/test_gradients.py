@@ -99,7 +99,7 @@ def test_norm_variance_and_cosine_are_what_plain_autograd_gives(stale):
     recorded = read_step(stale, 1, cell.config)
     model = load_policy(cell.config.model).model
     load_checkpoint(stale / "replay/step-000001", model)
-    first, columns = recorded.batch.rollout.rows(slice(0, 16))
+    first, columns = recorded.batch.rollout.rows(torch.arange(16))
     valid = recorded.batch.valid[:16, columns]
     logp = response_logprobs(model, first.tokens, first.attention, first.response).logp
     capped = (recorded.logps["logp_old"][:16, columns] - first.logp_rollout).exp().clamp(max=2)

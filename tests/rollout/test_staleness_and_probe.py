@@ -7,7 +7,7 @@ import torch
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32, Precision
-from alpkit.rollout.hf import HfSampler
+from alpkit.rollout.hf import HfSampler, score
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.sync_proof import prove_by_movement, shaken
@@ -217,3 +217,23 @@ def test_a_sampler_that_misses_a_step_is_caught_after_it():
     train_a_little(model, 0.01)
     with pytest.raises(RolloutError, match="after a weight sync, sampler and trainer differ"):
         probe("float32").check(sampler, model)
+
+
+def test_scores_do_not_depend_on_how_many_go_at_once():
+    model = tiny_qwen2()
+    sequences = [((1, 2, 3), (4, 5)), ((6,), (7, 8, 9)), ((3, 3), (1,))]
+    whole = score(model, sequences, pad_id=0, temperature=0.7)
+    for batch in (1, 2):
+        parts = score(model, sequences, pad_id=0, temperature=0.7, batch=batch)
+        for a, b in zip(parts, whole, strict=True):
+            assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_lagging_snapshots_are_copies_in_the_hosts_memory():
+    model = tiny_qwen2()
+    history = WeightHistory(model, 1)
+    snapshot = history.snapshots[0]
+    for name, value in model.named_parameters():
+        assert snapshot[name].device.type == "cpu"
+        assert snapshot[name].data_ptr() != value.data_ptr()
+        assert torch.equal(snapshot[name], value)

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 import alpkit.rollout.vllm
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
 from alpkit.rollout import Request, Response
@@ -70,10 +71,13 @@ def save_model(folder: Path, *, tied: bool) -> str:
 
 
 def start(source: str, **settings: object) -> VllmSampler:
-    config = VllmRolloutConfig(engine="vllm", kv_cache_gib=0.1, **settings)
+    config = VllmRolloutConfig(engine="vllm", **settings)
     # A string that never comes: the engine then has a tokenizer, and tests may give it other strings.
     rule = stop_text(source, "never") if Path(source).is_dir() else None
-    return VllmSampler(source, config, stop_ids=(STOP,), seed=2**62 + 1, stop_text=rule)
+    hardware = HardwareConfig(sampler_kv_gib=0.1)
+    return VllmSampler(
+        source, config, stop_ids=(STOP,), seed=2**62 + 1, hardware=hardware, stop_text=rule
+    )
 
 
 def stop_text(source: str, *strings: str) -> StopText:

@@ -10,8 +10,9 @@ from alpkit.trainer import train_cell
 
 SMALL = {
     "rollout": {"weights": "int4", "prompts": 8, "group": 4},
-    # 60 padded tokens: a mini-batch of two prompts is cut into several micro-batches.
-    "train": {"steps": 2, "updates_per_rollout": 4, "lr": 1e-4, "micro_batch_tokens": 60},
+    "train": {"steps": 2, "updates_per_rollout": 4, "lr": 1e-4},
+    # A mini-batch of two prompts is cut into several micro-batches.
+    "hardware": {"micro_batch_tokens": 60},
     "eval": {"every": 9, "items": 4, "k": 1},
     "records": {"every": 1, "replay": True, "weight": True},
 }

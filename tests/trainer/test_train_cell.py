@@ -218,7 +218,7 @@ def test_every_site_trains_in_either_dtype(site, tmp_path):
             "seq-alp",
             perturbation=noise,
             dtype="bfloat16",
-            train={"micro_batch_tokens": 40, "head_chunk": 8},
+            hardware={"micro_batch_tokens": 40, "head_chunk": 8},
         ),
     )[2]
     assert metrics["train/skipped_updates"] == 0
@@ -327,7 +327,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
     metrics = [
         train(
             tmp_path / str(budget),
-            config("seq-alp", train={"steps": 1, "micro_batch_tokens": budget}),
+            config("seq-alp", train={"steps": 1}, hardware={"micro_batch_tokens": budget}),
         )[1]
         for budget in (4096, 40)
     ]
@@ -440,7 +440,8 @@ def test_shrinking_rejections_and_normalised_weights_do_not_see_the_micro_batche
             tmp_path / str(budget),
             config(
                 objective=objective,
-                train={"steps": 1, "micro_batch_tokens": budget},
+                train={"steps": 1},
+                hardware={"micro_batch_tokens": budget},
             ),
         )[1]
         for budget in (4096, 40)

@@ -25,7 +25,7 @@ def started(tmp_path):
     torch.set_num_threads(1)
     state = set_up(RunConfig.model_validate(SMALL | PRESETS["grpo"].settings), tmp_path)
     batch = collect(state, 1)
-    plan = with_logp_old(state, cut(batch, updates=4, micro_batch_tokens=60))
+    plan = with_logp_old(state, cut(batch, updates=4, tokens=60))
     yield state, plan
     state.sampler.close()
     state.records.close()

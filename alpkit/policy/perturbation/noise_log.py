@@ -14,7 +14,7 @@ from torch import Tensor
 from alpkit.errors import NumericalError
 
 _ELEMENTS = 2**17
-"""Noise is measured on the first rows of a step's first noisy forward, up to this many numbers."""
+"""Noise is measured on the first tokens of a step's first noisy forward, up to this many numbers."""
 
 
 logger = logging.getLogger("alpkit.perturbation")
@@ -67,10 +67,12 @@ class NoiseLog:
         """Measure the noise of `slot` unless it was measured already; size = factor * sigma."""
         if slot in self._arrived:
             return
+        hidden, noisy = hidden.flatten(0, -2), noisy.flatten(0, -2)
         rows = max(1, _ELEMENTS // max(1, hidden[0].numel()))
         before = hidden[:rows].float()
         came = noisy[:rows].float() - before
-        wanted = size.float() if scale is None else size.float() * scale[:rows].float()
+        size = size.float()
+        wanted = size if scale is None else size * scale.flatten(0, -2)[:rows].float()
         tiny = torch.finfo(torch.float32).tiny
         squares = torch.stack(
             [
@@ -79,7 +81,7 @@ class NoiseLog:
                 before.pow(2).mean(-1),
             ]
         )
-        chosen = squares.flatten(1) if mask is None else squares[:, mask[:rows]]
+        chosen = squares if mask is None else squares[:, mask.flatten()[:rows]]
         self._arrived[slot] = chosen.mean(1).sqrt()
 
     def metrics(self, sigma: Float[Tensor, " entry"]) -> dict[str, float]:

@@ -95,8 +95,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             HEAD + "base:\n  train:\n    stepz: 3",
             "a.yaml:5:5  train.stepz is not a field of train\n  did you mean 'steps'?  allowed: "
-            "betas, grad_clip, head_chunk, lr, micro_batch_tokens, steps, updates_per_rollout, "
-            "weight_decay",
+            "betas, grad_clip, lr, steps, updates_per_rollout, weight_decay",
         ),
         (
             "name: a\narms: [grpo, seq-apl]",
@@ -122,8 +121,8 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [{preset: grpo, objectiv: {}}]",
             "a.yaml:2:23  objectiv is not a field of an arm\n  did you mean 'objective'?  allowed: "
-            "checkpoint, diagnostics, dtype, eval, evals, head, model, name, objective, perturbation, preset, "
-            "prompt, records, revision, rollout, task, train",
+            "checkpoint, diagnostics, dtype, eval, evals, hardware, head, model, name, objective, perturbation, "
+            "preset, prompt, records, revision, rollout, task, train",
         ),
         (
             "name: a\narms: [{preset: grpo, seed: 3}]",
@@ -223,8 +222,7 @@ def test_a_fault_of_a_cell_is_named_where_its_value_stands(text: str, message: s
         (
             "train.stepz=1",
             "--set train.stepz=1  train.stepz is not a field of train\n  did you mean 'steps'?  "
-            "allowed: betas, grad_clip, head_chunk, lr, micro_batch_tokens, steps, "
-            "updates_per_rollout, weight_decay",
+            "allowed: betas, grad_clip, lr, steps, updates_per_rollout, weight_decay",
         ),
         ("train.steps", "--set train.steps  wanted field=value\n  for example --set train.steps=5"),
         ("=5", "--set =5  wanted field=value\n  for example --set train.steps=5"),

@@ -63,7 +63,7 @@ def test_an_arm_with_a_name_and_no_preset_starts_from_the_defaults() -> None:
 
 
 def test_switching_the_engine_keeps_what_both_engines_have() -> None:
-    base = {"rollout": {"engine": "hf", "weights": "int4", "prompts": 32, "batch": 8}}
+    base = {"rollout": {"engine": "hf", "weights": "int4", "prompts": 32}}
     made = grid(base=base, arms=["grpo", {"preset": "grpo", "name": "v", "rollout": {
         "engine": "vllm", "dtype": "float16"}}])  # fmt: skip
     rollout = at(made, "v", "rollout")
