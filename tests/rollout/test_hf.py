@@ -131,7 +131,7 @@ def test_collate_and_rows_keep_every_token_where_it_belongs():
     responses = run(tiny_qwen2(), asked)
     rollout = collate(asked, responses, prompt=range(4), pad_id=0, policy_version=3)
     for index, (request, response) in enumerate(zip(asked, responses, strict=True)):
-        row, columns = rollout.rows(slice(index, index + 1))
+        row, columns = rollout.rows(torch.tensor([index]))
         assert row.tokens[0].tolist() == list(request.prompt_ids + response.token_ids)
         assert row.tokens[row.response].tolist() == list(response.token_ids)
         np.testing.assert_allclose(row.logp_rollout[row.response], response.logp, rtol=1e-6)
