@@ -286,7 +286,8 @@ _PLAIN = (
     Metric("memory/peak", "GiB",
         "Largest memory of the step before its evaluation: allocated on the GPU, or resident in this process "
         "without one.",
-        "Compare arms of one grid only. Absent where the system does not tell."),
+        "Compare arms of one grid only; on a CPU the highest of the process so far, as freed memory is kept for "
+        "reuse. Absent where the system does not tell."),
     Metric("progress/tokens", "tokens",
         "Response tokens trained on since the start of the run.",
         "The axis on which arms with different lengths are comparable."),

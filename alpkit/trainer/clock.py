@@ -44,7 +44,8 @@ class PeakMemory:
     """Peak memory since it was made: of the GPU's allocator where there is one, else of this process.
 
     On Linux the kernel's high-water mark is reset at every step, so a worker's earlier cells do not show
-    in later ones. Where neither can be read there is no metric.
+    in later ones, but for what `policy.memory.keep_freed_memory` keeps for reuse: on a CPU a trainer's peak
+    is the highest of the process so far. Where neither can be read there is no metric.
     """
 
     def __init__(self) -> None:

@@ -123,7 +123,7 @@ class FixedLogits(PreTrainedModel):
     base_model_prefix = "backbone"
 
     def __init__(self, logits):
-        super().__init__(PretrainedConfig())
+        super().__init__(PretrainedConfig(vocab_size=logits.shape[-1]))
         self.backbone = Backbone(logits)
 
     def get_output_embeddings(self):
