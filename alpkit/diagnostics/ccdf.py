@@ -49,7 +49,7 @@ def ccdf(
         as independent.
     log_size : ascending grid of log z; pass one grid to compare arms. Default: 60 points from 0 to
         the largest value.
-    n_boot : resamples for the band; 0 gives NaN.
+    n_boot : resamples for the band; 0, or a single cluster, gives NaN.
     seed : seed of the resampling.
     """
     values = np.asarray(log_ratio, np.float64) * (1 if side == "right" else -1)

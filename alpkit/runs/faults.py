@@ -33,7 +33,7 @@ class Fault(NamedTuple):
         return self._replace(path=self.path.relative_to(folder)).place
 
     def error(self, what: str, fix: str) -> TrackingError:
-        """Make an error of the fault, from what the caller wanted and what to do."""
+        """Turn the fault into an error: `what` failed, and the `fix`; place and reason are the fault's own."""
         return TrackingError(what, where=self.place, why=self.reason, fix=fix)
 
 

@@ -1,6 +1,6 @@
 """Figures of the report, one file each: its numbers (the CSV), its drawing, its alt text, its caption.
 
-A figure is a module here with one `FIGURE`, and its name in `FIGURES`. Shared by them: `spec` (what a
+A figure is a module here with one `FIGURE`, and its name in `_MODULES`. Shared by them: `spec` (what a
 figure is), `over_steps` and `pools` (numbers), `panels` and `style` (drawing).
 
     from alpkit.analysis.figures import draw
