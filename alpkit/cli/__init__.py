@@ -251,7 +251,9 @@ def evaluate(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Leave the chat template out.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Responses generated at once.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the samples; default: the run's, or 0.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

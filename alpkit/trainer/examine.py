@@ -59,7 +59,7 @@ class Asked:
     plain: bool = False
     """Leave the chat template out."""
     batch: int = 64
-    seed: int = 0
+    seed: int | None = None
 
 
 class Found(NamedTuple):
@@ -86,7 +86,7 @@ def examine(what: str, asked: Asked) -> Found:
     if checkpoint is not None:
         step = int(load_checkpoint(checkpoint, policy.model)["step"])
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    result = _evaluate(policy, chosen, asked, Precision(config.dtype, config.head))
+    result = _evaluate(config, policy, chosen, asked)
     solved = (result.sampled >= 1).sum(axis=1)
     return Found(
         model=config.model,
@@ -99,7 +99,8 @@ def examine(what: str, asked: Asked) -> Found:
     )
 
 
-def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked, precision: Precision) -> Evaluation:
+def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) -> Evaluation:
+    """Draw as the run itself does for its one set, so that a cell's numbers come again."""
     tokenizer, stop = policy.tokenizer, chosen.prompt.stop
 
     def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
@@ -111,7 +112,7 @@ def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked, precision: Precisio
             stop_ids=stop_ids(policy.model, tokenizer, stop),
             pad_id=pad_id(tokenizer),
             batch=asked.batch,
-            precision=precision,
+            precision=Precision(config.dtype, config.head),
             stop_text=StopText.build(tokenizer, stop_texts(tokenizer, stop)),
             top_p=chosen.top_p if temperature else 1.0,
         )
@@ -122,10 +123,9 @@ def _evaluate(policy: Policy, chosen: EvalSet, asked: Asked, precision: Precisio
         prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
         k=chosen.k,
         temperature=chosen.temperature,
-        seed=asked.seed,
+        seed=config.seed,
         generate=respond,
         decode=lambda response: decode(policy, response, stop),
-        name=chosen.name,
     )
 
 
@@ -186,7 +186,8 @@ def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, E
             where="--task",
             fix="name one: --task math",
         )
-    data = {**data, "prompt": prompt, "evals": [entry], "seed": asked.seed}
+    data = {**data, "prompt": prompt, "evals": [entry]}
+    data |= {} if asked.seed is None else {"seed": asked.seed}
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:

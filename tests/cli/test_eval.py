@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alpkit.cli import main
+from tests.support.replay_runs import metrics_of, trained
 
 
 @pytest.fixture
@@ -38,6 +39,23 @@ def test_eval_of_a_model_gives_scores_with_intervals(call, monkeypatch, tmp_path
     assert passes[-1] == pytest.approx(sum(n > 0 for n in found["solved"]) / 24, abs=1e-9)
     assert passes[0] == pytest.approx(found["avg_at_k"]["mean"], abs=1e-9)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_of_a_cell_gives_the_run_s_own_last_scores_again(call, monkeypatch, tmp_path):
+    """The newest checkpoint is the last step's, and a run's draws depend on its seed alone: equal to the bit."""
+    monkeypatch.chdir(tmp_path)
+    folder = trained(tmp_path / "cell", seed=3, eval={"items": 24, "k": 2})
+    logged = metrics_of(folder)[2]
+    code, out, err = call("eval", folder, "--items", 24, "--k", 2, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["step"] == 2
+    assert found["greedy"]["mean"] == logged["eval/greedy"]
+    assert found["avg_at_k"]["mean"] == logged["eval/avg_at_k"]
+    assert found["pass_at_k"][-1]["mean"] == logged["eval/pass_at_k"]
+    other = json.loads(call("eval", folder, "--items", 24, "--k", 2, "--seed", 4, "--json")[1])
+    assert other["greedy"] == found["greedy"]
+    assert other["avg_at_k"] != found["avg_at_k"]
 
 
 @pytest.mark.parametrize(

@@ -106,5 +106,6 @@ def test_ranks_start_from_one_sigma_and_average_its_gradient(tmp_path):
 
 def test_one_process_keeps_its_gradient():
     perturbation = made()
+    perturbation.log_sigma.grad = torch.tensor([0.5, 1.0, -2.0])
     average_gradient(perturbation)
-    assert perturbation.log_sigma.grad is None
+    assert perturbation.log_sigma.grad.tolist() == [0.5, 1.0, -2.0]
