@@ -64,7 +64,7 @@ class Comparison:
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     overview: Table
-    """The same measures as on a report's first screen."""
+    """Measures of the comparison: those of a report's first screen."""
     colours: dict[str, str]
     """Label -> hex colour."""
 
@@ -114,7 +114,7 @@ class _Choice(NamedTuple):
 
 
 def _prefixes(frames: Mapping[Path, GridFrame]) -> dict[Path, str]:
-    """What goes before an arm's name: nothing for one grid, else the grid's name, else its folder."""
+    """Give what tells a grid's arms apart: nothing for one grid, else the grid's name, else its folder."""
     if len(frames) == 1:
         return dict.fromkeys(frames, "")
     names = [frame.grid.name for frame in frames.values()]
@@ -174,7 +174,7 @@ def _differences(items: Sequence[Item]) -> dict[str, list[Any]]:
 
 
 def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: bool) -> list[str]:
-    """What makes the items incomparable: an error, or with `force` the first thing that is said."""
+    """Refuse items that answer different questions; with `force`, say so first instead."""
     faults = [
         f"{what}: " + ", ".join(f"{i.label} {v}" for i, v in zip(items, values))
         for what, fields in QUESTIONS.items()

@@ -72,7 +72,7 @@ def signed_points(points: tuple[float, ...]) -> str:
 
 
 def first_line(text: str) -> str:
-    """What an error says, without its traceback."""
+    """Give the first line of an error's text, without its traceback."""
     return text.strip().splitlines()[0][:160] if text.strip() else DASH
 
 

@@ -163,7 +163,7 @@ def measure(root: Path, name: str) -> Cost:
 
 
 def machine() -> str:
-    """What the numbers depend on, without the machine's name."""
+    """Describe the machine as far as numbers depend on it, without its name."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     model = next((x.split(":")[1].strip() for x in lines if "model name" in x), platform.machine())

@@ -187,7 +187,7 @@ def outcome(stages: list[list[str]], *, show: bool = False) -> str:
 
 
 def forked(tests: list[str], *, show: bool) -> str:
-    """What a fork that runs `tests` ends with."""
+    """Run `tests` in a fork and say how it ended."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

@@ -42,7 +42,7 @@ def seconds(step: Callable[[], Tensor], logp: Tensor) -> float:
 
 
 def machine() -> str:
-    """What the numbers depend on, without the machine's name."""
+    """Describe the machine as far as numbers depend on it, without its name."""
     model = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line),
         platform.machine(),

@@ -56,6 +56,14 @@ Uri = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Mean it: the grid has more than 10,000 cells.")]
+GridStore = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store; default: the one the grid was logged to.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
 
@@ -149,10 +157,7 @@ def plan(
 @app.command()
 def analyze(
     run_id: RunId = "latest",
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
-    ] = None,
+    tracking_uri: GridStore = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -308,10 +313,7 @@ def methods(
 @app.command()
 def sync(
     run_id: RunId = "latest",
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="MLflow store; default: the one the grid was logged to."),
-    ] = None,
+    tracking_uri: GridStore = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -36,7 +36,7 @@ def note(text: str) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """What to type to see the store; a password is left to the environment that holds it."""
+    """Give the command that shows the store; a password stays in the environment that holds it."""
     if uri == DEFAULT_URI:
         return "mlflow ui"
     if HIDDEN in masked(uri):

@@ -15,7 +15,7 @@ _LATER: Final = "is not there yet: a cell runs on one device; take it out"
 
 
 class HardwareConfig(Section):
-    """What one machine can hold; changes no number beyond float rounding, and no cell."""
+    """Fit a run to one machine; changes no number beyond float rounding, and no cell."""
 
     refused: ClassVar[dict[str, str]] = {"ranks": _LATER, "sampler_sleep": _LATER}
 

@@ -1,4 +1,4 @@
-"""What a grid's runs are labelled with in the store: tags, parameters, the commit."""
+"""Label a grid's runs in the store: tags, parameters, the commit."""
 
 import platform
 import subprocess

@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch left behind: `launched` cells had yet to finish, `skipped` ones had."""
+    """Outcome of a launch: `launched` cells had yet to finish, `skipped` ones had."""
 
     folder: Path
     parent_run_id: str

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Synced(NamedTuple):
-    """What `sync_grid` left in the store."""
+    """Outcome of `sync_grid`: the parent run, its cells, and what was new to the store."""
 
     parent_run_id: str
     tracking_uri: str

@@ -123,7 +123,7 @@ def generate(
 
 
 class _Ends(NamedTuple):
-    """What ends a response: an end token, or a stop string that its last token completes."""
+    """Find the end of a response: an end token, or a stop string that its last token completes."""
 
     ids: tuple[int, ...]
     text: StopText | None

@@ -329,7 +329,7 @@ class Store:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What the store holds of a run."""
+    """One run as the store holds it."""
 
     run_id: str
     status: str

@@ -46,7 +46,7 @@ _LONGEST = 512
 
 @dataclass(frozen=True)
 class Asked:
-    """What to evaluate on and how; None: as the run did, or the configuration's default."""
+    """Settings of one evaluation; None: as the run did, or the configuration's default."""
 
     task: dict[str, Any] | None = None
     items: int | None = None

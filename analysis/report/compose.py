@@ -101,7 +101,7 @@ def _drawn(frame: GridFrame, place: Place) -> list[Block]:
 
 
 def _comparisons(frame: GridFrame, results: Results, differences: Table) -> Section:
-    """What was compared: the answers at a glance, then one fold for each pair."""
+    """Compose the comparisons: the answers at a glance, then one fold for each pair."""
     blocks: list[Block] = [Text(opening(frame, results.verdicts), strong=True)]
     if results.findings:
         blocks.append(findings_table(results.findings))

@@ -22,7 +22,7 @@ from alpkit.config.grid.comparisons import MIN_SEEDS
 
 @dataclass(frozen=True)
 class Results:
-    """What the sections and the summary are written from."""
+    """Numbers from which the sections and the summary are written."""
 
     pairs: Sequence[Pair]
     verdicts: Sequence[Verdict]

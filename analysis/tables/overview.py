@@ -109,12 +109,12 @@ def chief_arms(frame: GridFrame) -> list[str]:
 
 
 def score_column(frame: GridFrame) -> str:
-    """What arms are scored by: greedy accuracy where the grid evaluates, else the final reward."""
+    """Choose the score of an arm: greedy accuracy where the grid evaluates, else the final reward."""
     return _score_of(frame.cells)
 
 
 def overview_table(found: Overview) -> Table:
-    """The same rows as a `Table`: mean and interval of every measure, and their text."""
+    """Lay out the overview as a `Table`: mean and interval of every measure, and their text."""
     data, shown = [], []
     for row in found.rows:
         raw: dict[str, object] = {"arm": row.arm, "finished": row.finished, "cells": row.cells}

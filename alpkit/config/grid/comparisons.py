@@ -141,7 +141,7 @@ def differing(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def ingredients(fields: Iterable[str]) -> tuple[str, ...]:
-    """What dotted fields are called among people: the parts of a method, each once."""
+    """Name the parts of a method that dotted fields belong to, each once."""
     return tuple(dict.fromkeys(_ingredient(field) for field in fields))
 
 
@@ -214,7 +214,7 @@ def _ingredient(field: str) -> str:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What is no part of a method."""
+    """Take the fields of a configuration that belong to no method, dotted."""
     return flat({k: v for k, v in config.items() if k not in ("objective", "perturbation")})
 
 

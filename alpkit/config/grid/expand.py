@@ -71,7 +71,7 @@ class Grid:
         )
 
     def planned_tests(self) -> tuple[str, ...]:
-        """What will be tested and what cannot be, a line each."""
+        """Say which comparisons will be tested and which cannot be, a line each."""
         seeds = len({cell.seed for cell in self.cells})
         return tuple(told(self.arms, self.comparisons, seeds))
 
