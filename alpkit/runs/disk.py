@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,22 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) or is_full(error):
             raise disk_error(error, path) from error
         raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add all of `text` to a file or nothing: what a full disk has cut short is taken back."""
+    with writing(path), path.open("ab", buffering=0) as handle:
+        before = handle.tell()
+        try:
+            _write(handle, text.encode())
+        except OSError:
+            handle.truncate(before)
+            raise
+
+
+def _write(handle: RawIOBase, data: bytes) -> None:
+    while data:
+        data = data[handle.write(data) or 0 :]
 
 
 def disk_error(error: Exception, path: Path) -> TrackingError:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alpkit.runs.disk import append_text
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -35,8 +36,7 @@ def item_id(prompt: str) -> str:
 
 def append_evaluations(folder: Path, lines: Iterable[Counts]) -> None:
     """Add the lines of one step to a run's evaluations."""
-    with RunFolder(folder).evaluations.open("a", encoding="utf-8") as handle:
-        handle.writelines(map(_line, lines))
+    append_text(RunFolder(folder).evaluations, "".join(map(_line, lines)))
 
 
 def scan_evaluations(folder: Path) -> Contents[Counts]:
@@ -54,10 +54,11 @@ def read_evaluations(folder: Path) -> list[Counts]:
 
 
 def rewind_evaluations(folder: Path, step: int | None) -> None:
-    """Forget evaluations after `step` (None: all), and half a line: training goes on from there."""
+    """Forget evaluations after `step` (None: all), and damaged lines: training goes on from there."""
     path = RunFolder(folder).evaluations
     if path.exists():
-        kept = [row for row in read_evaluations(folder) if step is not None and row.step <= step]
+        read = scan_evaluations(folder).rows
+        kept = [row for row in read if step is not None and row.step <= step]
         write_text(path, "".join(map(_line, kept)))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict
 
 from alpkit.metrics import WATCHED
-from alpkit.runs.disk import writing
+from alpkit.runs.disk import append_text
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -73,9 +73,7 @@ class SpikeTable(NamedTuple):
 
 def append_spikes(folder: Path, spikes: Iterable[Spike]) -> None:
     """Add lines to a run's spikes."""
-    path = RunFolder(folder).spikes
-    with writing(path), path.open("a", encoding="utf-8") as handle:
-        handle.writelines(map(_line, spikes))
+    append_text(RunFolder(folder).spikes, "".join(map(_line, spikes)))
 
 
 def scan_spikes(folder: Path) -> Contents[Spike]:

@@ -8,13 +8,12 @@ Not here: which keys exist (`alpkit.metrics`), MLflow (`alpkit.tracking`).
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
-from alpkit.runs.disk import sync_file, writing
+from alpkit.runs.disk import append_text, sync_file, writing
 from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
@@ -63,7 +62,7 @@ class CellTracker:
             )
         values = {key: float(value) for key, value in metrics.items()}
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        _append(path, _line(Step(step, {key: finite.get(key) for key in values})))
+        append_text(path, _line(Step(step, {key: finite.get(key) for key in values})))
         self._last = step
         if self._on_step is not None:
             self._on_step(step, finite)
@@ -132,22 +131,6 @@ def sync_steps(folder: Path) -> None:
 def write_steps(folder: Path, steps: Iterable[Step]) -> None:
     """Replace a run's `metrics.jsonl`."""
     write_text(RunFolder(folder).metrics, "".join(map(_line, steps)))
-
-
-def _append(path: Path, line: str) -> None:
-    """Add a whole line or none: what a full disk has cut short is taken back."""
-    with writing(path), path.open("ab", buffering=0) as handle:
-        before = handle.tell()
-        try:
-            _write(handle, line.encode())
-        except OSError:
-            handle.truncate(before)
-            raise
-
-
-def _write(handle: RawIOBase, data: bytes) -> None:
-    while data:
-        data = data[handle.write(data) or 0 :]
 
 
 def _step(line: dict[str, Any]) -> Step:

@@ -38,3 +38,5 @@ def test_damage_is_named_and_for_the_strict_an_error(tmp_path):
     assert [fault.place_in(tmp_path) for fault in faults] == ["evaluations.jsonl:2"]
     with pytest.raises(TrackingError, match="evaluation cannot be read"):
         read_evaluations(tmp_path)
+    rewind_evaluations(tmp_path, 0)  # a run resumes all the same: it does not need them
+    assert read_evaluations(tmp_path) == [line, line]

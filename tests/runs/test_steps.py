@@ -1,14 +1,11 @@
 """metrics.jsonl: a line per step, what a kill leaves, and who is told of damage."""
 
-import errno
 import json
 import math
-import re
 
 import pytest
 
 from alpkit.errors import TrackingError
-from alpkit.runs import steps as steps_file
 from alpkit.runs.steps import (
     CellTracker,
     Step,
@@ -111,23 +108,3 @@ def test_steps_are_proved_as_far_as_their_lines_follow_one_another(tmp_path, tex
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
     assert proved_steps(tmp_path) == (step, gap)
-
-
-def test_a_line_that_a_full_disk_cuts_short_is_taken_back(tmp_path, monkeypatch):
-    tracker = CellTracker(tmp_path)
-    tracker.log(0, {"reward/mean": 0.5})
-
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            steps_file, "_write", lambda handle, data: (handle.write(data[:9]), full(0, 0))
-        )
-        with pytest.raises(TrackingError, match="the disk is full") as caught:
-            tracker.log(1, {"reward/mean": 0.25})
-    assert caught.value.where == str(tmp_path / "metrics.jsonl")
-    assert re.fullmatch(r"\d+ bytes are free there", caught.value.why)
-    assert read_steps(tmp_path) == [Step(0, {"reward/mean": 0.5})]
-    tracker.log(1, {"reward/mean": 0.25})
-    assert [step for step, _ in read_steps(tmp_path)] == [0, 1]
