@@ -247,7 +247,7 @@ class RunConfig(Section):
             if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
                 raise ValueError(
                     f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
-                    "another one's copy under its own name; set level: product, or choose a multi-turn task"
+                    "another one's copy under its own name; set level: product"
                 )
         return self
 

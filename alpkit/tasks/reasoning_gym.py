@@ -9,6 +9,7 @@ Usage: `ReasoningGym("chain_sum", {"max_terms": 2})`.
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, cast
@@ -107,8 +108,11 @@ def _create(dataset: str, params: dict[str, Any], seed: int) -> _DataSet:
 
 def _registry() -> Mapping[str, tuple[Callable[..., object], type[Any]]]:
     try:
-        # Imported late: it takes seconds.
-        from reasoning_gym.factory import DATASETS
+        # Imported late: it takes seconds. One of its dependencies compares strings by `is`, which Python
+        # remarks on when it first compiles that file; nobody here can act on it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise PrerequisiteError(
             "the task reasoning_gym needs the package reasoning-gym",
