@@ -9,16 +9,11 @@ from alpkit.tracking.address import (
     resolve_uri,
     usable_uri,
 )
+from alpkit.tracking.pages import charts_path, report_path
+from alpkit.tracking.report import log_report
 from alpkit.tracking.sender import Sender
 from alpkit.tracking.sink import MlflowSink, backfill
-from alpkit.tracking.store import (
-    Store,
-    charts_path,
-    log_report,
-    open_client,
-    prepare_store,
-    report_path,
-)
+from alpkit.tracking.store import Store, open_client, prepare_store
 
 __all__ = [
     "DEFAULT_URI",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from alpkit.errors import TrackingError
 from alpkit.runs.steps import scan_steps
 from alpkit.tracking.address import masked
-from alpkit.tracking.store import STEP_TAG, Store, store_errors
+from alpkit.tracking.refusals import store_errors
+from alpkit.tracking.store import STEP_TAG, Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

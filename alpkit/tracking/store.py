@@ -4,12 +4,10 @@ Only the parent touches it (a cold SQLite store raced by processes dies in its m
 through MLflow's global active run. mlflow is imported at first use.
 """
 
-import errno
 import fcntl
 import getpass
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -21,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from alpkit import __version__
 from alpkit.errors import TrackingError
-from alpkit.runs.disk import disk_error, is_full
-from alpkit.tracking.address import DEFAULT_URI, absolute_uri, has_secret, masked, resolve_uri
+from alpkit.runs.disk import disk_error
+from alpkit.tracking.address import absolute_uri, masked, resolve_uri
+from alpkit.tracking.pages import CHARTS, VIEW, VIEW_STATE, charts_path, report_path
+from alpkit.tracking.refusals import hidden, store_error, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,46 +41,8 @@ _ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
 }
-_SQLITE_FULL: Final = "database or disk is full"
 _NOTE: Final = "mlflow.note.content"
 _BATCH: Final = 1000
-_VIEW: Final = "alpkit-arms"
-# MLflow's shared view: what its page reads from an experiment's tag when a link names the view.
-_VIEW_STATE: Final = {
-    "searchFilter": "tags.`alpkit.kind` = 'cell'",
-    "orderByKey": "tags.`mlflow.runName`",
-    "orderByAsc": True,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "datasetsFilter": [],
-    "modelVersionFilter": "All Runs",
-    "runsHiddenMode": "SHOW_ALL",
-    "groupBy": {
-        "aggregateFunction": "average",
-        "groupByKeys": [{"mode": "tag", "groupByData": "alpkit.arm"}],
-    },
-    "useGroupedValuesInCharts": True,
-}
-_CHARTS: Final = "[Charts of every cell]"
-
-
-def charts_path(experiment_id: str) -> str:
-    """Give the UI's address, from its `#` on, of an experiment's charts: the cells alone, grouped by arm.
-
-    Says model training, because MLflow 3.17 opens every experiment in its GenAI view otherwise. What is
-    filtered and grouped is the experiment's stored view (`Store.experiment` writes it): beside other filters
-    in the address MLflow would not read it.
-    """
-    view = f"viewStateShareKey={_VIEW}"
-    return (
-        f"#/experiments/{experiment_id}/runs?{view}"
-        "&workflowType=machine_learning&compareRunsMode=CHART"
-    )
-
-
-def report_path(experiment_id: str, run_id: str, folder: str = "report") -> str:
-    """Give the UI's address, from its `#` on, of the report among a run's artifacts."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{folder}/report.html"
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -154,11 +116,11 @@ class Store:
                 identity, "mlflow.experimentKind", "custom_model_development"
             )
             self.client.set_experiment_tag(
-                identity, f"mlflow.sharedViewState.{_VIEW}", json.dumps(_VIEW_STATE)
+                identity, f"mlflow.sharedViewState.{VIEW}", json.dumps(VIEW_STATE)
             )
             old = found.tags.get(_NOTE, "") if found is not None else ""
-            if not old or old.startswith(_CHARTS):
-                text = f"{_CHARTS}({charts_path(identity)})" + (f" · {note}" if note else "")
+            if not old or old.startswith(CHARTS):
+                text = f"{CHARTS}({charts_path(identity)})" + (f" · {note}" if note else "")
                 self.client.set_experiment_tag(identity, _NOTE, text)
         return identity
 
@@ -346,44 +308,6 @@ def _stored(run: "Run") -> StoredRun:
     return StoredRun(str(run.info.run_id), str(run.info.status), last, tags)
 
 
-def log_report(
-    run_id: str,
-    path: Path,
-    *,
-    tracking_uri: str | None = None,
-    folder: str = "report",
-    overview: Sequence[Mapping[str, object]] = (),
-) -> None:
-    """Log a folder's content as artifacts of `run_id`, in place of what an earlier report left there.
-
-    With `overview`, rows of the report's first table (`arm`, then numbers): also the table and its figure at
-    the top of the run's artifacts, every number as the metric `<column>/<arm>`, and a link in its description.
-    """
-    store = prepare_store(tracking_uri)
-    store.replace_files(run_id, path, folder)
-    if not overview:
-        return
-    store.log_end_metrics(run_id, _end_metrics(overview))
-    columns = list(overview[0])
-    store.log_table(
-        run_id, columns, [[row[column] for column in columns] for row in overview], "overview.json"
-    )
-    if (figure := path / "summary.png").is_file():
-        store.log_files(run_id, figure)
-    store.link_report(run_id, folder)
-
-
-def _end_metrics(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """`accuracy_mean` of arm `grpo lr=1` as `accuracy/grpo lr_1`: MLflow's charts group by what is before `/`."""
-    found = {}
-    for row in rows:
-        arm = re.sub(r"[^\w. :-]", "_", str(row["arm"]))
-        for column, value in row.items():
-            if column.endswith("_mean") and isinstance(value, float) and math.isfinite(value):
-                found[f"{column.removesuffix('_mean')}/{arm}"] = value
-    return found
-
-
 def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:
     try:
         user = getpass.getuser()
@@ -396,33 +320,3 @@ def _common_tags(tags: Mapping[str, str]) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         **tags,
     }
-
-
-@contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn whatever a store raises (MLflow, SQLAlchemy, HTTP, files) into one readable error."""
-    try:
-        yield
-    except TrackingError:
-        raise
-    except Exception as error:
-        raise store_error(uri, error) from hidden(uri, error)
-
-
-def store_error(uri: str, error: Exception) -> TrackingError:
-    """Put whatever a store raised into one line, without a password."""
-    if is_full(error) or (uri.startswith("sqlite") and _SQLITE_FULL in str(error)):
-        place = Path(uri.removeprefix("sqlite:///"))
-        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place)
-    lines = masked(str(error), uri).strip().splitlines()
-    return TrackingError(
-        "the tracking store refused",
-        where=masked(uri),
-        why=lines[0][:300] if lines else type(error).__name__,
-        fix=f"check --tracking-uri and MLFLOW_TRACKING_URI; without either, {DEFAULT_URI} is used",
-    )
-
-
-def hidden(uri: str, error: Exception) -> Exception | None:
-    """Give the cause that a traceback may show; none where its words may hold a password."""
-    return None if has_secret(uri) else error

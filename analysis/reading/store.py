@@ -24,7 +24,8 @@ from alpkit.runs.states import (
 )
 from alpkit.runs.steps import Step, write_steps
 from alpkit.tracking.address import DEFAULT_URI, masked, resolve_uri
-from alpkit.tracking.store import STEP_TAG, open_client, store_errors
+from alpkit.tracking.refusals import store_errors
+from alpkit.tracking.store import STEP_TAG, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

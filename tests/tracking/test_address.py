@@ -4,7 +4,7 @@ import pytest
 
 from alpkit.errors import TrackingError
 from alpkit.tracking import masked, prepare_store, usable_uri
-from alpkit.tracking.store import store_errors
+from alpkit.tracking.refusals import store_errors
 
 
 @pytest.mark.parametrize(
