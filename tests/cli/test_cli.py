@@ -14,7 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from alpkit.cli import app, main, output, reference, running
+from alpkit.cli import app, output, reference, running
 from alpkit.cli.progress import Bars
 from alpkit.config import PRESETS, expand, load_ablation
 from alpkit.launch import Ended, Options, Started, Stepped
@@ -23,20 +23,6 @@ from alpkit.tracking import prepare_store
 
 ROOT = Path(__file__).parents[2]
 FAKE = "tests.support.fake_trainer:train_cell"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run one command line in this process; give exit code, stdout and stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["alpkit", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,25 +1,11 @@
 """`alpkit eval`, and bad tasks that `alpkit run` refuses before it creates anything."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from alpkit.cli import main
 from tests.support.replay_runs import metrics_of, trained
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["alpkit", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_eval_of_a_model_gives_scores_with_intervals(call, monkeypatch, tmp_path):
