@@ -6,7 +6,7 @@ import torch
 
 from alpkit.config.run import HfRolloutConfig
 from alpkit.errors import RolloutError
-from alpkit.policy.autocast import FLOAT32, Precision
+from alpkit.policy.autocast import Precision
 from alpkit.rollout.hf import HfSampler, score
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
@@ -92,15 +92,35 @@ def moved(weights, *, layers=2, tied=False, seed=0, **settings):
     """The movement check on an engine that rounds to `weights`; gives what it cannot see."""
     model = tiny_qwen2(layers=layers, tied=tied, seed=seed)
     sampler = Blind(model, HfRolloutConfig(weights=weights), stop_ids=(1,), pad_id=0, **settings)
-    judge = probe(weights, LONG)
     unseen = prove_by_movement(
         sampler,
         model,
-        lambda: judge._trainer(model, FLOAT32),
-        lambda: judge._sampler(sampler),
+        lambda: np.concatenate(score(model, LONG, pad_id=0, temperature=1.0)),
+        lambda: np.concatenate(sampler.score(LONG)),
         seed,
     )
     return model, sampler, unseen
+
+
+def test_the_proof_of_a_long_probe_scores_a_part_of_it_and_the_check_all():
+    """The proof scores its tokens once per tensor: with the whole probe a large model would not get to train."""
+    asked = []
+
+    class Counting(Blind):
+        def score(self, sequences):
+            asked.append([len(response) for _, response in sequences])
+            return super().score(sequences)
+
+    model = tiny_qwen2(layers=1)
+    long = [((5, 6, 7), tuple(2 + (i + j) % 18 for j in range(24))) for i in range(8)]
+    sampler = Counting(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0)
+    probe("float32", long).prove_sync(sampler, model, seed=0)
+    assert asked[-1] == [24] * 8
+    assert all(lengths == [24, 24, 16] for lengths in asked[:-1])
+    assert len(asked) > 2
+    stale = Counting(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0, forgotten="down_proj")
+    with pytest.raises(RolloutError, match="down_proj"):
+        probe("float32", long).prove_sync(stale, model, seed=0)
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
@@ -201,7 +221,7 @@ def test_the_gap_holds_the_trainers_own_rounding(dtype):
     with torch.no_grad(), torch.autocast("cpu", getattr(torch, dtype)):
         logits = model(input_ids=tokens).logits[:, 3:-1].float()
     logp = logits.log_softmax(-1).gather(-1, tokens[:, 4:, None])[..., 0].flatten().numpy()
-    difference = np.abs(logp - low._sampler(sampler))
+    difference = np.abs(logp - np.concatenate(sampler.score(low.sequences)))
     gap = low.gap(sampler, model)
     # Padding and chunking reorder a few sums, which low precision shows: a tenth of the gap itself.
     assert gap.mean == pytest.approx(difference.mean(), rel=0.1)
