@@ -26,8 +26,8 @@ logger = logging.getLogger("alpkit.rollout")
 Sequences = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
 _PROOF_TOKENS: Final = 64
-"""Response tokens for the proof of a sync, which scores them once per tensor of the model: a large model's
-start would take many minutes with the whole probe, and its test is exact in the number of tokens."""
+"""Tokens for the proof of a sync, which scores them once per tensor of the model: with the whole probe a large
+model's start would take longer than its run, and the proof's test is exact in the number of tokens."""
 # Largest healthy mean |gap|, nats per token: generous multiples of what was measured.
 _FLOAT32, _HALF, _EIGHT_BIT, _FOUR_BIT = 1e-3, 0.3, 1.5, 3.0
 
@@ -100,11 +100,11 @@ class SyncProbe:
     def prove_sync(self, sampler: Sampler, model: PreTrainedModel, seed: int) -> Gap:
         """Push shaken weights, check that they arrive, and push the real ones; returns the gap of these.
 
-        Looks at the probe's first 64 response tokens. `RolloutError` names what did not arrive; what they
+        Looks at 64 of the probe's tokens. `RolloutError` names what did not arrive; what they
         cannot show is named in the log.
         """
         if not prove_by_weights(sampler, model, seed):
-            few = first_tokens(self.sequences, _PROOF_TOKENS)
+            few = every_token(self.sequences, _PROOF_TOKENS)
             unseen = prove_by_movement(
                 sampler,
                 model,
@@ -136,14 +136,18 @@ class SyncProbe:
         return _flat(scores)
 
 
-def first_tokens(sequences: Sequences, tokens: int) -> Sequences:
-    """Take sequences in their order until their responses hold `tokens`, and cut the last one there."""
+def every_token(sequences: Sequences, tokens: int) -> Sequences:
+    """Make sequences whose every token but the first is scored, `tokens` in all; long ones lose their beginning.
+
+    The proof needs no answers, and prompts that are read without being scored would be most of its cost.
+    """
     chosen = []
     for prompt, response in sequences:
         if tokens <= 0:
             break
-        chosen.append((prompt, response[:tokens]))
-        tokens -= len(response)
+        whole = (*prompt, *response)[-tokens - 1 :]
+        chosen.append((whole[:1], whole[1:]))
+        tokens -= len(whole) - 1
     return chosen
 
 

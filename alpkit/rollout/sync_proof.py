@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from alpkit.errors import RolloutError
 from alpkit.rollout import Sampler
+from alpkit.rollout.same_layers import SameLayers
 from alpkit.seeds import derive
 
 Scores = Callable[[], np.ndarray]
@@ -82,9 +83,9 @@ def prove_by_movement(
             now = trainer()
             with shaken(model, unseen, shake, seed) as saved:
                 sampler.sync(model.named_parameters())
-                moved = trainer()
-                short = scorer() - moved - start
-                unseen = _judge(model, saved, now, moved, short, trainer)
+                known = SameLayers(model, trainer)
+                short = scorer() - known.scores - start
+                unseen = _judge(model, saved, now, known, short, trainer)
             if not unseen:
                 break
     finally:
@@ -96,17 +97,20 @@ def _judge(
     model: PreTrainedModel,
     saved: dict[str, Tensor],
     now: np.ndarray,
-    moved: np.ndarray,
+    known: SameLayers,
     short: np.ndarray,
     trainer: Scores,
 ) -> list[str]:
     """Judge every suspect in `short`; raises for tensors that did not arrive, returns those that cannot be seen."""
     unseen, guilty = set(), []
+    own, moved = dict(model.named_parameters()), known.scores
     for suspect in suspects(model, list(saved)):
         if len(suspect.names) == len(saved) and not suspect.head_only:
             effect = moved - now
         else:
-            with _put_back(model, suspect, saved):
+            parameters = [own[name] for name in suspect.names]
+            same = known.before(parameters, head_only=suspect.head_only)
+            with _put_back(model, suspect, saved), known.skipping(same):
                 effect = moved - trainer()
         share, error, seen = _share_missing(effect, short)
         if not seen and len(suspect.names) == 1:

@@ -116,7 +116,7 @@ def test_the_proof_of_a_long_probe_scores_a_part_of_it_and_the_check_all():
     sampler = Counting(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0)
     probe("float32", long).prove_sync(sampler, model, seed=0)
     assert asked[-1] == [24] * 8
-    assert all(lengths == [24, 24, 16] for lengths in asked[:-1])
+    assert all(lengths == [26, 26, 12] for lengths in asked[:-1])  # prompts are scored too
     assert len(asked) > 2
     stale = Counting(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0, forgotten="down_proj")
     with pytest.raises(RolloutError, match="down_proj"):
@@ -190,10 +190,10 @@ def test_a_tied_head_that_stays_packed_is_named_apart_from_its_embedding():
 
 
 def test_what_the_probe_cannot_see_is_named_in_the_log(caplog):
-    """Five tokens are too few to tell anything from chance."""
+    """Five tokens, prompts included, are too few to tell anything from chance."""
     model = tiny_qwen2(layers=1)
     sampler = Blind(model, HfRolloutConfig(), stop_ids=(1,), pad_id=0)
-    probe("float32").prove_sync(sampler, model, seed=0)
+    probe("float32", [((5, 6), (2, 3, 4, 7))]).prove_sync(sampler, model, seed=0)
     count = len(names_of(model))
     assert f"cannot see {count} of {count} tensors" in caplog.text
     assert "model.layers.0.mlp.up_proj.weight" in caplog.text
