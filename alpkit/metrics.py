@@ -45,7 +45,8 @@ class Metric(NamedTuple):
 # fmt: off
 _PLAIN = (
     Metric("reward/mean", "reward",
-        "Mean reward of the step's responses, of the first draw where groups were refilled; each response counts once.",
+        "Mean reward of the step's responses (of the first draw, where groups were refilled), each counted once, as "
+        "they are trained with: 0 for what overlong: zero_reward took.",
         "The training curve. Compare means over the last 10 steps, never single steps."),
     Metric("reward/std", "reward",
         "Population standard deviation of the reward over the step's responses.",

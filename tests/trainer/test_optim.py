@@ -112,6 +112,11 @@ def test_eight_bits_go_where_32_go():
     # Small tensors, and log sigma whatever its size, have float32 moments.
     assert bits == [{torch.uint8, torch.float32}, {torch.float32}]
     torch.testing.assert_close(full[-1], short[-1], atol=1e-6, rtol=1e-6)
+    large = max(optimizer.state, key=lambda p: p.numel())
+    kept = sum(
+        optimizer.state[large][name].nbytes for name in ("state1", "state2", "absmax1", "absmax2")
+    )
+    assert kept < 2.1 * large.numel()  # 8 bytes a number in AdamW
 
 
 def test_an_eight_bit_state_goes_on_bit_for_bit():
