@@ -45,13 +45,14 @@ def prepared(rows: int, vocab: int) -> dict[str, Any]:
     return {"prompts": prompts, "ids": ids, "old": old, "advantage": advantage}
 
 
-def ours(model: Any, data: dict[str, Any], budget: int) -> Loss:
-    """The trainer's own cut, packed forward and loss."""
+def ours(model: Any, data: dict[str, Any], aim: int) -> Loss:
+    """The trainer's own cut, packed forward and loss; `aim` 0: at as many tokens a forward as it chooses."""
     from alpkit.config import ObjectiveConfig
+    from alpkit.config.hardware import HardwareConfig
     from alpkit.objective import normalizer_sums, policy_loss, whole_batch
     from alpkit.policy.attention import Packing
     from alpkit.policy.logprobs import response_logprobs
-    from alpkit.policy.memory import keep_freed_memory
+    from alpkit.policy.memory import forward_tokens, keep_freed_memory
     from alpkit.rollout import Request, Response, collate
     from alpkit.trainer.batches import Batch, cut
 
@@ -73,7 +74,9 @@ def ours(model: Any, data: dict[str, Any], budget: int) -> Loss:
         advantage=data["advantage"],
     )
     objective = ObjectiveConfig(ratio={"denominator": "rollout"})
-    (micros,) = cut(batch, updates=1, tokens=budget)
+    hardware = HardwareConfig()
+    aim = aim or forward_tokens(model, hardware, autocast=False) or 0
+    (micros,) = cut(batch, updates=1, tokens=hardware.micro_batch_tokens, aim=aim)
     given = [vars(micro.inputs(micro.rollout.logp_rollout)) for micro in micros]
     sums = [normalizer_sums(**inputs, config=objective) for inputs in given]
     whole = whole_batch(sums, objective, fixed_length=256)
@@ -210,7 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--budget", type=int, default=4096, help="hardware.micro_batch_tokens")
+    parser.add_argument("--aim", type=int, default=0, help="tokens of our forwards; 0: our default")
     parser.add_argument(
         "--micro", type=int, nargs="+", default=[2, 4, 16], help="TRL's rows at once"
     )
@@ -222,7 +225,7 @@ def main() -> None:
         sys.path.append(str(options.oracle))
         print(json.dumps(run_side(options)))
         return
-    sides = [("alpkit", options.budget), *(("trl", micro) for micro in options.micro)]
+    sides = [("alpkit", options.aim), *(("trl", micro) for micro in options.micro)]
     found: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for _ in range(options.pairs):
         for side in sides:

@@ -286,6 +286,27 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ID", help="A cell: its folder, its id, its MLflow run id, or their start."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, new or empty.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a cell's policy as a folder that transformers and vLLM load: weights, tokenizer, where it comes from.
+
+    The newest checkpoint's weights in float32, without noise. DIR appears whole or not at all.
+    """
+    from alpkit.cli import exporting
+
+    exporting.export(run_id, folder, as_json=json)
+
+
+@app.command()
 def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
     """Print the state of a grid's cells, with their run ids and errors."""
     from alpkit.cli import looking

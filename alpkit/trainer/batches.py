@@ -96,9 +96,12 @@ def requests_for(
     ]
 
 
-def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> list[list[MicroBatch]]:
+def cut(
+    batch: Batch, *, updates: int, tokens: int, aim: int | None = None, padded: bool = False
+) -> list[list[MicroBatch]]:
     """Disjoint mini-batches of whole groups, one per update, each cut into forwards of at most `tokens`.
 
+    `aim`: fewer tokens than that, where no row alone has more (`alpkit.policy.memory.forward_tokens`).
     `padded`: padding counts as well, for models that cannot pack.
     """
     rollout, rows = batch.rollout, len(batch.rollout) // updates
@@ -111,7 +114,7 @@ def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> lis
         [
             _micro(batch, update, torch.tensor(chosen) + first)
             for chosen in choose(
-                prompts[first : first + rows], responses[first : first + rows], tokens
+                prompts[first : first + rows], responses[first : first + rows], tokens, aim
             )
         ]
         for update, first in enumerate(range(0, rows * updates, rows))

@@ -34,10 +34,14 @@ class Clock:
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
+    def elapsed(self) -> float:
+        """Return the seconds since the clock was made."""
+        return time.perf_counter() - self.start
+
     def metrics(self) -> dict[str, float]:
         """Return `time/*` of every span, and `time/step` since the clock was made."""
         spans = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return spans | {"time/step": time.perf_counter() - self.start}
+        return spans | {"time/step": self.elapsed()}
 
 
 class PeakMemory:
