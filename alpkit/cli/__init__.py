@@ -137,17 +137,20 @@ def plan(
         bool,
         typer.Option(
             "--probe",
-            help="Also check models and tasks, and measure every arm's noise on 64 held-out items.",
+            help="Also check models and tasks, measure every arm's noise on 64 held-out items, and run one "
+            "step of every arm for its time and disk.",
         ),
     ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print every cell of a grid with its id, axes and state; trains nothing.
+    """Print every cell of a grid with its id, axes and state, and whether this device holds it; trains nothing.
 
-    With --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small
-    that the arm is nearly its control, or so large that it is another policy.
+    Memory is an estimate from the model's sizes; where it does not fit, the keys to change are named. With
+    --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small that the
+    arm is nearly its control, or so large that it is another policy; and it takes one step of every arm in a
+    temporary folder, and says what time and disk a cell will take.
     """
     from alpkit.cli import looking
 

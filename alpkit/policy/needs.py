@@ -8,19 +8,22 @@ compare it with tensors that were counted. The same module says how much goes th
 that plan and trainer cannot disagree.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from alpkit.config import RunConfig
 from alpkit.config.hardware import HardwareConfig
-from alpkit.policy.shapes import PADDED, Shape
+from alpkit.policy.shapes import Shape
 
 _MIB: Final = 2**20
 _GIB: Final = 2**30
 _LOGITS_CPU: Final = 64 * _MIB
 """Bytes of one chunk's float32 logits; a few times as much lives at once. More is no faster on a CPU."""
 _LOGITS_GPU_SHARE: Final = 1 / 256
-_MOST_ROWS: Final = 512
+MOST_ROWS: Final = 512
+"""Sequences generated at once, where memory allows it."""
 _CACHE_SHARE: Final = 1 / 8
 _KEPT_CPU: Final = 896 * _MIB
 """Bytes of a forward's activations to aim at on a CPU, where larger matrices are no faster."""
@@ -78,6 +81,7 @@ def needs(shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int
     phases = {
         "an update": update_bytes(shape, config, gpu_bytes=gpu_bytes),
         "sampling": sampling_bytes(shape, config, gpu_bytes=gpu_bytes, prompt=prompt),
+        "an evaluation": evaluation_bytes(shape, config, gpu_bytes=gpu_bytes, prompt=prompt),
     }
     return Needs(standing, phases)
 
@@ -90,33 +94,54 @@ def update_bytes(shape: Shape, config: RunConfig, *, gpu_bytes: int | None) -> i
         shape, hardware, autocast=autocast, on_gpu=on_gpu
     )  # fmt: skip
     tokens = min(hardware.micro_batch_tokens, aim or hardware.micro_batch_tokens, _batch(config))
-    layer = shape.kept_per_token(autocast=autocast)
+    layer = int(tokens * shape.kept_per_token(autocast=autocast))
+    copies = 2 * shape.matrices if autocast else 0  # a layer's weights in half precision
+    inside = _layer_backward(shape, tokens)
     if hardware.checkpoint_layers:
-        kept = tokens * (shape.layers * 4 * shape.hidden + layer)
+        kept = tokens * shape.layers * 4 * shape.hidden
+        inside += layer + copies
     else:
-        kept = tokens * shape.layers * layer
-    kept += tokens * shape.kept_once_per_token()
-    if autocast:
-        kept += 2 * (shape.layers * shape.matrices + shape.head)
-    return int(kept) + max(
-        _head_bytes(shape, config, tokens, gpu_bytes), _layer_backward(shape, tokens)
-    )
+        kept = shape.layers * (layer + copies)
+    kept += tokens * shape.kept_once_per_token() + (2 * shape.head if autocast else 0)
+    return kept + max(_head_bytes(shape, config, tokens, gpu_bytes), inside)
 
 
 def sampling_bytes(
     shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT
 ) -> int:
-    """Bytes of generation by the hf engine: keys and values, one layer's again, logits; vLLM has its own."""
+    """Bytes of sampling a rollout by the hf engine; vLLM's are part of the sampler."""
     if config.rollout.engine != "hf":
         return 0
-    tokens = prompt + config.rollout.max_tokens
-    row = 2 * 4 * shape.layers * shape.cached * tokens
-    memory = gpu_bytes or machine_bytes()
-    rows = config.hardware.rollout_batch or generated_rows(row, memory)
-    rows = min(rows, config.rollout.prompts * config.rollout.group)
-    step = row // shape.layers + _LOGIT_BYTES * shape.vocab
-    # The prompt's own forward, a layer at a time.
-    first = 4 * prompt * (4 * shape.hidden + 3 * shape.inner + 3 * shape.attended)
+    rows = config.rollout.prompts * config.rollout.group
+    batch, longest = config.hardware.rollout_batch, config.rollout.max_tokens
+    return _generation(shape, rows, batch, prompt, longest, gpu_bytes or machine_bytes())
+
+
+def evaluation_bytes(
+    shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT
+) -> int:
+    """Bytes of an evaluation on the trainer's own weights, its largest set counting."""
+    if config.eval.engine == "sampler":
+        return 0
+    sets = [
+        (
+            (entry.items or config.eval.items) * (entry.k or config.eval.k),
+            entry.max_tokens or config.rollout.max_tokens,
+        )
+        for entry in config.evals
+    ] or [(config.eval.items * config.eval.k, config.rollout.max_tokens)]
+    batch, memory = config.hardware.eval_batch, gpu_bytes or machine_bytes()
+    return max(_generation(shape, rows, batch, prompt, new, memory) for rows, new in sets)
+
+
+def _generation(
+    shape: Shape, rows: int, batch: int | None, prompt: int, new: int, memory: int
+) -> int:
+    """Bytes of transformers' generation: keys and values, one layer's again, logits or the prompt's forward."""
+    row = 2 * 4 * shape.layers * shape.cached * (prompt + new)
+    rows = min(batch or generated_rows(row, memory), rows)
+    step = 2 * row // shape.layers + _LOGIT_BYTES * shape.vocab
+    first = 4 * prompt * (3 * shape.hidden + 3 * shape.inner)  # of one layer at a time
     return rows * (row + max(step, first))
 
 
@@ -130,7 +155,7 @@ def head_chunk(vocab: int, gpu_bytes: int | None) -> int:
 
 def generated_rows(row_bytes: int, memory: int) -> int:
     """Sequences whose keys and values, `row_bytes` each, take at most an eighth of the memory, 512 at most."""
-    return max(1, min(_MOST_ROWS, int(memory * _CACHE_SHARE) // row_bytes))
+    return max(1, min(MOST_ROWS, int(memory * _CACHE_SHARE) // row_bytes))
 
 
 def forward_tokens(
@@ -149,9 +174,6 @@ def forward_tokens(
 
 def machine_bytes() -> int:
     """Bytes of memory that this process may use: the machine's, or its control group's where that is less."""
-    import os
-    from pathlib import Path
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
@@ -175,5 +197,5 @@ def _head_bytes(shape: Shape, config: RunConfig, tokens: int, gpu_bytes: int | N
 
 
 def _layer_backward(shape: Shape, tokens: int) -> int:
-    """Bytes of gradients inside one layer: of the MLP's parts and its input."""
-    return int(4 * tokens * (3 * shape.inner + 2 * shape.hidden * PADDED))
+    """Bytes of gradients inside one layer, beside what it frees on the way: of the MLP's middle and its ends."""
+    return 4 * tokens * (shape.inner + 2 * shape.hidden)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from alpkit.policy.folders import BUILTINS, converted_folder
+from alpkit.policy.folders import local_folder
 
 _EXACT: Final = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 _BIASED: Final = ("qwen2",)
@@ -118,9 +118,9 @@ class Shape:
 
 def read_shape(name: str, revision: str | None) -> Shape | None:
     """Read the sizes of `builtin:…`, a folder or a hub id that was downloaded; None where they are not known."""
-    folder = converted_folder(name)
-    if folder is None and name in BUILTINS:
+    if name == "builtin:smollm2-135m":
         return shape_of(_SMOLLM2)
+    folder = local_folder(name)
     path = _downloaded(name, revision) if folder is None else folder / "config.json"
     if path is None:
         return None
