@@ -105,6 +105,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print what would run, create nothing.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Profile the second step of every cell: a Chrome trace, and a table of where its time went.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
@@ -122,6 +129,7 @@ def run(
         only=only or [],
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
+        profile=profile,
     )
     done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json, many=yes)
     if not done:

@@ -125,10 +125,7 @@ def _score(
     chunk: int,
     head_float32: bool,
 ) -> HeadLogprobs:
-    """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
-    if rows.shape[0] <= chunk:
-        at = HeadTokens(*where.unbind(1))
-        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
+    """The head's part: in place where its logits are a plain product; else chunk by chunk, again in the backward."""
     transform, weight = logit_transform(model), plain_head(model)
     exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
     if weight is not None and transform.cap is None and exact:
@@ -140,6 +137,9 @@ def _score(
                 scale=transform.scale / temperature,
                 chunk=chunk,
             )
+    if rows.shape[0] <= chunk:
+        at = HeadTokens(*where.unbind(1))
+        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
     logps, entropies = [], []
     for piece, target, at_piece in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True

@@ -192,7 +192,7 @@ def _head_bytes(shape: Shape, config: RunConfig, tokens: int, gpu_bytes: int | N
     """Bytes of the LM head's backward pass: a chunk's logits, and its weight's gradient again."""
     chunk = min(tokens, config.hardware.head_chunk or head_chunk(shape.vocab, gpu_bytes))
     exact = config.dtype == "float32" or config.head == "float32"
-    at_once = 1 if exact and tokens > chunk else 5
+    at_once = 1 if exact else 5
     return 4 * chunk * shape.vocab * at_once + 4 * shape.head + 4 * tokens * shape.hidden
 
 
