@@ -25,7 +25,7 @@ _LOGITS_GPU_SHARE: Final = 1 / 256
 MOST_ROWS: Final = 512
 """Sequences generated at once, where memory allows it."""
 _CACHE_SHARE: Final = 1 / 8
-_KEPT_CPU: Final = 896 * _MIB
+_KEPT_CPU: Final = 512 * _MIB
 """Bytes of a forward's activations to aim at on a CPU, where larger matrices are no faster."""
 _FEWEST_TOKENS: Final = 256
 """Below it matrices are slower on a CPU."""

@@ -36,7 +36,8 @@ class Batch:
 class MicroBatch:
     """Rows of a batch that go through one forward; `sample` are their row numbers in the step.
 
-    `update` is the mini-batch that they belong to; `logp_old` is there where something needs it.
+    `update` is the mini-batch that they belong to; `logp_old` is there where something needs it, and
+    `entropy_old` of the same forward.
     """
 
     step: int
@@ -47,6 +48,7 @@ class MicroBatch:
     reward: Float[Tensor, " rows"]
     advantage: Float[Tensor, " rows"]
     logp_old: Float[Tensor, "rows len"] | None = None
+    entropy_old: Float[Tensor, "rows len"] | None = None
 
     def inputs(self, logp: Float[Tensor, "rows len"]) -> Inputs:
         """Give the loss's inputs of these rows, with `logp` as the ratio's numerator."""
