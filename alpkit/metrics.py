@@ -275,7 +275,7 @@ _PLAIN = (
             ("logp_old", "forwards for log pi_old", "Once per rollout."),
             ("update", "forwards, backwards and optimizer steps", "Noise adds a few per cent."),
             ("clean_forward", "a perturbed arm's extra unperturbed forward on diagnostic steps",
-                "About a third of update; diagnostics.every thins it out."),
+                "About a third of update, of which a step's first update is free; diagnostics.every thins it out."),
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
