@@ -256,8 +256,8 @@ class RunConfig(Section):
         ):
             if level in ("turn", "cumulative_turn") and self.environment is None:
                 raise ValueError(
-                    f"objective.{section}.level: in responses of one turn, {level} is the product, so this arm would be "
-                    "another one's copy under its own name; set level: product, or add an environment"
+                    f"objective.{section}.level: in responses of one turn, {level} is the product, so this arm would "
+                    "be another one's copy under its own name; set level: product, or add an environment"
                 )
         return self
 
@@ -268,8 +268,8 @@ class RunConfig(Section):
             return self
         if environment.turn_tokens is not None and environment.turn_tokens >= whole:
             raise ValueError(
-                f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds all "
-                "turns and what comes between them; lower the one, or raise the other"
+                f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds "
+                "all turns and what comes between them; lower the one, or raise the other"
             )
         tasks = [("task", self.task)]
         tasks += [(f"evals[{i}].task", e.task) for i, e in enumerate(self.evals) if e.task]
@@ -277,9 +277,9 @@ class RunConfig(Section):
             exact = isinstance(task, FileConfig) and task.grader == "exact"
             if exact or isinstance(task, AdditionConfig):
                 raise ValueError(
-                    f"environment: tool_math ends with an answer in \\boxed{{}}, and {where} compares whole texts, so that "
-                    "no response could be right; use a task that reads a box, such as math, file with grader: math or "
-                    "number, or reasoning_gym"
+                    f"environment: tool_math ends with an answer in \\boxed{{}}, and {where} compares whole texts, so "
+                    "that no response could be right; use a task that reads a box, such as math, file with grader: "
+                    "math or number, or reasoning_gym"
                 )
         return self
 

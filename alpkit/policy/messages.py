@@ -7,7 +7,7 @@ nothing and open no turn. Usage: `Messages.of(tokenizer, prompt, stop_ids=ids).a
 
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -36,7 +36,7 @@ class Messages(NamedTuple):
         *,
         stop_ids: Sequence[int],
         role: str = "user",
-    ) -> Self:
+    ) -> "Messages":
         """Read from the tokenizer's template what stands around a message of `role`.
 
         `ConfigError` where the template shows no message between two turns.
