@@ -26,6 +26,23 @@ OUTPUT: Final = "{output}"
 """Stands for a tool's output in `environment.output`."""
 
 
+NOT_ISOLATED: Final = (
+    "the network",
+    "files: it reads and writes what you can (as root: what anybody can)",
+    "other processes, which it can signal",
+    "the number of processes and their memory together",
+    "what it leaves running",
+)
+"""What code reaches in a weak sandbox; CPU and wall-clock time, each process's memory, file size, output and the
+environment are limited there too."""
+
+
+def not_isolated(config: object) -> str:
+    """Say in one line what a run's environment leaves open; empty where it isolates or runs no code."""
+    weak = isinstance(config, ToolMathConfig) and config.sandbox == "weak"
+    return f"the model's code is not isolated from {'; '.join(NOT_ISOLATED)}" if weak else ""
+
+
 class _Environment(Section):
     turns: Annotated[int, Field(ge=2)] = 5
     """Most turns that the model takes in one response."""
