@@ -11,16 +11,22 @@ from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
+from alpkit.config.environment import OUTPUT, ToolMathConfig
 from alpkit.config.run import RunConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError
 from alpkit.policy.checking import tokenizer_of
 from alpkit.policy.loading import encode_prompt
+from alpkit.policy.messages import Messages
 from alpkit.tasks import Item, train_items
 from alpkit.tasks.evaluation import ask
 
 TEXT_FIELDS: Final[set[str]] = {"model", "revision", "task", "prompt", "eval", "evals"}
 """Fields of a run that decide which texts its model reads and writes."""
+CONVERSATION_FIELDS: Final[set[str]] = {*TEXT_FIELDS, "environment", "rollout"}
+"""Fields of a run that decide how its model talks with an environment."""
+_SPOKEN: Final = "```python\nprint(1)\n```\n\\boxed{42}"
+"""What a model must be able to write to use the tool and to answer."""
 _ITEMS = 20
 
 
@@ -45,6 +51,39 @@ def check_texts(run: str) -> None:
         except ConfigError as error:
             error.what, error.where = f"{config.model} cannot hold {error.what}", where
             raise
+
+
+@cache
+def check_conversation(run: str) -> None:
+    """Refuse a run with an environment (its `CONVERSATION_FIELDS` as JSON) that the model could not take part in.
+
+    Its chat template has to know the environment's role, and its tokenizer what is said on both sides.
+    """
+    config = RunConfig.model_validate_json(run)
+    environment = config.environment
+    tokenizer = tokenizer_of(config.model, config.revision)
+    if environment is None or tokenizer is None:
+        return
+    messages = Messages.of(tokenizer, config.prompt, stop_ids=(), role=environment.role)
+    if not isinstance(environment, ToolMathConfig):
+        return
+    for name, text in (
+        ("output", environment.output.replace(OUTPUT, "42")),
+        ("final_prompt", environment.final_prompt),
+        ("name", _SPOKEN),
+    ):
+        if _plain(text) != _plain(_decode(tokenizer, messages.ordinary(text))):
+            error = _lost("text", text, _decode(tokenizer, messages.ordinary(text)))
+            error.what, error.where = (
+                f"{config.model} cannot hold {error.what}",
+                f"environment.{name}",
+            )
+            error.fix = (
+                "choose a model that knows these characters"
+                if name == "name"
+                else "write it in characters that the model knows"
+            )
+            raise error
 
 
 def check_round_trip(

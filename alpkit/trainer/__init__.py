@@ -76,10 +76,7 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                 save(state, step)
         state.records.flush()
     finally:
-        try:
-            state.sampler.close()
-        finally:
-            state.records.close()
+        state.close()
 
 
 def start_line(state: TrainerState) -> str:
@@ -184,7 +181,8 @@ def record(
     internal = {"slope"} if state.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
-    prompt_mask = rollout.attention & ~rollout.response
+    # Up to its first response token a row is prompt.
+    prompt_mask = rollout.attention & (rollout.response.long().cumsum(dim=1) == 0)
     sequences: dict[str, list[object]] = {
         "sample": list(range(len(rollout))),
         "prompt": rollout.prompt.tolist(),
@@ -192,8 +190,12 @@ def record(
             row[mask].tolist() for row, mask in zip(rollout.tokens, prompt_mask, strict=True)
         ],
         "response_ids": [list(response.token_ids) for response in batch.responses],
+        "response_mask": [
+            None if response.sampled is None else list(map(int, response.sampled))
+            for response in batch.responses
+        ],
         "reward": batch.reward.tolist(),
-        "advantage": batch.advantage.tolist(),
+        "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
     state.records.write(batch.step, recorded, sequences)
@@ -214,7 +216,7 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
 
 def _refuse_too_many_nonfinite(batch: Batch, limit: float) -> None:
     response = batch.rollout.response
-    bad, sampled = torch.stack([(response & ~batch.valid).sum(), response.sum()]).tolist()
+    bad, sampled = torch.stack([batch.nonfinite.sum(), response.sum()]).tolist()
     share = bad / sampled
     if share > limit:
         raise NumericalError(

@@ -1,19 +1,24 @@
 """Sample a step: the training rollout with its rewards, and the held-out evaluation."""
 
 from collections.abc import Sequence
-
-import torch
+from functools import partial
 
 from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
 from alpkit.runs.evaluations import append_evaluations
-from alpkit.tasks import score_all, train_items
+from alpkit.tasks import Item, score_all, train_items
 from alpkit.tasks.evaluation import EvalSet
 from alpkit.trainer.batches import Batch, requests_for
+from alpkit.trainer.conversations import (
+    advantage_of_turns,
+    conversation_metrics,
+    response_rewards,
+    void_rows,
+)
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
-from alpkit.trainer.state import TrainerState, decode
+from alpkit.trainer.state import TrainerState
 
 
 def collect(state: TrainerState, step: int) -> Batch:
@@ -23,9 +28,15 @@ def collect(state: TrainerState, step: int) -> Batch:
     items = train_items(state.task, config.seed, step, config.rollout.prompts)
     prompts = [encode_prompt(state.policy.tokenizer, item.prompt, config.prompt) for item in items]
     requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
-    responses = state.sampler.generate(
-        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
-    )
+    asked = [items[row // group] for row in range(len(requests))]
+
+    def sample(requests: Sequence[Request], limit: int) -> list[Response]:
+        return state.sampler.generate(
+            requests, max_tokens=limit, temperature=config.rollout.temperature
+        )
+
+    conversations = state.answering(sample, requests, asked, config.rollout.max_tokens)
+    responses = [each.response for each in conversations]
     rollout = collate(
         requests,
         responses,
@@ -33,14 +44,14 @@ def collect(state: TrainerState, step: int) -> Batch:
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    scores = score_all(
-        state.task,
-        [items[row // group] for row in range(len(responses))],
-        [decode(state.policy, response, config.prompt.stop) for response in responses],
-    )
-    reward = torch.tensor(scores.rewards)
-    advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
+    scores = score_all(state.task, asked, [each.text for each in conversations])
+    reward = response_rewards(scores.rewards, conversations)
+    if config.environment is not None and config.environment.credit == "turn":
+        advantage = advantage_of_turns(scores.rewards, conversations, rollout, config)
+    else:
+        advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
     valid = rollout.response & rollout.logp_rollout.isfinite()
+    valid &= ~void_rows(conversations, config)[:, None]
     return Batch(
         step=step,
         rollout=rollout.to(state.device),
@@ -49,6 +60,7 @@ def collect(state: TrainerState, step: int) -> Batch:
         reward=reward,
         advantage=advantage,
         grading={f"grading/{name}": value for name, value in grading_metrics(scores).items()},
+        turns=conversation_metrics(conversations, config),
     )
 
 
@@ -78,16 +90,16 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
     """Evaluate one set: the trainer's own weights, or the sampler's rendering of them."""
     config, policy = state.config, state.policy
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         top_p = entry.top_p if temperature else 1.0
         if config.eval.engine == "sampler":
             return state.sampler.generate(
-                requests, max_tokens=entry.max_tokens, temperature=temperature, top_p=top_p
+                requests, max_tokens=limit, temperature=temperature, top_p=top_p
             )
         return generate(
             policy.model,
             requests,
-            max_tokens=entry.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
@@ -97,6 +109,10 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
             top_p=top_p,
         )
 
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in state.answering(tokens, requests, items, entry.max_tokens)]
+
     return evaluate(
         task=entry.task,
         items=entry.items,
@@ -104,7 +120,6 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
         k=entry.k,
         temperature=entry.temperature,
         seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, config.prompt.stop),
+        answer=answer,
         name=entry.name if config.evals else None,
     )

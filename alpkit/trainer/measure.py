@@ -67,11 +67,12 @@ def rollout_part(batch: Batch, group: int) -> Pending:
         "reward/solved_none": (groups <= 0).all(dim=1).float().mean().item(),
         "response/finished": float(np.mean(finished)),
         **batch.grading,
+        **batch.turns,
     }
     numbers = {
         "response/length_mean": length.mean(),
         "response/length_max": length.max(),
-        "nonfinite/rollout_logp": (response & ~batch.valid).sum(),
+        "nonfinite/rollout_logp": batch.nonfinite.sum(),
     }
     return Pending(numbers, lambda read: on_host | _scalars(read))
 
