@@ -66,6 +66,32 @@ _PLAIN = (
     Metric("response/finished", "share",
         "Responses that ended with the end token / all responses.",
         "A fall means truncation, which rewards and lengths alone do not show."),
+    *(
+        Metric(f"turns/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("mean", "turns", "Mean number of the model's turns in a response.",
+                "Falling towards 1: the policy answers without the tool."),
+            ("max", "turns", "Most turns of a response of the step.", "At most environment.turns."),
+            ("void", "share", "Responses with a void turn / all responses.",
+                "With environment.void: mask they train nothing; rising: the policy loses the format."),
+            ("answered", "share", "Responses that the environment says ended with an answer / all responses.",
+                "The rest ran out of turns or tokens, or are void."),
+            ("inserted", "tokens", "Mean number of a response's tokens that the environment put in.",
+                "In no loss, ratio or statistic; they use up rollout.max_tokens."),
+            ("reward", "reward", "Mean over responses of the sum of the turns' own rewards.",
+                "Part of reward/mean; the rest is the task's."),
+        )
+    ),
+    *(
+        Metric(f"tool/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("calls", "calls", "Tool calls / all responses.", "0: the tool is not used."),
+            ("failed", "share", "Tool calls that ended in an error of their own / all calls. Absent without calls.",
+                "Falls as the policy learns to write code that runs."),
+            ("stopped", "share", "Tool calls stopped at a limit of the sandbox / all calls. Absent without calls.",
+                "Near 0; rising: look at the code, something is being tried."),
+        )
+    ),
     Metric("train/loss", "loss",
         "Mean over the step's updates of the objective's value.",
         "Not a progress measure: its zero moves with the advantages. Look for jumps."),

@@ -4,7 +4,7 @@ Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run save
 can hold are no part of it.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.environment import EnvironmentConfig, ToolMathConfig
 from alpkit.config.filters import FilterConfig, Overlong, sample_bounds
 from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
@@ -28,10 +29,13 @@ from alpkit.config.tasks import (
     AdditionConfig,
     EvalConfig,
     EvalSetConfig,
+    FileConfig,
     PromptConfig,
     TaskConfig,
 )
 
+ANY_TURNS: Final = "any_turns"
+"""Validation context of a run that stands for a method alone: turn levels are legal, whatever it is used on."""
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
     "(trl#6789 measured mean ratio = kept probability mass)"
@@ -189,6 +193,8 @@ class RunConfig(Section):
     """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     prompt: PromptConfig = PLAIN_PROMPT
+    environment: EnvironmentConfig | None = None
+    """What answers between the model's turns; absent: a response is one turn."""
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -209,7 +215,9 @@ class RunConfig(Section):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        for section, key, default in (("task", "name", "addition"), ("rollout", "engine", "hf")):
+        defaults = {"task": ("name", "addition"), "rollout": ("engine", "hf")}
+        defaults["environment"] = ("name", "tool_math")
+        for section, (key, default) in defaults.items():
             if isinstance(data.get(section), dict):
                 data[section] = {key: default, **data[section]}
         return data
@@ -266,16 +274,45 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _turns_need_a_task_that_has_them(self) -> Self:
+    def _turn_levels_need_turns(self, info: ValidationInfo) -> Self:
         objective = self.objective
+        if (info.context or {}).get(ANY_TURNS):
+            return self
         for section, level in (
             ("ratio", objective.ratio.level),
             ("weight", objective.weight.level),
         ):
-            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+            if level in ("turn", "cumulative_turn") and self.environment is None:
                 raise ValueError(
-                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
-                    "another one's copy under its own name; set level: product"
+                    f"objective.{section}.level: in responses of one turn, {level} is the product, so this arm would "
+                    "be another one's copy under its own name; set level: product, or add an environment"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_environment_can_act(self) -> Self:
+        environment, whole = self.environment, self.rollout.max_tokens
+        if environment is None:
+            return self
+        if environment.turn_tokens is not None and environment.turn_tokens >= whole:
+            raise ValueError(
+                f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds "
+                "all turns and what comes between them; lower the one, or raise the other"
+            )
+        if self.rollout.engine == "vllm" and self.rollout.max_model_len <= whole:
+            raise ValueError(
+                f"rollout.max_model_len {self.rollout.max_model_len} must hold a prompt and a response of "
+                f"rollout.max_tokens {whole}, all turns and what comes between them; raise it"
+            )
+        tasks = [("task", self.task)]
+        tasks += [(f"evals[{i}].task", e.task) for i, e in enumerate(self.evals) if e.task]
+        for where, task in tasks if isinstance(environment, ToolMathConfig) else ():
+            exact = isinstance(task, FileConfig) and task.grader == "exact"
+            if exact or isinstance(task, AdditionConfig):
+                raise ValueError(
+                    f"environment: tool_math ends with an answer in \\boxed{{}}, and {where} compares whole texts, so "
+                    "that no response could be right; use a task that reads a box, such as math, file with grader: "
+                    "math or number, or reasoning_gym"
                 )
         return self
 
@@ -293,6 +330,12 @@ class RunConfig(Section):
                 "set denominator: rollout, or drop the perturbation"
             )
         return self
+
+    @property
+    def turn_tokens(self) -> int:
+        """Longest turn of the model, tokens; of a response of one turn, all of it."""
+        own = None if self.environment is None else self.environment.turn_tokens
+        return own or self.rollout.max_tokens
 
     @property
     def draws(self) -> int:

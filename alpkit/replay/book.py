@@ -100,7 +100,7 @@ class Book:
         """List the methods whose loss follows from the log-probs that `step` recorded."""
         usable = []
         for method in self.compared:
-            obstacle = method.obstacle(columns, self.cell.config.perturbation)
+            obstacle = method.obstacle(columns, self.cell.config)
             if obstacle:
                 self._obstacles.setdefault((method.name, obstacle), []).append(step)
             else:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from alpkit.config import RunConfig
+from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
 from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
@@ -77,19 +78,20 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                 save(state, step)
         state.records.flush()
     finally:
-        try:
-            state.sampler.close()
-        finally:
-            state.records.close()
+        state.close()
 
 
 def start_line(state: TrainerState) -> str:
-    """Describe the run in one line: model, precision, engine and what the engine says of itself."""
+    """Describe the run in one line: model, precision, engine, environment, and what is not isolated in it."""
     config, facts = state.config, state.sampler.facts()
+    environment = config.environment
+    talk = f", environment {environment.name} of {environment.turns} turns" if environment else ""
+    if text := not_isolated(environment):
+        talk += f" ({text})"
     told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
     return (
         f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
-        f"sampler {config.rollout.engine}{told}"
+        f"sampler {config.rollout.engine}{told}{talk}"
     )
 
 
@@ -187,7 +189,8 @@ def record(
     internal = {"slope"} if state.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
-    prompt_mask = rollout.attention & ~rollout.response
+    # Up to its first response token a row is prompt.
+    prompt_mask = rollout.attention & (rollout.response.long().cumsum(dim=1) == 0)
     sequences: dict[str, list[object]] = {
         "sample": list(range(len(rollout))),
         "prompt": rollout.prompt.tolist(),
@@ -195,8 +198,12 @@ def record(
             row[mask].tolist() for row, mask in zip(rollout.tokens, prompt_mask, strict=True)
         ],
         "response_ids": [list(response.token_ids) for response in batch.responses],
+        "response_mask": [
+            None if response.sampled is None else list(map(int, response.sampled))
+            for response in batch.responses
+        ],
         "reward": batch.reward.tolist(),
-        "advantage": batch.advantage.tolist(),
+        "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
     state.records.write(batch.step, recorded, sequences)
@@ -216,9 +223,8 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
 
 
 def _refuse_too_many_nonfinite(batch: Batch, limit: float) -> None:
-    rollout = batch.rollout
-    missing = rollout.response & ~rollout.logp_rollout.isfinite()
-    bad, sampled = torch.stack([missing.sum(), rollout.response.sum()]).tolist()
+    response = batch.rollout.response
+    bad, sampled = torch.stack([batch.nonfinite.sum(), response.sum()]).tolist()
     share = bad / sampled
     if share > limit:
         raise NumericalError(

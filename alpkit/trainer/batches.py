@@ -17,8 +17,8 @@ from alpkit.trainer.packing import pack, pack_padded
 class Batch:
     """One step's responses with their rewards and advantages.
 
-    `valid` marks the response tokens that count: sampled, with a finite sampler log-prob, and of a response
-    that is trained on.
+    `valid` marks the response tokens that count: sampled, with a finite sampler log-prob, of a response that is
+    trained on. `advantage` is one per response, or one per token where every turn has its own.
     """
 
     step: int
@@ -26,13 +26,28 @@ class Batch:
     responses: tuple[Response, ...]
     valid: Bool[Tensor, "batch len"]
     reward: Float[Tensor, " batch"]
-    advantage: Float[Tensor, " batch"]
+    advantage: Float[Tensor, " batch"] | Float[Tensor, "batch len"]
     grading: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the grading itself: checks that were cut off or broke down."""
     drawn: Float[Tensor, " batch"] | None = None
     """Rewards of the first draw, where some of it was replaced: what reward/* measures."""
     receipt: Mapping[str, float] = field(default_factory=dict)
     """Metrics of what was left out, replaced or scored anew between sampling and the loss."""
+    turns: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of conversations: turns, what came between them, tool calls; empty without an environment."""
+
+    @property
+    def nonfinite(self) -> Bool[Tensor, "batch len"]:
+        """Sampled tokens whose sampler log-prob is NaN or infinite."""
+        return self.rollout.response & ~self.rollout.logp_rollout.isfinite()
+
+    @property
+    def response_advantage(self) -> Float[Tensor, " batch"]:
+        """One advantage per response: where every turn has its own, that of the first turn."""
+        if self.advantage.ndim == 1:
+            return self.advantage
+        first = self.rollout.response.long().argmax(dim=1, keepdim=True)
+        return self.advantage.gather(1, first.to(self.advantage.device))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class MicroBatch:
     rollout: Rollout
     valid: Bool[Tensor, "rows len"]
     reward: Float[Tensor, " rows"]
-    advantage: Float[Tensor, " rows"]
+    advantage: Float[Tensor, " rows"] | Float[Tensor, "rows len"]
     logp_old: Float[Tensor, "rows len"] | None = None
     entropy_old: Float[Tensor, "rows len"] | None = None
 
@@ -61,6 +76,7 @@ class MicroBatch:
             logp_rollout=self.rollout.logp_rollout,
             mask=self.valid,
             advantage=self.advantage.to(logp.device),
+            turn=self.rollout.turn,
         )
 
 
@@ -137,10 +153,10 @@ def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, 
         "sample": repeat(micro.sample),
         "prompt": repeat(micro.rollout.prompt),
         "position": pick(position),
-        "turn": torch.zeros_like(index),
+        "turn": pick(micro.rollout.turn),
         "token": pick(micro.rollout.tokens),
         "logp_rollout": pick(micro.rollout.logp_rollout),
-        "advantage": repeat(micro.advantage),
+        "advantage": (pick if micro.advantage.ndim == 2 else repeat)(micro.advantage),
         "reward": repeat(micro.reward),
         "policy_version": torch.full((tokens,), micro.rollout.policy_version, device=device),
         **{name: pick(values) for name, values in per_token.items()},
@@ -157,6 +173,7 @@ def gather(parts: Sequence[Mapping[str, Tensor]]) -> TokenTable:
 
 def _micro(batch: Batch, update: int, rows: Tensor) -> MicroBatch:
     rollout, columns = batch.rollout.rows(rows)
+    advantage = batch.advantage[rows]
     return MicroBatch(
         step=batch.step,
         update=update,
@@ -164,5 +181,5 @@ def _micro(batch: Batch, update: int, rows: Tensor) -> MicroBatch:
         rollout=rollout,
         valid=batch.valid[rows.to(batch.valid.device)][:, columns],
         reward=batch.reward[rows],
-        advantage=batch.advantage[rows],
+        advantage=advantage if advantage.ndim == 1 else advantage[:, columns],
     )

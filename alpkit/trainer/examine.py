@@ -6,6 +6,7 @@ the run's precision (a bare model's in float32), sampled by the transformers eng
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,10 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.stopping import StopText
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.find import resolve
+from alpkit.tasks import Item
 from alpkit.tasks.evaluation import EvalSet, resolve_set
 from alpkit.trainer.evaluate import Evaluation, evaluate
-from alpkit.trainer.state import decode
+from alpkit.trainer.state import answering_of
 from alpkit.trainer.trained import trained
 
 _LONGEST = 512
@@ -100,11 +102,11 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
     """Draw as the run itself does for its one set, so that a cell's numbers come again."""
     tokenizer, stop = policy.tokenizer, chosen.prompt.stop
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         return generate(
             policy.model,
             requests,
-            max_tokens=chosen.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=stop_ids(policy.model, tokenizer, stop),
             pad_id=pad_id(tokenizer),
@@ -114,16 +116,24 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
             top_p=chosen.top_p if temperature else 1.0,
         )
 
-    return evaluate(
-        task=chosen.task,
-        items=chosen.items,
-        prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
-        k=chosen.k,
-        temperature=chosen.temperature,
-        seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, stop),
-    )
+    answering = answering_of(config, policy)
+
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in answering(tokens, requests, items, chosen.max_tokens)]
+
+    try:
+        return evaluate(
+            task=chosen.task,
+            items=chosen.items,
+            prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
+            k=chosen.k,
+            temperature=chosen.temperature,
+            seed=config.seed,
+            answer=answer,
+        )
+    finally:
+        answering.close()
 
 
 def _origin(what: str) -> tuple[dict[str, Any], Path | None]:

@@ -69,11 +69,12 @@ def rollout_part(batch: Batch, group: int) -> Pending:
         "response/finished": float(np.mean(finished)),
         **batch.grading,
         **batch.receipt,
+        **batch.turns,
     }
     numbers = {
         "response/length_mean": length.mean(),
         "response/length_max": length.max(),
-        "nonfinite/rollout_logp": (response & ~batch.rollout.logp_rollout.isfinite()).sum(),
+        "nonfinite/rollout_logp": batch.nonfinite.sum(),
     }
     return Pending(numbers, lambda read: on_host | _scalars(read))
 
