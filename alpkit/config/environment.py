@@ -44,6 +44,7 @@ def not_isolated(config: object) -> str:
 
 
 class _Environment(Section):
+    name: str
     turns: Annotated[int, Field(ge=2)] = 5
     """Most turns that the model takes in one response."""
     turn_tokens: PositiveInt | None = None
@@ -67,7 +68,7 @@ class ToolMathConfig(_Environment):
     sandbox: Literal["strict", "weak"] = "strict"
     """strict: bubblewrap, without network or files; weak: a process with limits only, which is no isolation."""
     seconds: PositiveFloat = 5.0
-    """Longest run of one block, wall-clock and CPU seconds."""
+    """Longest CPU time of one block; by the clock it may take twice as long."""
     memory_mib: Annotated[int, Field(ge=64)] = 256
     """Most memory of one block, MiB."""
     output: str = "```output\n{output}\n```\n"

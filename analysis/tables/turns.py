@@ -50,7 +50,9 @@ def turns_table(frame: GridFrame) -> Table:
         "of the sandbox, as shares of calls. Inserted: tokens per response that the environment put in, which are in "
         "no loss, ratio or statistic."
     )
-    return Table("turns", "Turns and tool calls", caption, pd.DataFrame(data), pd.DataFrame(shown))
+    return Table(
+        "tool_calls", "Turns and tool calls", caption, pd.DataFrame(data), pd.DataFrame(shown)
+    )
 
 
 def _at_end(frame: GridFrame, cell_id: str, key: str) -> float:
@@ -103,7 +105,7 @@ def by_turn_table(frame: GridFrame) -> Table:
         "over prompts. A later turn is sampled behind what the environment put in, and by fewer responses; the CSV "
         f"has all statistics of the tails' table, at the levels {' and '.join(TURN_LEVELS)}."
     )
-    return Table("by_turn", "The ratio turn by turn", caption, tails, pd.DataFrame(rows))
+    return Table("ratio_by_turn", "The ratio turn by turn", caption, tails, pd.DataFrame(rows))
 
 
 def open_to(frame: GridFrame, arm: str) -> str:

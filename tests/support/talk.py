@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from alpkit.config import environment
 from alpkit.rollout import Response
+from alpkit.tasks import plugins
 from alpkit.tasks.environments import Reply, State
 
 CHATML = (
@@ -98,3 +100,14 @@ class AskAgain:
 
     def close(self):
         pass
+
+
+def offer(patch):
+    """Offer `AskAgain` as a package would, under the name ask_again; `patch` is a MonkeyPatch."""
+    build = plugins.build_environment
+    patch.setattr(environment, "environment_names", lambda: ("ask_again",))
+    patch.setattr(
+        plugins,
+        "build_environment",
+        lambda name, params: AskAgain() if name == "ask_again" else build(name, params),
+    )

@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from alpkit.config import PRESETS, RunConfig
-from alpkit.config import environment as environment_section
 from alpkit.objective import policy_loss
 from alpkit.runs import records
 from alpkit.runs.records import read_sequences
 from alpkit.runs.steps import CellTracker
-from alpkit.tasks import plugins
 from alpkit.trainer import train_cell
 from alpkit.trainer.collect import collect
-from tests.support.talk import AskAgain
+from tests.support.talk import AskAgain, offer
 from tests.trainer.test_train_cell import merged, metrics_of, without_times
 
 COLLECT = "alpkit.trainer.collect"
@@ -33,13 +31,7 @@ SMALL = {
 def ask_again():
     """An environment as a package offers it: the built-in adder is asked again until its sum is right."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(environment_section, "environment_names", lambda: ("ask_again",))
-    build = plugins.build_environment
-    patch.setattr(
-        plugins,
-        "build_environment",
-        lambda name, params: AskAgain() if name == "ask_again" else build(name, params),
-    )
+    offer(patch)
     yield
     patch.undo()
 
