@@ -64,7 +64,8 @@ EXAMPLES: Final = {
     "task math": "task: {name: math, set: builtin, levels: [1, 2]}",
     "task any other": "task: {name: countdown, params: {highest: 800}}",
     "prompt": "prompt: {suffix: ' Put the final answer in a box.', stop: ['Question:']}",
-    "environment tool_math": "environment: {name: tool_math, turns: 5, turn_tokens: 400, reply_tokens: 256}",
+    "environment tool_math": "task: {name: math}\nrollout: {max_tokens: 1024}\n"
+    "environment: {name: tool_math, turns: 5, turn_tokens: 400}",
     "environment any other": "environment: {name: maze, turns: 20, params: {size: 5}}",
     "evals[]": "evals: [{name: greedy-set, items: 128, k: 1}, {name: wide-set, items: 32, k: 16, temperature: 1.2}]",
     "rollout hf": "rollout: {engine: hf, weights: int4, prompts: 64, group: 8}",

@@ -271,6 +271,11 @@ class RunConfig(Section):
                 f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds "
                 "all turns and what comes between them; lower the one, or raise the other"
             )
+        if self.rollout.engine == "vllm" and self.rollout.max_model_len <= whole:
+            raise ValueError(
+                f"rollout.max_model_len {self.rollout.max_model_len} must hold a prompt and a response of "
+                f"rollout.max_tokens {whole}, all turns and what comes between them; raise it"
+            )
         tasks = [("task", self.task)]
         tasks += [(f"evals[{i}].task", e.task) for i, e in enumerate(self.evals) if e.task]
         for where, task in tasks if isinstance(environment, ToolMathConfig) else ():

@@ -11,7 +11,7 @@ from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
-from alpkit.config.environment import OUTPUT, ToolMathConfig
+from alpkit.config.environment import OUTPUT, EnvironmentConfig, ToolMathConfig
 from alpkit.config.run import RunConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError
@@ -55,35 +55,46 @@ def check_texts(run: str) -> None:
 
 @cache
 def check_conversation(run: str) -> None:
-    """Refuse a run with an environment (its `CONVERSATION_FIELDS` as JSON) that the model could not take part in.
+    """Refuse a run (its `CONVERSATION_FIELDS` as JSON) whose model could not talk with its environment.
 
-    Its chat template has to know the environment's role, and its tokenizer what is said on both sides.
+    Reads the tokenizer only.
     """
     config = RunConfig.model_validate_json(run)
-    environment = config.environment
     tokenizer = tokenizer_of(config.model, config.revision)
-    if environment is None or tokenizer is None:
+    if tokenizer is None or config.environment is None:
         return
-    messages = Messages.of(tokenizer, config.prompt, stop_ids=(), role=environment.role)
+    try:
+        check_talk(tokenizer, config.environment, config.prompt)
+    except ConfigError as error:
+        error.what = error.what.replace("the model", config.model, 1)
+        raise
+
+
+def check_talk(
+    tokenizer: PreTrainedTokenizerBase,
+    environment: EnvironmentConfig,
+    prompt: PromptConfig = PLAIN_PROMPT,
+) -> None:
+    """Raise `ConfigError` where the template has no place for replies, or the tokenizer loses what is said."""
+    messages = Messages.of(tokenizer, prompt, stop_ids=(), role=environment.role)
     if not isinstance(environment, ToolMathConfig):
         return
-    for name, text in (
-        ("output", environment.output.replace(OUTPUT, "42")),
-        ("final_prompt", environment.final_prompt),
-        ("name", _SPOKEN),
-    ):
-        if _plain(text) != _plain(_decode(tokenizer, messages.ordinary(text))):
-            error = _lost("text", text, _decode(tokenizer, messages.ordinary(text)))
-            error.what, error.where = (
-                f"{config.model} cannot hold {error.what}",
-                f"environment.{name}",
-            )
-            error.fix = (
-                "choose a model that knows these characters"
+    said = {
+        "output": environment.output.replace(OUTPUT, "42"),
+        "final_prompt": environment.final_prompt,
+        "name": _SPOKEN,
+    }
+    for name, text in said.items():
+        read = _decode(tokenizer, messages.ordinary(text))
+        if _plain(text) != _plain(read):
+            raise ConfigError(
+                f"the model cannot hold the text {_short(text)}, which comes back as {_short(read)}",
+                where=f"environment.{name}",
+                why="what has no token vanishes: neither calls nor replies would be what they seem",
+                fix="choose a model that can write code"
                 if name == "name"
-                else "write it in characters that the model knows"
+                else "write it in characters that the model knows",
             )
-            raise error
 
 
 def check_round_trip(

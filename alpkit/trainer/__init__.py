@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from alpkit.config import RunConfig
+from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
 from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
@@ -80,12 +81,16 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
 
 
 def start_line(state: TrainerState) -> str:
-    """Describe the run in one line: model, precision, engine and what the engine says of itself."""
+    """Describe the run in one line: model, precision, engine, environment, and what is not isolated in it."""
     config, facts = state.config, state.sampler.facts()
+    environment = config.environment
+    talk = f", environment {environment.name} of {environment.turns} turns" if environment else ""
+    if text := not_isolated(environment):
+        talk += f" ({text})"
     told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
     return (
         f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
-        f"sampler {config.rollout.engine}{told}"
+        f"sampler {config.rollout.engine}{told}{talk}"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from alpkit.config import RunConfig
@@ -38,7 +38,7 @@ def advantage_of_turns(
     return found.gather(1, rollout.turn) * rollout.response
 
 
-def void_rows(conversations: Sequence[Conversation], config: RunConfig) -> Int[Tensor, " batch"]:
+def void_rows(conversations: Sequence[Conversation], config: RunConfig) -> Bool[Tensor, " batch"]:
     """Mark the responses that are left out of the loss, as `environment.void` says."""
     environment = config.environment
     masks = environment is not None and environment.void == "mask"

@@ -115,7 +115,14 @@ def _by_turn(tokens: Items, response: np.ndarray, turn: np.ndarray) -> dict[tupl
     for number in numbers.tolist():
         own = np.flatnonzero(turn == number)
         prompts, cluster = np.unique(tokens.cluster[own], return_inverse=True)
-        part = Items(*(values[own] for values in tokens[:4]), cluster, len(prompts))
+        part = Items(
+            tokens.log_ratio[own],
+            tokens.perturbed[own],
+            tokens.log_mu[own],
+            tokens.rounding[own],
+            cluster,
+            len(prompts),
+        )
         _, first, renumbered = np.unique(response[own], return_index=True, return_inverse=True)
         found |= {
             (level, number): _at_level(part, renumbered, first, level) for level in TURN_LEVELS
