@@ -7,7 +7,7 @@ that is scored, or could not write the answer if it knew it.
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,11 @@ from alpkit.tasks.evaluation import ask
 
 TEXT_FIELDS: Final[set[str]] = {"model", "revision", "task", "prompt", "eval", "evals"}
 """Fields of a run that decide which texts its model reads and writes."""
-CONVERSATION_FIELDS: Final[set[str]] = {*TEXT_FIELDS, "environment", "rollout"}
+CONVERSATION_FIELDS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("model", "revision", "task", "prompt", "environment"), True),
+    "rollout": {"engine", "max_tokens", "max_model_len"},
+    "hardware": {"micro_batch_tokens"},
+}
 """Fields of a run that decide how its model talks with an environment."""
 _SPOKEN: Final = "```python\nprint(1)\n```\n\\boxed{42}"
 """What a model must be able to write to use the tool and to answer."""
