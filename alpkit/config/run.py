@@ -184,7 +184,7 @@ class RunConfig(Section):
     """One cell: everything that decides its numbers."""
 
     model: str = "builtin:tiny-addition"
-    """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
+    """builtin:tiny-addition | builtin:tiny-tool | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
