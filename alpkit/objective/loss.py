@@ -62,7 +62,6 @@ def policy_loss(
     advantage = _per_token(advantage, tokens)
     whole = _given(normalizer, tokens, config)
 
-    ratio = clipped_ratio(tokens, config)
     corrected = correct(
         tokens,
         config.weight,
@@ -71,6 +70,7 @@ def policy_loss(
         advantage=advantage,
         mean_weight=None if whole is None else whole.mean_weight,
     )
+    ratio = clipped_ratio(tokens, config)
     receipt = {
         **corrected.receipt,
         **loss_receipt(tokens, ratio.value, advantage, config, corrected.kept),
@@ -93,7 +93,7 @@ def policy_loss(
     return LossOutput(
         loss=_WithSlope.apply(logp, loss, slope, scale),  # type: ignore[no-untyped-call]
         ratio=ratio.value.expand(shape),
-        weight=corrected.weight.expand(shape),
+        weight=corrected.weight,
         keep=corrected.kept.bool(),
         receipt=receipt,
     )

@@ -1,13 +1,13 @@
 """Leave out tokens and responses: ratio bands, divergences, veto, sign-conditioned masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
+from alpkit.config.correction import Of, RejectConfig, RejectDivergence, RejectRatio
 from alpkit.objective.levels import reduce_clean
 from alpkit.objective.tokens import TokenBatch, clean, marks
 
@@ -27,6 +27,7 @@ class Rejection(NamedTuple):
 
 def reject(
     tokens: TokenBatch,
+    log_ratios: Mapping[Of, Float[Tensor, "batch tok"]],
     rules: Sequence[RejectConfig],
     *,
     clamp: tuple[float, float],
@@ -34,12 +35,13 @@ def reject(
 ) -> Rejection:
     """Apply every rule to the valid tokens; a token goes if any of them rejects it.
 
-    Log ratios are clamped as everywhere: after the reduction for a ratio, per token for a divergence.
+    `log_ratios`: over mu, for every `of` of the rules, 0 where masked. They are clamped as everywhere: after
+    the reduction for a ratio, per token for a divergence.
     Raises ValueError where a rule looks at the sign of the advantage and none was given.
     """
     rejected = uncounted = torch.zeros_like(tokens.count)
     for rule in rules:
-        outside = _outside(_statistic(tokens, rule, clamp), rule)
+        outside = _outside(_statistic(tokens, log_ratios[rule.of], rule, clamp), rule)
         if rule.when == "negative_advantage":
             if advantage is None:
                 raise ValueError(
@@ -64,14 +66,15 @@ def _outside(
 
 
 def _statistic(
-    tokens: TokenBatch, rule: RejectConfig, clamp: tuple[float, float]
+    tokens: TokenBatch,
+    log_ratio: Float[Tensor, "batch tok"],
+    rule: RejectConfig,
+    clamp: tuple[float, float],
 ) -> Float[Tensor, "batch #tok"]:
     """Compute the rule's statistic, per token or per response."""
-    numerator = tokens.numerator(rule.of)
-    log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
         return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp_()
-    log_ratio = log_ratio.clamp_(*clamp)
+    log_ratio = log_ratio.clamp(*clamp)
     match rule.statistic:
         case "k1":
             values = log_ratio.neg_()
@@ -80,6 +83,7 @@ def _statistic(
         case "k3":
             values = log_ratio.exp().sub_(1).sub_(log_ratio)
         case "prob_gap":
+            numerator = tokens.numerator(rule.of)
             values = clean((numerator.exp() - tokens.logp_rollout.exp()).abs(), tokens.real)
         case _:
             assert_never(rule.statistic)

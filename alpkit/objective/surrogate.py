@@ -13,8 +13,8 @@ from alpkit.objective.tokens import marks
 class Surrogate(NamedTuple):
     """Loss per token, to be minimised, and its derivative by the token's log-prob.
 
-    `alive`: 1 where the clip leaves the token a gradient, else 0; `slope` is 0 where it is 0. All have one
-    value per response where ratio and advantage have one.
+    `alive`: 1 where clip and clamp leave the token a gradient, else 0; `slope` is 0 where it is 0. All have
+    one value per response where ratio and advantage have one.
     """
 
     loss: Float[Tensor, "batch #tok"]
@@ -27,13 +27,16 @@ def surrogate(
     logp: Float[Tensor, "batch tok"],
     advantage: Float[Tensor, "batch #tok"],
     config: SurrogateConfig,
+    *,
+    clamped: Float[Tensor, "batch #tok"] | None = None,
 ) -> Surrogate:
     """Compute the per-token surrogate loss of a detached ratio x, with d x / d logp = x (straight-through).
 
     ppo (arXiv:1707.06347 eq. 7): max(-A x, -A clip(x)), capped at -A c for A < 0. That is -A x with x held
     within bounds that depend on the sign of A: no upper one but c for A < 0, no lower one for A > 0; outside
     them the gradient is dead. cispo (arXiv:2506.13585): -sg(clip(x)) A log pi; the gradient never dies.
-    reinforce: -sg(x) A log pi.
+    reinforce: -sg(x) A log pi. `clamped`: 1 where the log of x was held at a bound, so that x is a constant;
+    cispo and reinforce detach x anyway.
     """
     low, high = band(config)
     match config.kind:
@@ -44,7 +47,9 @@ def surrogate(
             ceiling = torch.where(negative, ratio.new_tensor(cap), ratio.new_tensor(high))
             bounded = torch.maximum(ratio, floor).clamp_(max=ceiling)
             alive = marks(torch.eq, bounded, ratio)
-            loss = bounded * -advantage
+            if clamped is not None:
+                alive.gt_(clamped)
+            loss = bounded.mul_(-advantage)
             return Surrogate(loss, loss * alive, alive)  # d(-A x) / d logp = -A x
         case "cispo":
             slope = -advantage * ratio.clamp(low, high)

@@ -6,7 +6,7 @@ Functions of this package leave the tensors that they are given as they are; an 
 is always on a tensor that the same function has made, because a new one costs more than its arithmetic.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +49,11 @@ class TokenBatch:
         now, old = (None if x is None else x.detach().to(dtype) for x in (logp, logp_old))
         rollout = logp_rollout.detach().to(dtype)
         given = as_float(mask, dtype)
-        # One sum is finite exactly where all of its (moderate) terms are.
-        total = rollout.abs()
+        # A difference is finite exactly where all of its (moderate) terms are.
+        difference = rollout
         for values in (now, old):
-            total = total if values is None else total.sub_(values)
-        real = total.abs_().lt_(torch.inf).mul_(given)
+            difference = difference if values is None else difference - values
+        real = difference.abs().lt_(torch.inf).mul_(given)
         count = real.sum(dim=1, keepdim=True)
         return cls(now, old, rollout, real, count, turn, given.sum() - count.sum())
 
@@ -64,6 +64,10 @@ class TokenBatch:
             name = "pi_old: pass logp_old" if of == "mismatch" else "pi_theta: pass logp"
             raise ValueError(f"this objective uses {name}")
         return values
+
+    def over_rollout(self, of: Iterable[Of]) -> dict[Of, Float[Tensor, "batch tok"]]:
+        """Compute the log ratios over mu that are named, each once, in nats; 0 where masked."""
+        return {each: self.log_ratio(self.numerator(each), self.logp_rollout) for each in set(of)}
 
     def log_ratio(
         self, over: Float[Tensor, "batch tok"], under: Float[Tensor, "batch tok"]
