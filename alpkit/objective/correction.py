@@ -57,8 +57,8 @@ def mismatch_correction(
     """Weigh and reject tokens by pi_old/mu alone, once per rollout.
 
     Log-probs in nats, `mask` bool or 0/1. Batch normalisation divides by this batch's mean. Raises
-    ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:
-    negative_advantage`): those belong to `policy_loss`.
+    ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:` other than always):
+    those belong to `policy_loss`.
     """
     tokens = TokenBatch.of(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn

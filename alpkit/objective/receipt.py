@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig, SurrogateConfig
-from alpkit.objective.surrogate import band
+from alpkit.objective.surrogate import band, soft_weight
 from alpkit.objective.tokens import TokenBatch, marks
 
 
@@ -36,7 +36,10 @@ def loss_receipt(
         removed = _by_sign(valid - _per_advantage(tokens, kept, advantage), advantage)
         sums["removed_negative"], sums["removed_positive"] = removed.negative, removed.positive
         sums["advantage_removed"] = removed.size
-    if config.surrogate.kind == "reinforce":
+    if config.surrogate.kind == "vespo":
+        weight = soft_weight(ratio, advantage, config.surrogate)
+        sums["soft_weight"] = (weight * tokens.real).sum()
+    if not config.surrogate.has_band:
         return sums
     return sums | _outside(tokens, ratio, advantage, config.surrogate)
 

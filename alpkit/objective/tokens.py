@@ -93,9 +93,9 @@ def as_float(mask: Tensor, dtype: torch.dtype) -> Float[Tensor, "*shape"]:
 
 def marks(
     compare: Callable[..., Tensor],
-    left: Float[Tensor, "batch #tok"],
-    right: Float[Tensor, "batch #tok"] | float,
-) -> Float[Tensor, "batch #tok"]:
+    left: Float[Tensor, "*shape"],
+    right: Float[Tensor, "*right"] | float,
+) -> Float[Tensor, "*shape"]:
     """Mark with 1 where `compare(left, right)` holds (torch.lt, torch.eq, ...), else 0, in the shape of `left`.
 
     A comparison that writes floats takes a quarter of the time of one that writes bools.
@@ -104,7 +104,7 @@ def marks(
 
 
 def clean(
-    values: Float[Tensor, "batch tok"], real: Float[Tensor, "batch tok"]
-) -> Float[Tensor, "batch tok"]:
+    values: Float[Tensor, "*shape"], real: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """Set `values` to 0 where `real` is 0, even inf and NaN; valid values are finite."""
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mul_(real)

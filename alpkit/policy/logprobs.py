@@ -21,6 +21,8 @@ from alpkit.policy.head import HeadLogprobs, plain_head, recomputed_logprobs
 from alpkit.policy.memory import head_chunk
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
+# Log of a mass that is none: where all of the vocabulary is a candidate. No gradient goes through it.
+_NO_MASS: Final = -80.0
 # Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
 _MULTIPLIERS: Final = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISOR: Final = "logits_scaling"
@@ -40,10 +42,16 @@ class LogitTransform(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """`logp` (nats, with gradient) and `entropy` (nats, detached), aligned with tokens, 0 outside responses."""
+    """`logp` (nats, with gradient) and `entropy` (nats, detached), aligned with tokens, 0 outside responses.
+
+    Of the candidates, where some were given: `top`, their log-probs, and `rest`, the log of what the others
+    have together; both with gradient.
+    """
 
     logp: Float[Tensor, "batch len"]
     entropy: Float[Tensor, "batch len"]
+    top: Float[Tensor, "batch len k"] | None = None
+    rest: Float[Tensor, "batch len"] | None = None
 
 
 def positions_of(attention: Bool[Tensor, "batch len"]) -> Int[Tensor, "batch len"]:
@@ -94,13 +102,15 @@ def response_logprobs(
     chunk: int | None = None,
     head_float32: bool = False,
     packing: Packing | None = None,
+    candidates: Int[Tensor, "batch len k"] | None = None,
 ) -> TokenLogprobs:
     """Compute the log-prob of every response token given the tokens before it, and the entropy there.
 
     Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
     `head_float32`: the LM head is not part of an autocast around this call. `packing`: without padding,
-    for models that `can_pack`; noise then needs a sample id per token (`packed_samples`).
+    for models that `can_pack`; noise then needs a sample id per token (`packed_samples`). `candidates`:
+    token ids whose log-probs at each response token's place are wanted besides, distinct.
     """
     predicts = torch.nn.functional.pad(response[:, 1:], (0, 1))
     targets = tokens[:, 1:][response[:, 1:]]
@@ -112,6 +122,13 @@ def response_logprobs(
         place = predicts[attention].nonzero()
         rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
     chunk = chunk or head_chunk(model, tokens.device)
+    if candidates is not None:
+        ids = candidates[:, 1:][response[:, 1:]].long()
+        parts = _score_candidates(
+            model, rows, targets, ids, where, temperature, chunk, head_float32
+        )
+        logp, entropy, rest, *top = (_scatter(part, response) for part in parts.unbind(dim=-1))
+        return TokenLogprobs(logp, entropy.detach(), torch.stack(top, dim=-1), rest)
     scored = _score(model, rows, targets, where, temperature, chunk, head_float32)
     return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
 
@@ -150,6 +167,52 @@ def _score(
         logps.append(logp)
         entropies.append(entropy)
     return HeadLogprobs(torch.cat(logps), torch.cat(entropies))
+
+
+def _score_candidates(
+    model: PreTrainedModel,
+    rows: Float[Tensor, "tok hidden"],
+    targets: Int[Tensor, " tok"],
+    candidates: Int[Tensor, "tok k"],
+    where: Int[Tensor, "tok 2"],
+    temperature: float,
+    chunk: int,
+    head_float32: bool,
+) -> Float[Tensor, "tok columns"]:
+    """Score targets and candidates chunk by chunk, and again in the backward: log-prob, entropy, log of the
+    rest's mass, then the candidates' log-probs.
+    """
+    parts = [
+        checkpoint(
+            bound(_candidate_head),
+            *(model, piece, target, ids, HeadTokens(*at.unbind(1)), temperature, head_float32),
+            use_reentrant=False,
+        )
+        for piece, target, ids, at in zip(
+            *(values.split(chunk) for values in (rows, targets, candidates, where)), strict=True
+        )
+    ]
+    return torch.cat(parts)
+
+
+def _candidate_head(
+    model: PreTrainedModel,
+    hidden: Float[Tensor, "tok hidden"],
+    target: Int[Tensor, " tok"],
+    candidates: Int[Tensor, "tok k"],
+    at: HeadTokens,
+    temperature: float,
+    head_float32: bool,
+) -> Float[Tensor, "tok columns"]:
+    with head_tokens(at):
+        logits = token_logits(model, hidden, head_float32=head_float32) / temperature
+    logp = logits.log_softmax(dim=-1)
+    entropy = -(logp.exp() * logp).sum(dim=-1).detach()
+    # Of its own, for 1 less the candidates' mass has no digits left where they hold nearly all.
+    others = logp.scatter(-1, candidates, torch.finfo(logp.dtype).min)
+    rest = others.logsumexp(dim=-1).clamp(min=_NO_MASS)
+    columns = [logp.gather(-1, target[:, None])[:, 0], entropy, rest]
+    return torch.cat([torch.stack(columns, dim=-1), logp.gather(-1, candidates)], dim=-1)
 
 
 def packed_samples(

@@ -28,11 +28,18 @@ class Method(NamedTuple):
     perturbation: PerturbationConfig | None
     own: bool
 
+    @property
+    def centred(self) -> bool:
+        """Whether the loss needs log-probs of more than the sampled token."""
+        return self.objective.centering.kind != "none"
+
     def obstacle(self, columns: Collection[str], own: PerturbationConfig | None) -> str:
         """Say why recorded log-probs do not give this method's loss; '' where they do.
 
         `columns`: the log-probs that the step recorded; `own`: the perturbation of the run.
         """
+        if self.centred:
+            return "its log-probs of the sampler's likeliest tokens are in no record"
         if self.objective.needs_logp_old and "logp_old" not in columns:
             return "it uses pi_old, which this step did not compute (diagnostics.every)"
         if self.perturbation is None:

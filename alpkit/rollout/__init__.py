@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,12 +23,29 @@ class Request(NamedTuple):
     seed: int
 
 
+class Likeliest(NamedTuple):
+    """The k likeliest tokens at every position of a response, with their log-probs (nats) under the
+    distribution that was sampled from. Whether the sampled token is among them is left to chance.
+    """
+
+    ids: Int[np.ndarray, "tok k"]
+    logp: Float[np.ndarray, "tok k"]
+
+    def until(self, end: int) -> "Likeliest":
+        """Keep the first `end` positions."""
+        return Likeliest(self.ids[:end], self.logp[:end])
+
+
 class Response(NamedTuple):
-    """One sampled response; `logp` in nats, one per token, the end token included where it was sampled."""
+    """One sampled response; `logp` in nats, one per token, the end token included where it was sampled.
+
+    `top`: the likeliest tokens, where they were asked for.
+    """
 
     token_ids: tuple[int, ...]
     logp: tuple[float, ...]
     finish: FinishReason
+    top: Likeliest | None = None
 
 
 class Sampler(Protocol):
@@ -71,7 +89,8 @@ class Rollout:
     """A step's sampled batch, padded: prompts on the left, responses on the right.
 
     `tokens` are all ids, `attention` marks the real ones, `response` marks the sampled ones and is the
-    loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and 0 outside `response`.
+    loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and 0 outside `response`. `top_ids` and
+    `top_logp` are the sampler's likeliest tokens at every position, where they were asked for.
     """
 
     tokens: Int[Tensor, "batch len"]
@@ -80,6 +99,8 @@ class Rollout:
     logp_rollout: Float[Tensor, "batch len"]
     prompt: Int[Tensor, " batch"]
     policy_version: int
+    top_ids: Int[Tensor, "batch len k"] | None = None
+    top_logp: Float[Tensor, "batch len k"] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -93,6 +114,8 @@ class Rollout:
             response=self.response.to(device),
             logp_rollout=self.logp_rollout.to(device),
             prompt=self.prompt.to(device),
+            top_ids=None if self.top_ids is None else self.top_ids.to(device),
+            top_logp=None if self.top_logp is None else self.top_logp.to(device),
         )
 
     def rows(self, index: Int[Tensor, " rows"]) -> tuple["Rollout", slice]:
@@ -107,6 +130,8 @@ class Rollout:
             response=self.response[index][:, columns],
             logp_rollout=self.logp_rollout[index][:, columns],
             prompt=self.prompt[index],
+            top_ids=None if self.top_ids is None else self.top_ids[index][:, columns],
+            top_logp=None if self.top_logp is None else self.top_logp[index][:, columns],
         )
         return cut, columns
 
@@ -140,4 +165,23 @@ def collate(
         logp_rollout=logp,
         prompt=torch.tensor(prompt),
         policy_version=policy_version,
+        **_likeliest(responses, left, shape),
     )
+
+
+def _likeliest(
+    responses: Sequence[Response], left: int, shape: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Pad the likeliest tokens of all responses; nothing where they were not asked for."""
+    tops = [response.top for response in responses]
+    given = [top for top in tops if top is not None]
+    if len(given) < len(tops) or not given:
+        return {}
+    k = given[0].ids.shape[1]
+    ids = torch.zeros(*shape, k, dtype=torch.int32)
+    logp = torch.zeros(*shape, k, dtype=torch.float32)
+    for row, top in enumerate(given):
+        stop = left + len(top.ids)
+        ids[row, left:stop] = torch.from_numpy(top.ids)
+        logp[row, left:stop] = torch.from_numpy(top.logp)
+    return {"top_ids": ids, "top_logp": logp}

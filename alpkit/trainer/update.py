@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
+from alpkit.objective import (
+    LossOutput,
+    Normalizer,
+    TopTokens,
+    normalizer_sums,
+    policy_loss,
+    whole_batch,
+)
 from alpkit.policy.checkpointing import recomputing
 from alpkit.policy.logprobs import TokenLogprobs, packed_samples, response_logprobs
 from alpkit.policy.perturbation.numerator import with_gradient_of
@@ -132,6 +139,7 @@ def _backward(
             scored.logp.retain_grad()
             output = policy_loss(
                 **vars(micro.inputs(scored.logp)),
+                top=_top_tokens(micro, scored),
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
@@ -148,7 +156,8 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    scored = _logprobs(state, micro)
+    centred = state.config.objective.centering.kind != "none"
+    scored = _logprobs(state, micro, candidates=micro.rollout.top_ids if centred else None)
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
@@ -161,6 +170,14 @@ def _gradient_is_clean(state: TrainerState) -> bool:
     return noise is not None and noise.gradient == "clean"
 
 
+def _top_tokens(micro: MicroBatch, scored: TokenLogprobs) -> TopTokens | None:
+    """Give the sampler's likeliest tokens with both log-probs; None where they were not scored."""
+    ids, logp = micro.rollout.top_ids, micro.rollout.top_logp
+    if ids is None or logp is None or scored.top is None:
+        return None
+    return TopTokens(ids, logp, scored.top, scored.rest)
+
+
 def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
     """Give |d loss / d log pi| of every token: the size with which it enters the gradient."""
     slope = scored.logp.grad
@@ -170,7 +187,11 @@ def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
 
 
 def _logprobs(
-    state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
+    state: TrainerState,
+    micro: MicroBatch,
+    model: PreTrainedModel | None = None,
+    *,
+    candidates: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
@@ -186,6 +207,7 @@ def _logprobs(
             chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
             packing=state.packing,
+            candidates=candidates,
         )
 
 
