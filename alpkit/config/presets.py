@@ -264,7 +264,7 @@ _METHODS: dict[str, Preset] = {
     "reinforce": Preset(
         {"objective": _current()},
         "A log pi_theta with no ratio at all: what score-centering centres",
-        "Williams 1992, Machine Learning 8; in trainers: the sampler's mismatch ignored (force on-policy)",
+        "Williams 1992, Machine Learning 8; for language models Ahmadian et al. 2024, arXiv:2402.14740",
         "as a baseline of a corrected arm unless that arm has no clip either: switching the clip off is a change too",
     ),
     "reinforce-tis": Preset(

@@ -42,7 +42,7 @@ class LogitTransform(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """`logp` (nats, with gradient) and `entropy` (nats, detached), aligned with tokens, 0 outside responses.
+    """`logp` and `entropy` (nats), aligned with tokens, 0 outside responses; `logp` has a gradient.
 
     Of the candidates, where some were given: `top`, their log-probs, and `rest`, the log of what the others
     have together; both with gradient.
@@ -103,14 +103,16 @@ def response_logprobs(
     head_float32: bool = False,
     packing: Packing | None = None,
     candidates: Int[Tensor, "batch len k"] | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Compute the log-prob of every response token given the tokens before it, and the entropy there.
 
     Softmax of logits / temperature, formed in float32 (float64 stays float64). Tokens outside
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
     `head_float32`: the LM head is not part of an autocast around this call. `packing`: without padding,
-    for models that `can_pack`; noise then needs a sample id per token (`packed_samples`). `candidates`:
-    token ids whose log-probs at each response token's place are wanted besides, distinct.
+    for models that `can_pack`; noise then needs a sample id per token (`packed_samples`).
+    `entropy_gradient`: the entropy has a gradient too, through the same chunks; else it is detached.
+    `candidates`: token ids whose log-probs at each response token's place are wanted besides, distinct.
     """
     predicts = torch.nn.functional.pad(response[:, 1:], (0, 1))
     targets = tokens[:, 1:][response[:, 1:]]
@@ -122,14 +124,14 @@ def response_logprobs(
         place = predicts[attention].nonzero()
         rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
     chunk = chunk or head_chunk(model, tokens.device)
+    settings = (temperature, head_float32, entropy_gradient)
     if candidates is not None:
         ids = candidates[:, 1:][response[:, 1:]].long()
-        parts = _score_candidates(
-            model, rows, targets, ids, where, temperature, chunk, head_float32
-        )
+        parts = _score_candidates(model, rows, targets, ids, where, chunk, settings)
         logp, entropy, rest, *top = (_scatter(part, response) for part in parts.unbind(dim=-1))
-        return TokenLogprobs(logp, entropy.detach(), torch.stack(top, dim=-1), rest)
-    scored = _score(model, rows, targets, where, temperature, chunk, head_float32)
+        entropy = entropy if entropy_gradient else entropy.detach()
+        return TokenLogprobs(logp, entropy, torch.stack(top, dim=-1), rest)
+    scored = _score(model, rows, targets, where, temperature, chunk, head_float32, entropy_gradient)
     return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
 
 
@@ -141,11 +143,13 @@ def _score(
     temperature: float,
     chunk: int,
     head_float32: bool,
+    entropy_gradient: bool,
 ) -> HeadLogprobs:
     """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
     if rows.shape[0] <= chunk:
         at = HeadTokens(*where.unbind(1))
-        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
+        settings = (temperature, head_float32, entropy_gradient)
+        return HeadLogprobs(*_head(model, rows, targets, at, *settings))
     transform, weight = logit_transform(model), plain_head(model)
     exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
     if weight is not None and transform.cap is None and exact:
@@ -156,13 +160,14 @@ def _score(
                 targets,
                 scale=transform.scale / temperature,
                 chunk=chunk,
+                entropy_gradient=entropy_gradient,
             )
     logps, entropies = [], []
     for piece, target, at_piece in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
     ):
         at = HeadTokens(*at_piece.unbind(1))
-        inputs = (model, piece, target, at, temperature, head_float32)
+        inputs = (model, piece, target, at, temperature, head_float32, entropy_gradient)
         logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
         logps.append(logp)
         entropies.append(entropy)
@@ -175,17 +180,16 @@ def _score_candidates(
     targets: Int[Tensor, " tok"],
     candidates: Int[Tensor, "tok k"],
     where: Int[Tensor, "tok 2"],
-    temperature: float,
     chunk: int,
-    head_float32: bool,
+    settings: tuple[float, bool, bool],
 ) -> Float[Tensor, "tok columns"]:
     """Score targets and candidates chunk by chunk, and again in the backward: log-prob, entropy, log of the
-    rest's mass, then the candidates' log-probs.
+    rest's mass, then the candidates' log-probs. `settings` as of `_candidate_head`.
     """
     parts = [
         checkpoint(
             bound(_candidate_head),
-            *(model, piece, target, ids, HeadTokens(*at.unbind(1)), temperature, head_float32),
+            *(model, piece, target, ids, HeadTokens(*at.unbind(1)), *settings),
             use_reentrant=False,
         )
         for piece, target, ids, at in zip(
@@ -203,11 +207,13 @@ def _candidate_head(
     at: HeadTokens,
     temperature: float,
     head_float32: bool,
+    entropy_gradient: bool,
 ) -> Float[Tensor, "tok columns"]:
     with head_tokens(at):
         logits = token_logits(model, hidden, head_float32=head_float32) / temperature
     logp = logits.log_softmax(dim=-1)
-    entropy = -(logp.exp() * logp).sum(dim=-1).detach()
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = -(logp.exp() * logp).sum(dim=-1)
     # Of its own, for 1 less the candidates' mass has no digits left where they hold nearly all.
     others = logp.scatter(-1, candidates, torch.finfo(logp.dtype).min)
     rest = others.logsumexp(dim=-1).clamp(min=_NO_MASS)
@@ -261,13 +267,14 @@ def _head(
     at: HeadTokens,
     temperature: float,
     head_float32: bool,
+    entropy_gradient: bool,
 ) -> tuple[Float[Tensor, " tok"], Float[Tensor, " tok"]]:
     with head_tokens(at):
         logits = token_logits(model, hidden, head_float32=head_float32)
     logits = logits / temperature
     normalizer = logits.logsumexp(dim=-1)
     logp = logits.gather(-1, target[:, None])[:, 0] - normalizer
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
     return logp, entropy
 

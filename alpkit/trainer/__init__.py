@@ -139,7 +139,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
         metrics = {"policy/lag": float(lag)} | read_out(parts)
-        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics() | state.rates.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
@@ -213,8 +213,9 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
 
 
 def _refuse_too_many_nonfinite(batch: Batch, limit: float) -> None:
-    response = batch.rollout.response
-    bad, sampled = torch.stack([(response & ~batch.valid).sum(), response.sum()]).tolist()
+    rollout = batch.rollout
+    missing = rollout.response & ~rollout.logp_rollout.isfinite()
+    bad, sampled = torch.stack([missing.sum(), rollout.response.sum()]).tolist()
     share = bad / sampled
     if share > limit:
         raise NumericalError(

@@ -3,53 +3,95 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
 from alpkit.runs.evaluations import append_evaluations
-from alpkit.tasks import score_all, train_items
+from alpkit.seeds import derive
+from alpkit.tasks import Item, Scores, score_all
 from alpkit.tasks.evaluation import EvalSet
-from alpkit.trainer.batches import Batch, requests_for
+from alpkit.trainer.batches import Batch
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
+from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, select
 from alpkit.trainer.state import TrainerState, decode
 
 
 def collect(state: TrainerState, step: int) -> Batch:
-    """Sample the step's responses and score them."""
-    config = state.config
-    group = config.rollout.group
-    items = train_items(state.task, config.seed, step, config.rollout.prompts)
-    prompts = [encode_prompt(state.policy.tokenizer, item.prompt, config.prompt) for item in items]
-    requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
-    responses = state.sampler.generate(
-        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
-    )
+    """Sample the step's responses, score them, and choose what is trained on."""
+    config, prompts = state.config, state.prompts
+    size, overlong = config.rollout.group, config.rollout.overlong
+    graded: list[Scores] = []
+
+    def ask(items: Sequence[Item], places: Sequence[int], draw: int) -> list[Group]:
+        groups, scores = _ask(state, step, items, places, draw)
+        graded.append(scores)
+        return groups
+
+    def again(draw: int, places: Sequence[int], taken: Sequence[str]) -> list[Group]:
+        return ask(prompts.again(step, draw, places, taken), places, draw)
+
+    count = config.rollout.prompts
+    first = ask(prompts.of_step(step, count), range(count), 0)
+    groups, trained, receipt = select(first, config.rollout.filter, again)
+    responses = [response for group in groups for response in group.responses]
     rollout = collate(
-        requests,
+        [request for group in groups for request in group.requests],
         responses,
-        prompt=[row // group for row in range(len(requests))],
+        prompt=[place for place in range(count) for _ in range(size)],
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    scores = score_all(
-        state.task,
-        [items[row // group] for row in range(len(responses))],
-        [decode(state.policy, response, config.prompt.stop) for response in responses],
-    )
-    reward = torch.tensor(scores.rewards)
-    advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
-    valid = rollout.response & rollout.logp_rollout.isfinite()
+    reward = _rewards(groups)
+    masked = [overlong == "mask" and cut_off(response) for response in responses]
+    used = torch.tensor(trained).repeat_interleave(size) & ~torch.tensor(masked)
+    valid = rollout.response & rollout.logp_rollout.isfinite() & used[:, None]
     return Batch(
         step=step,
         rollout=rollout.to(state.device),
         responses=tuple(responses),
         valid=valid.to(state.device),
         reward=reward,
-        advantage=advantage,
-        grading={f"grading/{name}": value for name, value in grading_metrics(scores).items()},
+        advantage=group_advantage(reward, rollout.prompt, config.objective.advantage),
+        grading={f"grading/{name}": value for name, value in grading_metrics(*graded).items()},
+        drawn=_rewards(first),
+        receipt=prompts.receipt() | receipt | overlong_receipt(groups, overlong),
     )
+
+
+def _rewards(groups: Sequence[Group]) -> Tensor:
+    return torch.tensor([reward for group in groups for reward in group.rewards])
+
+
+def _ask(
+    state: TrainerState, step: int, items: Sequence[Item], places: Sequence[int], draw: int
+) -> tuple[list[Group], Scores]:
+    """Sample and score a group for each item; a place's streams of draws are the same for every arm."""
+    config = state.config
+    size = config.rollout.group
+    further = (draw,) if draw else ()
+    requests = [
+        Request(prompt, derive(config.seed, "sampling", step, place, sample, *further))
+        for prompt, place in zip(map(state.prompts.encode, items), places, strict=True)
+        for sample in range(size)
+    ]
+    responses = state.sampler.generate(
+        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
+    )
+    scores = score_all(
+        state.task,
+        [item for item in items for _ in range(size)],
+        [decode(state.policy, response, config.prompt.stop) for response in responses],
+    )
+    rewards = rewarded(scores.rewards, responses, config.rollout.overlong)
+    rows = [slice(start, start + size) for start in range(0, len(requests), size)]
+    groups = [
+        Group(item, requests[row], responses[row], scores.rewards[row], rewards[row])
+        for item, row in zip(items, rows, strict=True)
+    ]
+    return groups, scores
 
 
 def held_out_scores(state: TrainerState, step: int) -> dict[str, float]:

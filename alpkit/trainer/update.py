@@ -84,6 +84,7 @@ def update_policy(
     state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
 ) -> Update:
     """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
+    state.rates.set(state.optimizer, step=micros[0].step, update=micros[0].update)
     normalizers = _normalizers(state, micros, clock)
     parts = [
         _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
@@ -143,6 +144,7 @@ def _backward(
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
+                entropy=scored.entropy,
             )
             (output.loss * state.loss_scale.value / len(normalizers)).backward()
         drawn.append(_Drawn(scored, output))
@@ -156,13 +158,18 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    centred = state.config.objective.centering.kind != "none"
-    scored = _logprobs(state, micro, candidates=micro.rollout.top_ids if centred else None)
+    objective = state.config.objective
+    scored = _logprobs(
+        state,
+        micro,
+        entropy_gradient=objective.entropy_bonus > 0,
+        candidates=None if objective.centering.kind == "none" else micro.rollout.top_ids,
+    )
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
         perturbed = _logprobs(state, micro)
-    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+    return TokenLogprobs(*map(with_gradient_of, scored, perturbed))
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
@@ -191,6 +198,7 @@ def _logprobs(
     micro: MicroBatch,
     model: PreTrainedModel | None = None,
     *,
+    entropy_gradient: bool = False,
     candidates: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
@@ -207,6 +215,7 @@ def _logprobs(
             chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
             packing=state.packing,
+            entropy_gradient=entropy_gradient,
             candidates=candidates,
         )
 
