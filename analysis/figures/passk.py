@@ -59,8 +59,9 @@ def _every_k(curves: PassCurves, frame: GridFrame) -> pd.DataFrame:
     parts = []
     for arm, own in curves.rows.groupby("arm", sort=False):
         cells = {str(cell): rows for cell, rows in own.groupby("cell_id", sort=False)}
-        for step, rows in own.groupby("step"):
-            at = {str(cell): [int(step)] for cell in rows["cell_id"].unique()}
+        for step in sorted(set(own["step"])):
+            rows = own[own["step"] == step]
+            at = {str(cell): [step] for cell in rows["cell_id"].unique()}
             parts.append(_over_problems(curves, rows, at).assign(arm=arm, when="step", step=step))
         ends = {
             cell: scored(sorted(set(rows["step"])), last_step[cell], at_least=EVALUATIONS)

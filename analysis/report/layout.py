@@ -48,6 +48,8 @@ def _place(sheet: Figure, panels: list[Axes], renderer: RendererAgg) -> None:
     for axes, row, column in spots:
         inner = axes.get_window_extent()
         outer = axes.get_tightbbox(renderer, for_layout_only=True)
+        if outer is None:  # an axes that is drawn nowhere needs no room
+            continue
         left[column] = max(left[column], inner.x0 - outer.x0)
         right[column] = max(right[column], outer.x1 - inner.x1)
         below[row] = max(below[row], inner.y0 - outer.y0)
@@ -74,7 +76,7 @@ def _fixed_ticks(panels: list[Axes]) -> Iterator[None]:
     kept = []
     for axis in (axis for axes in panels for axis in (axes.xaxis, axes.yaxis)):
         locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
-        places = axis.get_majorticklocs()
+        places = axis.get_majorticklocs().tolist()
         words = FixedFormatter(formatter.format_ticks(places))
         words.set_offset_string(formatter.get_offset())
         kept.append((axis, locator, formatter))

@@ -72,10 +72,9 @@ def single_column(sheet: Figure) -> Figure | None:
             label.set_fontsize(6.5)
     for legend in list(sheet.legends):
         labels = [text.get_text() for text in legend.get_texts()]
+        handles = [handle for handle in legend.legend_handles if handle is not None]
         legend.remove()  # its columns are what it was made with
-        sheet.legend(
-            legend.legend_handles, labels, loc="outside lower center", ncols=2, fontsize=6.5
-        )
+        sheet.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=6.5)
     return sheet
 
 
