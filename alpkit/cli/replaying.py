@@ -1,6 +1,7 @@
 """`alpkit replay`: apply other corrections to a run's recorded batches."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -45,6 +46,7 @@ def replay(
     methods: str,
     steps: Sequence[int] | None,
     gradients: bool | None,
+    policy: Path | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -59,7 +61,7 @@ def replay(
     # Heavy (pandas, torch), so only once there is something to do.
     import alpkit.replay as room
 
-    found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
+    found = room.replay(run_id, names, steps=steps or None, gradients=gradients, policy=policy)
     written = room.write(found)
     if as_json:
         print_json(

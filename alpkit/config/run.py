@@ -127,6 +127,9 @@ class DiagnosticsConfig(Section):
 
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
+    batching_floor: NonNegativeInt = 32
+    """Responses of the first step that are scored alone and eight at a time, which shows what batching alone does
+    to the log-probs; 0: not measured."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None

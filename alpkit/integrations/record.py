@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from alpkit.config.objective import ObjectiveConfig
-from alpkit.integrations.foreign_run import ForeignRun, Row
-from alpkit.integrations.trl_settings import config_of, refuse_unreadable
+from alpkit.integrations.foreign_run import ForeignResponse, ForeignRun
+from alpkit.integrations.trl_settings import config_of, refuse_unreadable, updates_of
 
 _OWN_SAMPLER: Final = (
     "TRL generated with the trainer's own model: mu is taken to be pi_old, and ratio/mismatch is 1"
@@ -53,11 +54,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         refuse_unreadable(trainer)
         self._trainer, self._every = trainer, every
+        self._updates = updates_of(trainer)
         self.config = config_of(trainer, objective, every)
         note = "" if trainer.use_vllm else _OWN_SAMPLER
         writes = trainer.accelerator.is_main_process
         self._run = ForeignRun(folder, arm=arm, note=note) if writes else None
-        self._rows: list[Row] = []
+        self._rows: list[ForeignResponse] = []
         self._losses: list[float] = []
         self._scored: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._rewards: torch.Tensor | None = None
@@ -85,7 +87,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if rows and self._run is not None:
             self._run.write(
                 step,
-                sorted(rows, key=lambda row: int(row["update"])),
+                sorted(rows, key=lambda row: row.update),
                 loss=sum(losses) / self._trainer.accelerator.num_processes / self._updates,
                 record=step % self._every == 0,
             )
@@ -93,10 +95,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._run is not None:
             self._run.end(state.global_step // self._updates)
-
-    @property
-    def _updates(self) -> int:
-        return int(self.config["train"]["updates_per_rollout"])
 
     def _hear_rewards(self, rewards: torch.Tensor, *_: Any) -> torch.Tensor:
         weights = self._trainer.reward_weights.to(rewards.device)
@@ -126,7 +124,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def _rows_of(
         self, inputs: dict[str, torch.Tensor], logp: torch.Tensor, entropy: torch.Tensor | None
-    ) -> list[Row]:
+    ) -> list[ForeignResponse]:
         """One micro-batch's responses, each with its tokens' numbers, padding removed."""
         real = inputs["completion_mask"].bool()
         sampled = real & inputs.get("tool_mask", real).bool()
@@ -146,23 +144,24 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         micro = self._trainer._step % self._trainer.args.steps_per_generation
         rows = []
         for i, chosen in enumerate(sampled):
-            prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist()
             reward = inputs.get("alpkit_reward")
+            tokens = {
+                name: values[i][chosen].float().cpu().numpy() for name, values in table.items()
+            }
+            tokens["token"] = inputs["completion_ids"][i][chosen].cpu().numpy()
+            tokens["advantage"] = np.full(len(tokens["token"]), float(inputs["advantages"][i]))
+            prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()]
             rows.append(
-                {
-                    "update": micro // self._trainer.args.gradient_accumulation_steps,
-                    "prompt_ids": prompt,
-                    "response_ids": inputs["completion_ids"][i][real[i]].tolist(),
-                    "response_mask": chosen[real[i]].int().tolist(),
-                    "token": inputs["completion_ids"][i][chosen].cpu().numpy(),
-                    "advantage": float(inputs["advantages"][i]),
-                    "reward": float("nan") if reward is None else float(reward[i]),
-                    "policy_version": int(inputs["alpkit_version"][i]),
-                    **{
-                        name: values[i][chosen].float().cpu().numpy()
-                        for name, values in table.items()
-                    },
-                }
+                ForeignResponse(
+                    update=micro // self._trainer.args.gradient_accumulation_steps,
+                    prompt=None,
+                    prompt_ids=tuple(prompt.tolist()),
+                    response_ids=tuple(inputs["completion_ids"][i][real[i]].tolist()),
+                    response_mask=tuple(chosen[real[i]].int().tolist()),
+                    tokens=tokens,
+                    reward=None if reward is None else float(reward[i]),
+                    policy_version=int(inputs["alpkit_version"][i]),
+                )
             )
         return rows
 

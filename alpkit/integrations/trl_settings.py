@@ -6,8 +6,10 @@ What has no word of ours is refused, never guessed. The same mapping is checked 
 
 from typing import Any, Final
 
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.errors import ConfigError
+from alpkit.integrations.foreign_run import ForeignConfig
 
 _AGGREGATES: Final = {
     "grpo": "seq_mean_token_mean",
@@ -45,14 +47,14 @@ def refuse_unreadable(trainer: Any) -> None:
         )
 
 
-def config_of(trainer: Any, objective: ObjectiveConfig | None, every: int) -> dict[str, Any]:
+def config_of(trainer: Any, objective: ObjectiveConfig | None, every: int) -> ForeignConfig:
     """Give what is known of a TRL run as the fields of a RunConfig; its task has no field of ours."""
     args = trainer.args
     if objective is None:
         objective = getattr(trainer, "objective", None) or objective_of(trainer)
     train = {
         "steps": 1,
-        "updates_per_rollout": args.steps_per_generation // args.gradient_accumulation_steps,
+        "updates_per_rollout": updates_of(trainer),
         "lr": args.learning_rate,
         "grad_clip": args.max_grad_norm,
     }
@@ -69,7 +71,19 @@ def config_of(trainer: Any, objective: ObjectiveConfig | None, every: int) -> di
         "train": {name: value for name, value in train.items() if value},
         "records": {"every": every, "weight": True},
         "objective": objective.model_dump(mode="json"),
+        # A replay's forwards must hold the longest response with its prompt.
+        "hardware": {
+            "micro_batch_tokens": max(
+                HardwareConfig().micro_batch_tokens, 2 * trainer.max_completion_length
+            )
+        },
     }
+
+
+def updates_of(trainer: Any) -> int:
+    """Count the optimizer steps that are made of one generation."""
+    args = trainer.args
+    return int(args.steps_per_generation // args.gradient_accumulation_steps)
 
 
 def objective_of(trainer: Any) -> ObjectiveConfig:

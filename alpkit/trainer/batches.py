@@ -97,11 +97,20 @@ def requests_for(
 
 
 def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> list[list[MicroBatch]]:
-    """Disjoint mini-batches of whole groups, one per update, each cut into forwards of at most `tokens`.
+    """Cut a batch into disjoint mini-batches of whole groups, and these into forwards of at most `tokens`.
 
     `padded`: padding counts as well, for models that cannot pack.
     """
-    rollout, rows = batch.rollout, len(batch.rollout) // updates
+    rows = len(batch.rollout) // updates
+    mini_batches = [range(first, first + rows) for first in range(0, rows * updates, rows)]
+    return cut_rows(batch, mini_batches, tokens=tokens, padded=padded)
+
+
+def cut_rows(
+    batch: Batch, mini_batches: Sequence[Sequence[int]], *, tokens: int, padded: bool = False
+) -> list[list[MicroBatch]]:
+    """Cut the given rows of each mini-batch into forwards of at most `tokens`, as `cut` does."""
+    rollout = batch.rollout
     # Up to its first response token a row is prompt, whatever of its rest was sampled.
     sampled = rollout.response.long().cumsum(dim=1) > 0
     prompts = (rollout.attention & ~sampled).sum(dim=1).tolist()
@@ -109,12 +118,12 @@ def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> lis
     choose = pack_padded if padded else pack
     return [
         [
-            _micro(batch, update, torch.tensor(chosen) + first)
+            _micro(batch, update, torch.tensor([rows[i] for i in chosen]))
             for chosen in choose(
-                prompts[first : first + rows], responses[first : first + rows], tokens
+                [prompts[row] for row in rows], [responses[row] for row in rows], tokens
             )
         ]
-        for update, first in enumerate(range(0, rows * updates, rows))
+        for update, rows in enumerate(mini_batches)
     ]
 
 

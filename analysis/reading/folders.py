@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from alpkit.config import ObjectiveConfig
+from alpkit.runs.batching import scan_batching
 from alpkit.runs.configs import scan_config
 from alpkit.runs.faults import Contents, Fault, Row
 from alpkit.runs.folder import GridFolder
@@ -118,6 +119,7 @@ def cell_rows(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
         **headline(config),
     }
     lines, unread = scan_steps(run.path)
+    faults += scan_batching(run.path).faults
     missing = [Missing.of(fault, grid) for fault in (*faults, *unread)]
     if not run.metrics.is_file() and record.state != "pending":
         where = Fault(run.metrics, "").place_in(grid)

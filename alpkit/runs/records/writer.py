@@ -110,7 +110,9 @@ def _table(step: int, columns: Mapping[str, Sized], schema: pa.Schema, where: st
     missing = [field.name for field in schema if not field.nullable and field.name not in given]
     if missing:
         raise TrackingError(
-            f"record lacks {', '.join(missing)}", where=where, fix="only log-probs may be left out"
+            f"record lacks {', '.join(missing)}",
+            where=where,
+            fix="only log-probs, keep and policy_version may be left out",
         )
     arrays = [_array(given.get(field.name), rows, field, where) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
