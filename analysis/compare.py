@@ -1,4 +1,4 @@
-"""Arms side by side, of one grid or of several: what differs in their configs, and in their scores.
+"""Compare arms of one grid or of several: where their configurations differ, and where their scores do.
 
 Arms of another task, model or backend are refused: their numbers answer different questions. Not here:
 the report of one grid (`alpkit.analysis.report`).
@@ -53,7 +53,9 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """`differences`: dotted config field -> its value per item; `verdicts`: every item against the first.
+    """Result of a comparison.
+
+    `differences`: dotted config field -> its value per item; `verdicts`: every item against the first.
 
     `notes`: what a reader must know before believing a difference.
     """
@@ -155,7 +157,7 @@ def _chosen(name: str, root: Path, frame_of: Callable[[Path], GridFrame]) -> lis
 
 
 def _find(name: str, root: Path) -> tuple[Target, str | None]:
-    """The whole name first: a folder may hold a colon."""
+    """Find what a name means: the whole of it first, as a folder may hold a colon."""
     grid, colon, arm = name.partition(":")
     try:
         return resolve(name, root), None

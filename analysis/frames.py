@@ -47,7 +47,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class GridFrame:
-    """What one grid (or one of its cells) left behind.
+    """A grid (or one of its cells) as it lies on disk.
 
     `cells`: a row per cell, scores only where it finished; `steps`: a row per cell and step, metric
     keys as columns (step 0 is the evaluation before training); `records`: per-token rows on demand.
@@ -123,7 +123,7 @@ class GridFrame:
         return figure
 
     def table(self, name: str = "overview") -> pd.DataFrame:
-        """The numbers of a table of the report by its name, `tails` say: what its CSV holds.
+        """Give the numbers of a table of the report by its name, `tails` say: what its CSV holds.
 
         Raises `GridError` for a name that is no table of this grid's report.
         """
@@ -132,14 +132,14 @@ class GridFrame:
         return table_named(name, self).data
 
     def summary(self) -> pd.DataFrame:
-        """A row per arm as on the report's first screen, as text with units and intervals."""
+        """Give a row per arm as on the report's first screen, as text with units and intervals."""
         from alpkit.analysis.tables.overview import overview, overview_table
 
         shown = overview_table(overview(self)).shown
         return shown.set_index("arm") if len(shown) else shown
 
     def sample(self, cell: str, step: int, row: int) -> "Sample":
-        """A recorded response with its prompt; a notebook shows its tokens coloured by their log ratio.
+        """Read a recorded response with its prompt; a notebook shows its tokens coloured by their log ratio.
 
         `row` is the response's number in its step (`sample` in the records). Raises `GridError` where the
         step has no such response, `TrackingError` where the step was not recorded.
@@ -149,7 +149,7 @@ class GridFrame:
         return sample(self.grid.folder, cell, step, row)
 
     def _repr_html_(self) -> str:
-        """The question and the first screen's table, as a notebook shows a grid."""
+        """Show the question and the first screen's table in a notebook."""
         question = f"<p>{html.escape(self.grid.question)}</p>" if self.grid.question else ""
         states = ", ".join(
             f"{n} {state}" for state, n in self.cells["state"].value_counts().items()

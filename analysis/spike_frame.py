@@ -1,4 +1,4 @@
-"""Spikes of a grid as a frame: when, how high, which tokens made them, and what training did around them.
+"""Read the spikes of a grid as a frame: when, how high, which tokens made them, and how training went around them.
 
 Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics. Not here:
 the table (`alpkit.analysis.tables.spikes`).

@@ -1,4 +1,4 @@
-"""`alpkit eval`: a trained cell or a model on a task, outside of a run."""
+"""`alpkit eval`: evaluate a trained cell or a model on a task, outside of a run."""
 
 from typing import Any
 

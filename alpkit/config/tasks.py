@@ -1,4 +1,4 @@
-"""What is asked, how it is put to the model, and where it is evaluated. Imports no torch.
+"""Settings of tasks, prompts and evaluation sets. Imports no torch.
 
 What a task does with its section is in `alpkit.tasks`; a third party's task is a `PluginTaskConfig`.
 """

@@ -82,7 +82,7 @@ class ObjectiveLoss:
             )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make TRL's optimizer, with log sigma in a group of its own."""
+        """Make TRL's optimizer, and add log sigma to it as a parameter group of its own."""
         trainer: Any = super()
         optimizer: torch.optim.Optimizer = trainer.create_optimizer(model)
         if self.perturbation is not None:
@@ -91,9 +91,9 @@ class ObjectiveLoss:
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Count micro-batches; around an optimizer step, do for log sigma what TRL does for the model.
+        """Run TRL's step on one micro-batch, and drop log sigma's gradient where an optimizer step begins anew.
 
-        The trainer zeroes `model.zero_grad()` only, so log sigma's gradient is dropped here.
+        TRL clears the gradients of its model alone, and log sigma is no parameter of the model.
         """
         trainer: Any = super()
         if self._step_taken:

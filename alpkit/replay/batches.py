@@ -75,12 +75,12 @@ class RecordedStep:
         )
 
     def place(self, micro: MicroBatch) -> tuple[Tensor, slice]:
-        """Which rows and columns of the whole batch a micro-batch is."""
+        """Give the rows and columns of the whole batch that a micro-batch is."""
         return micro.sample, self.batch.rollout.rows(micro.sample)[1]
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Where every recorded token stands among the plan's valid tokens."""
+        """Place of every recorded token among the plan's valid tokens."""
         micros = [micro for micros in self.plan for micro in micros]
         of = [micro.sample.repeat_interleave(micro.valid.sum(dim=1)) for micro in micros]
         order: np.ndarray = torch.cat(of).argsort(stable=True).numpy()

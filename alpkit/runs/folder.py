@@ -125,7 +125,7 @@ def grid_folder(root: Path, name: str) -> Path:
 
 
 def report_page(grid: str, grid_id: str, root: Path = Path(".")) -> Path:
-    """Where the report of a grid is written: its name and the first eight digits of its id."""
+    """Give the path of a grid's report: its name and the first eight digits of its id."""
     name = "-".join(part.replace("/", "_") for part in (grid, grid_id[:8]) if part)
     return root / REPORTS / name / "report.html"
 

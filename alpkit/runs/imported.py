@@ -36,7 +36,7 @@ ABSENCES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Imported:
-    """What is kept of an import: the trainer's name, its files, and the keys of `ABSENCES` that apply."""
+    """Facts of an import: the trainer's name, its files, and the keys of `ABSENCES` that apply."""
 
     trainer: str
     source: str

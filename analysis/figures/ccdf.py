@@ -1,4 +1,4 @@
-"""Share of ratios above z, and of inverses, on log-log axes over the floor of rounding."""
+"""Draw the share of ratios above z, and of inverses, on log-log axes, over the floors of arithmetic."""
 
 from typing import Final
 
@@ -74,7 +74,7 @@ def _floor(pool: Pool, unit: float) -> pd.DataFrame:
 
 
 def _batching(frame: GridFrame, level: Level, side: Side) -> pd.DataFrame:
-    """Share of the first arm's items that batching alone moves beyond z; no rows where it was not measured."""
+    """Compute the share of the first arm's items that batching alone moves beyond z; no rows where not measured."""
     cells = frame.finished.loc[frame.finished["arm"] == frame.arms[0], "cell_id"]
     read = [scan_batching(frame.grid.folder / str(cell)).rows for cell in cells]
     items = [
@@ -113,7 +113,7 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def _reach(data: pd.DataFrame) -> float:
-    """End of the axis: the largest ratio drawn, unless that is one arm's outlier."""
+    """Find the end of the axis: the largest ratio drawn, unless that is one arm's outlier."""
     arms = data[~data["arm"].isin(FLOORS)]
     tops = np.log((arms if len(arms) else data).groupby("arm")["z"].max())
     return 1.1 * float(np.exp(min(tops.max(), 2 * tops.median())))
@@ -137,7 +137,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Largest ratio of every arm."""
+    """Say the largest ratio of every arm."""
     tokens = data[(data["level"] == "token") & (data["side"] == "right")]
     tokens = tokens[tokens["arm"].isin(frame.arms)]
     tops = [f"{arm} {part['z'].max():.1f}" for arm, part in tokens.groupby("arm", sort=False)]

@@ -1,4 +1,4 @@
-"""What the ratio is made of: width of mismatch, staleness and perturbation, and their part in the tail."""
+"""Factors of the ratio: the width of mismatch, staleness and perturbation, and their part in the tail."""
 
 from typing import Final
 

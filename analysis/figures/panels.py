@@ -1,4 +1,4 @@
-"""What sheets of panels share: arms in wrapped rows, one legend under all, lines with their intervals."""
+"""Helpers for sheets of panels: arms in wrapped rows, one legend under all, lines with their intervals."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ SIDE_NAMES: Final = {"right": "ratio", "left": "1 / ratio"}
 
 
 def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean") -> None:
-    """`y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
+    """Draw `y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
     look, sparse = looks[arm], len(part) <= 15
     with of_arm(axes, arm):
         # Every arm's points are of one size: a larger one would look like more.
@@ -50,7 +50,7 @@ def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean"
 
 
 def smoothed_line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str) -> None:
-    """`smooth` over `step`, with the raw `mean` pale behind it."""
+    """Draw `smooth` over `step`, with the raw `mean` pale behind it."""
     look = looks[arm]
     with of_arm(axes, arm):
         axes.plot(part["step"], part["mean"], color=look.colour, lw=0.7, alpha=RAW)
@@ -122,7 +122,7 @@ def log_ticks(axis: Axis) -> None:
 
 
 def _plain(value: float) -> str:
-    """10, 0.02, or 1e-06 where zeros would have to be counted."""
+    """Write a tick plainly: 10, 0.02, or 1e-06 where zeros would have to be counted."""
     return (
         f"{value:g}"
         if 1e-3 <= value < 1e5

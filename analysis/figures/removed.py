@@ -1,4 +1,4 @@
-"""What the corrections removed over steps: shares of the importance weight and of tokens."""
+"""Shares of the importance weight and of tokens that the corrections removed, over steps."""
 
 from typing import Final
 

@@ -48,7 +48,7 @@ SITE_MARKERS: Final[dict[str, str]] = {
 
 
 class Look(NamedTuple):
-    """How one arm is drawn everywhere."""
+    """Colour, line and marker of one arm, the same in every figure."""
 
     colour: str
     line: Any
@@ -62,13 +62,13 @@ def context() -> AbstractContextManager[None]:
 
 
 def method_of(arm: str) -> str:
-    """The method that an arm's name starts with: `seq-alp layers=early` is seq-alp; '' if none."""
+    """Give the method that an arm's name starts with: `seq-alp layers=early` is seq-alp; '' if none."""
     fits = [m for m in METHOD_COLOURS if arm == m or arm.startswith((f"{m} ", f"{m}-", f"{m},"))]
     return max(fits, key=len, default="")
 
 
 def looks(cells: pd.DataFrame) -> dict[str, Look]:
-    """Look of every arm in `cells`, from its method's name and its perturbation."""
+    """Give every arm of `cells` its look, from its method's name and its perturbation."""
     found: dict[str, Look] = {}
     others = cycle(OTHER_COLOURS)
     by_name: dict[str, str] = {}

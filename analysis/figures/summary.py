@@ -110,7 +110,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Where each arm's score ends, and how far its tail reaches."""
+    """Say where each arm's score ends, and how far its tail reaches."""
     first = data[data["panel"] == data["panel"].iloc[0]]
     ends = [f"{arm} {part['y'].iloc[-1]:.3g}" for arm, part in first.groupby("arm", sort=False)]
     tails = data[data["panel"] == "tail"]

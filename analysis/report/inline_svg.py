@@ -1,4 +1,4 @@
-"""A figure's SVG as part of a page: arms that can be hidden, colours that follow the page, values to read.
+"""Make a figure's SVG part of a page: arms that can be hidden, colours that follow the page, values to read.
 
 matplotlib writes a file for itself; inside a page its ids must not meet another figure's, its ink must turn
 light on a dark page, and its arms need a name by which a script finds them.
@@ -61,12 +61,12 @@ def inline(svg: str, name: str, figure: Figure, looks: Looks, *, alt: str) -> Dr
 
 
 def colour_name(colour: str) -> str:
-    """The page's variable for an arm's colour: lighter on a dark page."""
+    """Give the page's variable for an arm's colour: lighter on a dark page."""
     return f"--c{colour.lstrip('#').lower()}"
 
 
 def colour_rules(looks: Looks) -> str:
-    """Style rules that give every arm's colour its variable, light and dark."""
+    """Write the style rules that give every arm's colour its variable, light and dark."""
     colours = sorted({look.colour.lower() for look in looks.values()})
     light = "".join(f"{colour_name(c)}:{c};" for c in colours)
     dark = "".join(f"{colour_name(c)}:color-mix(in oklab,{c} 72%,white);" for c in colours)
@@ -104,7 +104,7 @@ def _without_legend(body: str, figure: Figure, arms: Sequence[str]) -> tuple[str
 
 
 def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
-    """Each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
+    """Yield each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
     for axes in figure.axes:
         lines = list(_lines(axes)) if axes.get_visible() else []
         if lines:
@@ -144,5 +144,5 @@ def _json(panels: list[dict[str, Any]]) -> str:
 
 
 def colour_of(looks: Mapping[str, Any], arm: str) -> str:
-    """An arm's colour as the page writes it."""
+    """Give an arm's colour as the page writes it."""
     return f"var({colour_name(looks[arm].colour)})" if arm in looks else "var(--soft)"

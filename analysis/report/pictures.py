@@ -1,4 +1,4 @@
-"""Figures drawn for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
+"""Draw figures for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
 
 One drawing gives all of them. `single_column` sets the same panels one under the other for a paper's column.
 """
@@ -78,7 +78,7 @@ def single_column(sheet: Figure) -> Figure | None:
 
 
 def _settle(sheet: Figure) -> None:
-    """Find the layout once, and not at every save: it costs as much as drawing."""
+    """Fix the sheet's layout: to find it again at every save would cost as much as drawing."""
     if (layout := sheet.get_layout_engine()) is not None:
         layout.execute(sheet)
     # A figure with any engine, a placeholder too, is drawn twice per save.
@@ -87,7 +87,7 @@ def _settle(sheet: Figure) -> None:
 
 
 def _saved(sheet: Figure, ending: str) -> bytes:
-    """The sheet as a file; without a date the same data gives the same file."""
+    """Save the sheet; the file holds no date, so that equal data gives an equal file."""
     content = io.BytesIO()
     dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     # A save brings the style's layout engine back.

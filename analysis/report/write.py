@@ -1,4 +1,4 @@
-"""`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
+"""Write a grid's report into a folder of its own (`analyze`). The CLI logs it to MLflow.
 
 The folder is built beside its final place and swapped in whole, so a reader never sees half a report
 and a second analysis replaces the first. What the report says: `alpkit.analysis.report.compose`.
@@ -25,7 +25,7 @@ from alpkit.runs.swap import swapped_folder
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report lies, what it says (JSON-ready), its files (names in the folder), and of what it is."""
+    """A written report: its folder, its numbers (JSON-ready), its files, and the grid or cell that it is of."""
 
     folder: Path
     summary: dict[str, Any]
@@ -57,7 +57,7 @@ def analyze(
 
 
 def report_id(frame: GridFrame) -> str:
-    """Grid name and the first eight digits of its id; a single cell's id follows if it is one."""
+    """Name the report: grid name and the first eight digits of its id; a single cell's id follows if it is one."""
     parts = [frame.grid.name, frame.grid.grid_id[:8]]
     if frame.only_cell:
         parts.append(frame.only_cell)
@@ -84,7 +84,7 @@ def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str
 
 
 def _unfolded(blocks: Iterable[Block | None]) -> Iterator[Block]:
-    """The blocks, and those inside of folds."""
+    """Yield the blocks, those inside of folds among them."""
     for block in blocks:
         if isinstance(block, Fold):
             yield from _unfolded(block.blocks)

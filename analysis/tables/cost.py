@@ -1,4 +1,4 @@
-"""What each arm costs: speed, time per step and where it goes, memory where the run logged it."""
+"""Cost of each arm: speed, time per step and where it goes, memory where the run logged it."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""How steady each arm's runs were: peaks, spike rates at three limits, and changes of level.
+"""Steadiness of each arm's runs: peaks, spike rates at three limits, and changes of level.
 
 Spikes as the run saw them, without look-ahead, from the metrics alone; level shifts with the whole run
 in sight. Which tokens made a spike is in `alpkit.analysis.spike_frame`.

@@ -115,7 +115,7 @@ def _row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
 
 
 def upper_quantile(top: np.ndarray, n: int, q: float) -> float:
-    """Quantile q of n items, linear between order statistics, from the largest of them, descending."""
+    """Compute the quantile q of n items, linear between order statistics, from the largest of them, descending."""
     rank = (1 - q) * (n - 1)
     low = math.floor(rank)
     above, below = top[low], top[min(low + 1, top.size - 1)]

@@ -24,7 +24,7 @@ class Method(NamedTuple):
 
 
 def methods_over_tasks(configs: Mapping[str, Config]) -> list[Method]:
-    """Every method that the grid runs on two tasks or more, in the arms' order."""
+    """Find every method that the grid runs on two tasks or more, in the arms' order."""
     groups: dict[str, dict[str, str]] = {}
     for arm, config in configs.items():
         rest = repr(flat({k: v for k, v in config.items() if k != "task"}))
@@ -94,7 +94,7 @@ def _over(
 
 
 def _common_words(names: Sequence[str]) -> str:
-    """An arm's name without what names its task: `grpo digits=3` and `grpo digits=4` are grpo."""
+    """Give an arm's name without what names its task: `grpo digits=3` and `grpo digits=4` are grpo."""
     others = [set(name.split()) for name in names[1:]]
     kept = [word for word in names[0].split() if all(word in other for other in others)]
     return " ".join(kept) or names[0]

@@ -9,7 +9,7 @@ Trainer = Literal["auto", "prime-rl", "verl", "columns"]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a run beside its dump; None: nobody said."""
+    """Facts of a run beside its dump; None: nobody said."""
 
     trainer: Trainer = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)

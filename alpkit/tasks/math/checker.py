@@ -1,4 +1,4 @@
-"""One grading process: reads a gold and an answer per line of JSON, writes a verdict per line.
+"""Grade in a process of its own: read a gold and a given answer per line of JSON, write a verdict per line.
 
 Started by `alpkit.tasks.math.pool` as `python -m alpkit.tasks.math.checker`; it ends when its input does,
 so that it never outlives whoever started it.

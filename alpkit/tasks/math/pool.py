@@ -1,4 +1,4 @@
-"""A pool of grading processes, each with a deadline per check that ends in a kill.
+"""Grade in several processes, and kill one that is past a check's deadline.
 
 sympy can run for ever on an answer that a policy makes up, in C code that no exception reaches, and
 math-verify's own timeouts use SIGALRM, which fails outside the main thread and then scores 0 without a word.
@@ -112,7 +112,7 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that are alive."""
+        """List the process ids of the workers that are alive."""
         return [worker.process.pid for worker in self._workers]
 
 
