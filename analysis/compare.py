@@ -9,7 +9,7 @@ the report of one grid (`alpkit.analysis.report`).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pandas as pd
 
@@ -61,7 +61,7 @@ class Comparison:
     """
 
     items: tuple[Item, ...]
-    differences: dict[str, list[Any]]
+    differences: dict[str, list[object]]
     table: Table
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
@@ -167,7 +167,7 @@ def _find(name: str, root: Path) -> tuple[Target, str | None]:
     return resolve(grid, root), arm
 
 
-def _differences(items: Sequence[Item]) -> dict[str, list[Any]]:
+def _differences(items: Sequence[Item]) -> dict[str, list[object]]:
     fields: dict[str, None] = {}
     for item in items[1:]:
         fields |= dict.fromkeys(differing(items[0].config, item.config))
@@ -175,7 +175,9 @@ def _differences(items: Sequence[Item]) -> dict[str, list[Any]]:
     return {field: [value.get(field) for value in values] for field in fields}
 
 
-def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: bool) -> list[str]:
+def _questions(
+    items: Sequence[Item], differences: dict[str, list[object]], force: bool
+) -> list[str]:
     """Refuse items that answer different questions; with `force`, say so first instead."""
     faults = [
         f"{what}: " + ", ".join(f"{i.label} {v}" for i, v in zip(items, values))
@@ -197,7 +199,7 @@ def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: 
 
 
 def _notes(
-    items: Sequence[Item], differences: dict[str, list[Any]], frames: Iterable[GridFrame]
+    items: Sequence[Item], differences: dict[str, list[object]], frames: Iterable[GridFrame]
 ) -> list[str]:
     notes = []
     parts = ingredients(differences)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NOTEBOOK_WIDTH: Final = 10.0
 """Inches of a figure in a notebook."""
-Config = dict[str, Any]
+Config = dict[str, object]
 """A resolved configuration as plain sections and values."""
 
 
@@ -197,12 +197,15 @@ def load(
     missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])
     records = Records(
-        [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
+        [
+            RecordedCell(own.cell_id, own.arm, own.seed, folder / own.cell_id)
+            for own in (cell.listed for cell in read)
+        ]
     )
     missing += [
-        Missing(records.place(row["cell_id"]), "no token records; tails leave this cell out")
-        for row in rows
-        if row["state"] == FINISHED and not records.steps(row["cell_id"])
+        Missing(records.place(cell.listed.cell_id), "no token records; tails leave this cell out")
+        for cell in read
+        if cell.state == FINISHED and not records.steps(cell.listed.cell_id)
     ]
     missing += [
         Missing(fault.place_in(folder), f"not readable as Parquet ({fault.reason})")
@@ -217,7 +220,7 @@ def load(
         )
     steps = _join([cell.steps for cell in read])
     scored = add_scores(cells, steps)
-    configs = {cell.row["cell_id"]: cell.config for cell in read}
+    configs = {cell.listed.cell_id: cell.config for cell in read}
     return GridFrame(scored, steps, records, info, tuple(missing), only or "", configs)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -82,12 +82,28 @@ def first_line(text: str) -> str:
     return text.strip().splitlines()[0][:160] if text.strip() else DASH
 
 
-def row_dicts(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as mappings by column name, whose values mypy lets through."""
-    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
+class Row(dict[str, object]):
+    """A row of a frame: its values by column name, read as what they are to be."""
+
+    def number(self, column: str) -> float:
+        """Read a number."""
+        value = self[column]
+        if isinstance(value, str | float | int | np.number):
+            return float(value)
+        raise TypeError(f"{column} is {value!r}, not a number")
+
+    def text(self, column: str) -> str:
+        """Read a text; '' where there is none."""
+        value = self[column]
+        return value if isinstance(value, str) else ""
 
 
-def json_ready(value: Any) -> Any:
+def row_dicts(data: pd.DataFrame) -> list[Row]:
+    """Read a frame's rows."""
+    return [Row((str(k), v) for k, v in row.items()) for row in data.to_dict("records")]
+
+
+def json_ready(value: object) -> object:
     """Convert to JSON's types: numpy scalars unwrapped, NaN and infinities as null."""
     if isinstance(value, dict):
         return {str(key): json_ready(item) for key, item in value.items()}

@@ -6,14 +6,14 @@ docs/extend.md shows one from start to end.
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import cast
 
 from alpkit.config.tasks import PLUGIN_GROUP, plugin_names
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.tasks.items import Task
 
 
-def build(name: str, params: Mapping[str, Any]) -> Task:
+def build(name: str, params: Mapping[str, object]) -> Task:
     """Build the task that an entry point names; its package's faults are told as its own."""
     points = list(entry_points(group=PLUGIN_GROUP, name=name))
     if not points:

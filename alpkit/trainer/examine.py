@@ -7,7 +7,7 @@ the run's precision (a bare model's in float32), sampled by the transformers eng
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ _LONGEST = 512
 class Asked:
     """Settings of one evaluation; None: as the run did, or the configuration's default."""
 
-    task: dict[str, Any] | None = None
+    task: dict[str, object] | None = None
     items: int | None = None
     k: int | None = None
     temperature: float | None = None
@@ -84,7 +84,7 @@ def examine(what: str, asked: Asked) -> Found:
     check_prompt(policy.tokenizer, chosen.prompt)
     step = None
     if checkpoint is not None:
-        step = int(load_checkpoint(checkpoint, policy.model)["step"])
+        step = load_checkpoint(checkpoint, policy.model)["step"]
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     result = _evaluate(config, policy, chosen, asked)
     solved = (result.sampled >= 1).sum(axis=1)
@@ -129,7 +129,7 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
     )
 
 
-def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
+def _origin(what: str) -> tuple[dict[str, object], Path | None]:
     """Give the run fields that `what` comes with, and its newest checkpoint."""
     if what.startswith("builtin:") or (Path(what).expanduser() / "config.json").is_file():
         return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
@@ -165,7 +165,7 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
     return as_of_now(stored), newest
 
 
-def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
+def _config(what: str, data: dict[str, object], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
     entry = {
         "name": "eval",
         "task": asked.task,
@@ -176,7 +176,8 @@ def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, E
         "suffix": asked.suffix,
         **({} if asked.top_p is None else {"top_p": asked.top_p}),
     }
-    prompt = dict(data.get("prompt") or {})
+    given = data.get("prompt")
+    prompt: dict[str, object] = dict(given) if isinstance(given, dict) else {}
     prompt |= {} if asked.system is None else {"system": asked.system}
     if asked.plain:
         prompt |= {"template": "none", "template_args": {}}

@@ -11,6 +11,7 @@ from alpkit.analysis.figures.panels import SOFT, Looks, legend_below, line, of_a
 from alpkit.analysis.figures.pools import joined
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.reading.folders import section
 
 FACTORS: Final = ("mismatch", "staleness", "perturbation")
 
@@ -54,8 +55,9 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 def _scheduled(frame: GridFrame, arm: str, step: int) -> bool:
     """Whether the arm's `records.every` asks for this step: multiples, the first and the last."""
     config = frame.arm_configs.get(arm, {})
-    every = (config.get("records") or {}).get("every") or 1
-    return step % every == 0 or step in (1, (config.get("train") or {}).get("steps"))
+    every = section(config, "records").get("every")
+    spacing = every if isinstance(every, int) and every else 1
+    return step % spacing == 0 or step in (1, section(config, "train").get("steps"))
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:

@@ -61,7 +61,7 @@ def alt(frame: GridFrame, data: pd.DataFrame) -> str:
     """Mean share of everything that acted."""
     means = data.groupby(["metric", "arm"], sort=False)["mean"].mean().reset_index()
     parts = [
-        f"{row['arm']}, {REMOVED[row['metric'].removeprefix('receipt/')]}: {100 * row['mean']:.2g} %"
+        f"{row['arm']}, {REMOVED[row.text('metric').removeprefix('receipt/')]}: {100 * row.number('mean'):.2g} %"
         for row in row_dicts(means[means["mean"] > 0])
     ]
     return f"What each correction took over steps, a panel per kind. Mean over steps: {'; '.join(parts)}."

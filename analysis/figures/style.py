@@ -29,7 +29,7 @@ METHOD_COLOURS: Final[dict[str, str]] = {
 OTHER_COLOURS: Final = ("#b9ac70", "#009e73", "#cc79a7", "#0b3c8c", "#7f5200", "#86c8dd")
 """For arms of any other method, in the grid's order; a seventh begins again."""
 
-LAYER_LINES: Final[dict[str, Any]] = {
+LAYER_LINES: Final[dict[str, object]] = {
     "all": "-",
     "early": "--",
     "middle": "-.",

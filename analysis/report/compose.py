@@ -1,7 +1,7 @@
 """Order the report into sections, in the order in which they are read."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -50,7 +50,7 @@ class Composed(NamedTuple):
     """The page, its numbers, and tables that have a file although the page has no room for them."""
 
     page: Page
-    summary: dict[str, Any]
+    summary: dict[str, object]
     unshown: tuple[Table, ...]
 
 
@@ -236,7 +236,7 @@ def _cells(frame: GridFrame, results: Results) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != FINISHED]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
-        + (f" ({first_line(row['error'])})" if row["error"].strip() else "")
+        + (f" ({first_line(row.text('error'))})" if row.text("error").strip() else "")
         + "; not in any mean."
         for row in row_dicts(rows)
     ]

@@ -7,8 +7,8 @@ light on a dark page, and its arms need a name by which a script finds them.
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def _without_legend(body: str, figure: Figure, arms: Sequence[str]) -> tuple[str
     return body, cut
 
 
-def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
+def _panels(figure: Figure, height: float) -> Iterator[dict[str, object]]:
     """Yield each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
     for axes in figure.axes:
         lines = list(_lines(axes)) if axes.get_visible() else []
@@ -122,7 +122,7 @@ def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
             }
 
 
-def _lines(axes: Axes) -> Iterator[list[Any]]:
+def _lines(axes: Axes) -> Iterator[list[object]]:
     for artist in axes.get_children():
         gid = str(artist.get_gid() or "")
         # The raw line behind a smoothed one would be read twice.
@@ -138,11 +138,11 @@ def _lines(axes: Axes) -> Iterator[list[Any]]:
             yield [gid.removeprefix(ARM_MARK), *pair]
 
 
-def _json(panels: list[dict[str, Any]]) -> str:
+def _json(panels: list[dict[str, object]]) -> str:
     # A closing tag inside a script would end it.
     return json.dumps(panels, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
-def colour_of(looks: Mapping[str, Any], arm: str) -> str:
+def colour_of(looks: Looks, arm: str) -> str:
     """Give an arm's colour as the page writes it."""
     return f"var({colour_name(looks[arm].colour)})" if arm in looks else "var(--soft)"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -71,7 +70,7 @@ def opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
     )
 
 
-def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
+def summary(frame: GridFrame, results: Results) -> dict[str, object]:
     """Give the report's numbers, ready for JSON."""
     arms, tails = {}, results.tails
     for arm in frame.arms:

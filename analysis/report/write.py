@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
@@ -28,15 +27,15 @@ class Report:
     """A written report: its folder, its numbers (JSON-ready), its files, and the grid or cell that it is of."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: dict[str, object]
     files: list[str]
     frame: GridFrame
 
     @property
-    def overview(self) -> list[dict[str, Any]]:
+    def overview(self) -> list[dict[str, object]]:
         """The first screen's table in numbers: a row per arm, JSON-ready."""
         rows = overview_table(overview(self.frame)).data
-        return [json_ready(row) for row in row_dicts(rows)]
+        return [{name: json_ready(v) for name, v in row.items()} for row in row_dicts(rows)]
 
 
 def analyze(
@@ -64,7 +63,7 @@ def report_id(frame: GridFrame) -> str:
     return "-".join(part.replace(os.sep, "_") for part in parts if part)
 
 
-def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:
+def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, object]:
     page, summary, unshown = compose(frame, tracking_uri)
     written = set()
     blocks = [block for section in page.sections for block in section.blocks]

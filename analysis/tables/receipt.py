@@ -33,7 +33,10 @@ def receipt_table(frame: GridFrame) -> Table:
             rows.append({"arm": arm, **{k.removeprefix(PREFIX): steps[k].mean() for k in keys}})
     data = pd.DataFrame(rows)
     shown = pd.DataFrame(
-        [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in row_dicts(data)]
+        [
+            {k: v if k == "arm" else _percent(row.number(k)) for k, v in row.items()}
+            for row in row_dicts(data)
+        ]
     )
     caption = (
         "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "
