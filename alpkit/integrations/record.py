@@ -12,7 +12,7 @@ pi_old, as TRL takes it to be, and the grid's notes say so. Not here: TRL's sett
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -21,14 +21,18 @@ from transformers import TrainerCallback
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.integrations.foreign_run import ForeignResponse, ForeignRun
 from alpkit.integrations.trl_settings import config_of, refuse_unreadable, updates_of
+from alpkit.integrations.trl_types import State, Trainer
 
+Made = TypeVar("Made")
+Scored = tuple[torch.Tensor, torch.Tensor | None]
+"""Log-probs and entropies of a forward, as TRL's own method gives them."""
 _OWN_SAMPLER: Final = (
     "TRL generated with the trainer's own model: mu is taken to be pi_old, and ratio/mismatch is 1"
 )
 
 
 def record(
-    trainer: Any,
+    trainer: Trainer,
     folder: Path | str,
     *,
     arm: str = "trl",
@@ -50,7 +54,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     """Listens to a trainer's loss and writes on rank 0; made by `record`."""
 
     def __init__(
-        self, trainer: Any, folder: Path, *, arm: str, objective: ObjectiveConfig | None, every: int
+        self,
+        trainer: Trainer,
+        folder: Path,
+        *,
+        arm: str,
+        objective: ObjectiveConfig | None,
+        every: int,
     ) -> None:
         refuse_unreadable(trainer)
         self._trainer, self._every = trainer, every
@@ -61,7 +71,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._run = ForeignRun(folder, arm=arm, note=note) if writes else None
         self._rows: list[ForeignResponse] = []
         self._losses: list[float] = []
-        self._scored: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._scored: Scored | None = None
         self._rewards: torch.Tensor | None = None
         for name, listener in (
             ("_calculate_rewards", self._hear_rewards),
@@ -71,13 +81,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         ):
             setattr(trainer, name, _heard(getattr(trainer, name), listener))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: object, state: State, control: object, **_: object) -> None:
         """Write who the run is; a resumed run takes its unfinished generation back."""
         self.config["train"]["steps"] = max(1, state.max_steps // self._updates)
         if self._run is not None:
             self._run.begin(self.config, done=state.global_step // self._updates)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: State, control: object, **_: object) -> None:
         """Write a step once all optimizer steps of its generation are made."""
         step, open_updates = divmod(state.global_step, self._updates)
         if open_updates:
@@ -92,30 +102,34 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 record=step % self._every == 0,
             )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(self, args: object, state: State, control: object, **_: object) -> None:
         if self._run is not None:
             self._run.end(state.global_step // self._updates)
 
-    def _hear_rewards(self, rewards: torch.Tensor, *_: Any) -> torch.Tensor:
+    def _hear_rewards(self, rewards: torch.Tensor, *_: object) -> torch.Tensor:
         weights = self._trainer.reward_weights.to(rewards.device)
         self._rewards = (rewards * weights).nansum(dim=1)
         return rewards
 
-    def _hear_generation(self, made: dict[str, Any], *_: Any) -> dict[str, Any]:
+    def _hear_generation(self, made: dict[str, object], *_: object) -> dict[str, object]:
         """Give every row its reward and its policy's version: TRL shuffles and cuts them with the rest."""
-        rows = len(made["completion_ids"])
+        completions = made["completion_ids"]
+        assert isinstance(completions, torch.Tensor)
+        rows = len(completions)
         if self._rewards is not None:
             first = self._trainer.accelerator.process_index * rows
             made["alpkit_reward"] = self._rewards[first : first + rows]
         made["alpkit_version"] = torch.full((rows,), self._trainer.state.global_step)
         return made
 
-    def _hear_logps(self, scored: Any, *_: Any) -> Any:
+    def _hear_logps(self, scored: Scored, *_: object) -> Scored:
         if torch.is_grad_enabled():
             self._scored = (scored[0].detach(), None if scored[1] is None else scored[1].detach())
         return scored
 
-    def _hear_loss(self, loss: torch.Tensor, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+    def _hear_loss(
+        self, loss: torch.Tensor, model: object, inputs: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         if self._trainer.model.training and self._scored is not None:
             self._losses.append(float(loss.detach()))
             self._rows += self._rows_of(inputs, *self._scored)
@@ -166,17 +180,17 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         return rows
 
 
-def _heard(method: Callable[..., Any], listener: Callable[..., Any]) -> Callable[..., Any]:
+def _heard(method: Callable[..., Made], listener: Callable[..., Made]) -> Callable[..., Made]:
     """Run `method`, and give what `listener` makes of its result and arguments."""
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: object, **kwargs: object) -> Made:
         return listener(method(*args, **kwargs), *args)
 
     return run
 
 
-def _from_all_ranks(own: list[Any]) -> list[Any]:
+def _from_all_ranks(own: list[Made]) -> list[Made]:
     from accelerate.utils import gather_object  # type: ignore[import-untyped]
 
-    gathered: list[Any] = gather_object(own)
+    gathered: list[Made] = gather_object(own)
     return gathered

@@ -12,7 +12,7 @@ corrections do not act at the same time: its weights of vLLM's log-probs are mea
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -189,7 +189,9 @@ class ObjectiveLoss:
         )[0]
         return logps
 
-    def _noise(self, model: Any, inputs: dict[str, Tensor], draw: int) -> Any:
+    def _noise(
+        self, model: Any, inputs: dict[str, Tensor], draw: int
+    ) -> AbstractContextManager[None]:
         """Open the noise for a training forward: keyed by the step, a row's id unique over ranks."""
         if self.perturbation is None or not model.training:
             return nullcontext()
@@ -274,7 +276,7 @@ def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None)
         )
 
 
-def _refuse_trls_loss(args: Any) -> None:
+def _refuse_trls_loss(args: object) -> None:
     """Refuse parts of TRL's loss, which the objective replaces whole."""
     for name, neutral in _IGNORED.items():
         if (value := getattr(args, name, neutral)) != neutral:
