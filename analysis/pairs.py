@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 
 
 def pairs(frame: GridFrame) -> list[Pair]:
-    """Every comparison of the grid, in the arms' order; at most one per arm and kind."""
+    """List every comparison of the grid, in the arms' order; at most one per arm and kind."""
     configs = {arm: frame.arm_configs.get(arm, {}) for arm in frame.arms}
     axes = {
         str(arm): value if isinstance(value, dict) else {}

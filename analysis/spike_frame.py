@@ -44,7 +44,7 @@ class SpikeLog(NamedTuple):
 
 
 def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> SpikeLog:
-    """Every spike of every cell of a grid's folder, in the order of arms, seeds and steps."""
+    """Read every spike of every cell of a grid's folder, in the order of arms, seeds and steps."""
     rows: list[dict[str, object]] = []
     missing: list[Missing] = []
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}

@@ -181,7 +181,7 @@ PLAIN_PROMPT = PromptConfig()
 
 
 class EvalConfig(Section):
-    """Evaluation on the held-out items of the training task; and the defaults of every set in `evals`."""
+    """Evaluation on held-out items of the training task. Sets under `evals` take their defaults from it."""
 
     every: PositiveInt = 10
     """Evaluate after every n-th step; step 0, before training, always."""

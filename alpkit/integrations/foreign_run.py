@@ -108,7 +108,10 @@ class ForeignRun:
         self.folder, self._arm, self._note, self._imported = folder, arm, note, imported
 
     def begin(self, config: ForeignConfig, *, done: int) -> None:
-        """Start after step `done`; `TrackingError` at 0 where the folder holds another run's steps."""
+        """Open the folder and go on after step `done`.
+
+        `TrackingError` where `done` is 0 and the folder holds another run's steps.
+        """
         self._objective = (
             ObjectiveConfig.model_validate(config["objective"]) if "objective" in config else None
         )

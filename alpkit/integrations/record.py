@@ -51,7 +51,7 @@ def record(
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Listens to a trainer's loss and writes on rank 0; made by `record`."""
+    """Callback that listens to a trainer's loss and writes the run folder, on rank 0; made by `record`."""
 
     def __init__(
         self,

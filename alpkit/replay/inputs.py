@@ -15,7 +15,7 @@ from alpkit.runs.states import read_cell, read_grid, read_manifest
 
 
 class Cell(NamedTuple):
-    """The run that is replayed; `report_id` names what is written about it."""
+    """A cell to replay; `report_id` is the name of the report's folder."""
 
     folder: Path
     cell_id: str

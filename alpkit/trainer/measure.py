@@ -40,7 +40,7 @@ class Pending(NamedTuple):
 
 
 def read_out(parts: Sequence[Pending]) -> dict[str, float]:
-    """Make the metrics of all parts, whose numbers cross to the host in one transfer, as float64."""
+    """Copy the numbers of all parts from the device in one transfer, as float64, and make their metrics."""
     vectors = [
         value.detach().double().flatten() for part in parts for value in part.numbers.values()
     ]

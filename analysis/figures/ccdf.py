@@ -38,7 +38,7 @@ _DASHES: Final = ((0, (1, 1)), (0, (4, 1.5)), (0, (5, 1, 1, 1)))
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, side, z, p, low, high: share of ratios (left: inverses) above z > 1.
+    """Give columns arm, level, side, z, p, low, high: share of ratios (left: inverses) above z > 1.
 
     low and high: 90 % bootstrap over prompts; a resample without any ratio above z counts as 0. Rows of
     arm `float32` and `bfloat16` are the numerical floor: what rounding the log-probs of the first arm

@@ -17,7 +17,7 @@ FACTORS: Final = ("mismatch", "staleness", "perturbation")
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, quantity, factor, step, value, low, high, n, scheduled: each factor's width and part in the tail.
+    """Give columns arm, quantity, factor, step, value, low, high, n, scheduled: each factor's width and tail part.
 
     scheduled: whether the step was recorded by its number, and not because it spiked.
 
@@ -61,7 +61,7 @@ def _scheduled(frame: GridFrame, arm: str, step: int) -> bool:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A column per factor: its standard deviation over steps above, its part in the tail below."""
+    """Lay out a column per factor: its standard deviation over steps above, its part in the tail below."""
     present = [factor for factor in FACTORS if (data["factor"] == factor).any()]
     quantities = {
         "std": "standard deviation of\nthe log ratio, nats",
@@ -95,7 +95,7 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Mean width of every factor and arm."""
+    """Say the mean width of every factor and arm."""
     std = data[data["quantity"] == "std"]
     means = std.groupby(["factor", "arm"], sort=False)["value"].mean().reset_index()
     parts = [f"{row.factor} of {row.arm} {row.value:.3f}" for row in means.itertuples()]

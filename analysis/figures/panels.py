@@ -77,7 +77,7 @@ def span_lines(axes: Axes, values: pd.Series) -> None:
 def arm_grid(
     arms: Sequence[str], rows: Sequence[str], height: float
 ) -> tuple[Figure, Iterator[tuple[str, str, Axes, bool]]]:
-    """A panel per row and arm, wrapped after `PER_ROW` arms: (row, arm, panel, whether it is leftmost)."""
+    """Lay out a panel per row and arm, wrapped after `PER_ROW` arms: (row, arm, panel, whether it is leftmost)."""
     blocks = [arms[i : i + PER_ROW] for i in range(0, len(arms), PER_ROW)]
     width = max(len(block) for block in blocks)
     lines = [(row, block) for row in rows for block in blocks]
@@ -95,7 +95,7 @@ def arm_grid(
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], looks: Looks) -> None:
-    """One legend under the sheet for every label of every panel: arms in their order, then the rest."""
+    """Draw one legend under the sheet for every label of every panel: arms in their order, then the rest."""
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels()):
@@ -112,7 +112,7 @@ def legend_below(figure: Figure, panels: Iterable[Axes], looks: Looks) -> None:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis; 2 and 5 too where it spans less than two decades and a half."""
+    """Write plain numbers on a logarithmic axis; 2 and 5 too where it spans less than two decades and a half."""
     low, high = sorted(axis.get_view_interval())
     short = low > 0 and math.log10(high / low) < 2.5
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,), numticks=9))
@@ -131,14 +131,14 @@ def _plain(value: float) -> str:
 
 
 def arm_handles(arms: Iterable[str], looks: Looks) -> list[Line2D]:
-    """Legend entries of arms that are drawn as points."""
+    """Make legend entries for arms that are drawn as points."""
     return [
         Line2D([], [], color=looks[arm].colour, marker="o", ls="", ms=5, label=arm) for arm in arms
     ]
 
 
 def padded(values: pd.Series, pad: float = 0.05) -> tuple[float, float]:
-    """Axis limits with a margin; of finite values only."""
+    """Compute axis limits with a margin, from finite values."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     margin = pad * (high - low) or 0.1

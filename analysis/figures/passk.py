@@ -15,7 +15,7 @@ from alpkit.analysis.text import row_dicts
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
+    """Give columns arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
     Every k up to the samples where the cells kept how often each item was solved; else k = 1 (avg@k, its
     unbiased estimate from the same samples) and k. when `step`: the evaluation of that step; `last`: each
@@ -102,7 +102,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Both ends of every arm's curve."""
+    """Say both ends of every arm's curve."""
     last = data[data["when"] == "last"]
     ends = [
         f"{row['arm']} {row['mean']:.3f} at k = {row['k']}"

@@ -32,7 +32,7 @@ COLUMNS: Final = ["panel", "arm", "part", "x", "y", "low", "high"]
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """panel, arm, part, x, y, low, high: three panels, of the arms that the overview shows.
+    """Give columns panel, arm, part, x, y, low, high: three panels, of the arms that the overview shows.
 
     The score over steps with its interval over seeds; the token log ratio's envelope over log mu (`part`
     p02, p98), else its edges over steps; the survival of the token ratio, else k̂ over steps.

@@ -59,7 +59,7 @@ class Overview(NamedTuple):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """The columns; each was logged by some arm."""
+        """List the columns; some arm logged each of them."""
         return tuple(entry.measure for entry in self.rows[0].entries) if self.rows else ()
 
 

@@ -9,7 +9,7 @@ from alpkit.analysis.text import DASH, number, row_dicts
 
 
 def spikes_table(log: SpikeLog) -> Table:
-    """One row per spike."""
+    """Make a row per spike."""
     has = [key for key in AROUND if log.rows[f"{key}_at"].notna().any()]
     shown = [
         {

@@ -27,7 +27,7 @@ BOOTSTRAP: Final = 200
 
 
 def tail_frame(frame: GridFrame) -> pd.DataFrame:
-    """A row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
+    """Lay out a row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
     return pd.DataFrame(
         [
             _row(arm, level, side, frame.pooled[arm].levels[level])

@@ -37,7 +37,7 @@ def methods_over_tasks(configs: Mapping[str, Config]) -> list[Method]:
 
 
 def tasks_table(frame: GridFrame, pairs: Sequence[Pair]) -> Table:
-    """A row per method and score; only seeds that finished on all of its tasks."""
+    """Lay out a row per method and score; only seeds that finished on all of its tasks."""
     controls = control_of_arms(pairs)
     methods = methods_over_tasks(frame.arm_configs)
     owner = {arm: method for method in methods for arm in method.arms.values()}
@@ -77,7 +77,7 @@ def tasks_table(frame: GridFrame, pairs: Sequence[Pair]) -> Table:
 
 
 def _scores(frame: GridFrame, method: Method, column: str) -> FloatArray:
-    """Seeds × tasks, over the seeds that have all tasks."""
+    """Make the matrix of seeds × tasks, of the seeds that have all tasks."""
     done = frame.finished
     parts = [done[done["arm"] == arm].set_index("seed")[column] for arm in method.arms.values()]
     return pd.concat(parts, axis=1, join="inner").dropna().sort_index().to_numpy(float)

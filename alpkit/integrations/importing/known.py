@@ -9,7 +9,7 @@ Trainer = Literal["auto", "prime-rl", "verl", "columns"]
 
 @dataclass(frozen=True)
 class Known:
-    """Facts of a run beside its dump; None: nobody said."""
+    """Facts about an imported run that its dump does not hold; None: not known."""
 
     trainer: Trainer = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
