@@ -78,12 +78,15 @@ def test_what_prime_rl_does_not_say_is_said_and_left_out(primes):
 
 
 def test_tool_tokens_inside_a_response_are_no_tokens_of_the_model(tmp_path):
-    source = dumps.prime_rl(tmp_path / "out", steps=[1], tool=2)
+    # prime-rl counts from 0.
+    source = dumps.prime_rl(tmp_path / "out", steps=[0, 1], tool=2)
     done = import_run(source, tmp_path / "runs" / "a" / "b")
     tokens = records.read(done.folder)
-    assert len(tokens) == len(flat([1], "ids"))
+    assert done.steps == [0, 1]
+    assert len(tokens) == len(flat([0, 1], "ids"))
     assert set(tokens["turn"]) == {0, 1}
-    assert (tokens.groupby("sample")["turn"].sum() > 0).all()
+    assert (tokens.groupby(["step", "sample"])["turn"].sum() > 0).all()
+    assert load(str(done.folder)).steps["step"].tolist() == [0, 1]
     sequences = records.read_sequences(done.folder)
     assert [int(np.sum(mask)) for mask in sequences["response_mask"]] == [
         len(ids) - 2 for ids in sequences["response_ids"]
@@ -141,7 +144,17 @@ def test_compare_reads_two_imported_runs(mapped, tmp_path, monkeypatch):
     assert "others:other" in done.output
 
 
-@pytest.mark.parametrize("kind", ["parquet", "tokens", "folder"])
+def padded(line, width=10):
+    """A row as a padded batch has it: lists of one length, a mask, the reward at the last real token."""
+    real = len(line["ids"])
+    fill = {"ids": 0, "sampler_lp": -9.0, "trainer_lp": -9.0}
+    lists = {name: [*line[name], *[value] * (width - real)] for name, value in fill.items()}
+    score = [0.0] * width
+    score[real - 1] = line["score"]
+    return {**line, **lists, "score": score, "mask": [1] * real + [0] * (width - real)}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tokens", "folder", "padded"])
 def test_every_layout_of_named_columns_makes_the_same_records(mapped, tmp_path, kind):
     _, expected = mapped
     lines = dumps.rows()
@@ -149,6 +162,9 @@ def test_every_layout_of_named_columns_makes_the_same_records(mapped, tmp_path, 
     mapping = dumps.MAP
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(lines), source, row_group_size=7)
+    elif kind == "padded":
+        mapping = {**mapping, "response_mask": "mask"}
+        pq.write_table(pa.Table.from_pylist([padded(line) for line in lines]), source)
     elif kind == "folder":
         source = tmp_path / "parts"
         source.mkdir()
@@ -329,6 +345,7 @@ COLUMNS = {
     "a log-prob is at most 0": {"sampler_lp": [0.5, 0.25, 0.25]},
     "step is 1.5, not an integer": {"it": 1.5},
     "response_ids is 'abc', not a list": {"ids": "abc"},
+    "an integer of at most 2147483647": {"ids": [1, 2, 2**31]},
 }
 
 

@@ -17,6 +17,10 @@ _ABOVE_ZERO: Final = 1e-2
 """What rounding may make of the log-prob of a certain token."""
 
 
+_LARGEST: Final = 2**31 - 1
+"""The records' columns have 32 bits."""
+
+
 class Dump(Protocol):
     """One run's dump; `steps` may be asked for again and ascends; steps have no response twice."""
 
@@ -81,6 +85,8 @@ def whole(value: Cell, name: str, place: str) -> int:
         raise wrong(value, name, "an integer", place)
     if isinstance(value, float) and not value.is_integer():
         raise wrong(value, name, "an integer", place)
+    if abs(value) > _LARGEST:
+        raise wrong(value, name, f"an integer of at most {_LARGEST}", place)
     return int(value)
 
 
