@@ -99,7 +99,7 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
-    """How long to train, and the optimizer."""
+    """Length of the training, and its optimizer."""
 
     refused: ClassVar[dict[str, str]] = renamed("train")
 
@@ -118,7 +118,7 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
-    """How often the ratio's factors are measured, and when a run stops itself."""
+    """Measurements of the ratio's factors, and when a run stops itself."""
 
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
@@ -137,7 +137,7 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
-    """Which steps keep the log-probs of every token."""
+    """Records: the steps that keep the log-probs of every token."""
 
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
@@ -149,7 +149,7 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """How often a run saves itself. No part of a cell's id."""
+    """Checkpoints, from which a run resumes. No part of a cell's id."""
 
     every: PositiveInt = 10
     """Steps between checkpoints."""

@@ -61,7 +61,7 @@ class ReasoningGymConfig(_Task):
 
 
 class _Grading(_Task):
-    """How a response is graded as mathematics; unused by graders that compare text."""
+    """Grading of a response as mathematics; unused by graders that compare text."""
 
     tail: PositiveInt = 300
     """Words at the end of a response in which the last \\boxed{} is looked for."""
@@ -149,7 +149,7 @@ TaskConfig = Annotated[
 
 
 class PromptConfig(Section):
-    """How a question becomes a prompt, and what ends the response besides the model's end tokens."""
+    """Prompt that a question becomes, and strings that end the response beside the model's end tokens."""
 
     template: Literal["auto", "none"] = "auto"
     """auto: the tokenizer's chat template where it has one; none: plain text, for base models."""

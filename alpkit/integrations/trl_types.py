@@ -33,14 +33,14 @@ class Accelerator(Protocol):
 
 
 class State(Protocol):
-    """How far the training has come."""
+    """Progress of the training."""
 
     global_step: int
     max_steps: int
 
 
 class ModelConfig(Protocol):
-    """Where the model came from."""
+    """Configuration of the model: where it came from."""
 
     _name_or_path: str
 

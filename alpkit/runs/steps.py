@@ -96,7 +96,7 @@ def last_step(folder: Path) -> int:
 
 
 class Proof(NamedTuple):
-    """How far a run's `metrics.jsonl` proves it, and what breaks off there."""
+    """Steps of a run that its `metrics.jsonl` proves, and what breaks off after them."""
 
     step: int
     """The last step of the lines 0, 1, 2, … that follow one another; -1 for none."""

@@ -33,7 +33,7 @@ TIMEOUT = {"timeout": True}
 
 
 class Verdict(TypedDict, total=False):
-    """What came of a check: one of these."""
+    """Outcome of a check: one of these keys."""
 
     right: bool
     fault: str
