@@ -45,7 +45,8 @@ class Metric(NamedTuple):
 # fmt: off
 _PLAIN = (
     Metric("reward/mean", "reward",
-        "Mean reward of the step's responses; each response counts once.",
+        "Mean reward of the step's responses (of the first draw, where groups were refilled), each counted once, as "
+        "they are trained with: 0 for what overlong: zero_reward took.",
         "The training curve. Compare means over the last 10 steps, never single steps."),
     Metric("reward/std", "reward",
         "Population standard deviation of the reward over the step's responses.",
@@ -106,6 +107,13 @@ _PLAIN = (
     Metric("train/entropy", "nats",
         "Mean entropy of the unperturbed next-token distribution; each valid token counts once.",
         "A fall towards 0 is collapse; exploration stops before reward does."),
+    Metric("train/entropy_bonus", "loss",
+        "Mean over valid tokens of objective.entropy_bonus times the entropy of the policy whose log-probs are the "
+        "ratio's numerator; only where the bonus is above 0.",
+        "What the bonus takes off a token-mean loss. Over the weight, beside train/entropy: what the noise adds."),
+    Metric("train/lr", "1",
+        "Learning rate of the policy at the step's last update, schedule included.",
+        "Constant without a schedule or a warm-up; compare arms at equal rates."),
     Metric("train/skipped_updates", "count",
         "Updates of the step that were not applied (no surviving token, or a non-finite gradient).",
         "0 in a healthy run; under dtype: float16 a few, see train/overflows."),
@@ -232,6 +240,25 @@ _PLAIN = (
     Metric("receipt/reference_value_clamped", "share",
         "Valid tokens whose KL estimate met reference_kl.value_clamp / valid tokens.",
         "Above 0: tokens that are not pulled back, but for k3_straight_through."),
+    Metric("receipt/entropy_bonus", "share",
+        "Valid tokens whose entropy the bonus rewards / valid tokens; only where the bonus is above 0.",
+        "1 but for tokens that a rejection took out."),
+    Metric("receipt/lr_scale", "share",
+        "Mean over the step's updates of the learning rate / the full one; only with a schedule or a warm-up.",
+        "How much of the step size the schedule left: read scores of early and late steps by it."),
+    Metric("receipt/long_prompts", "share",
+        "Questions left out for a prompt longer than rollout.filter.max_prompt / questions looked at: of a list all, "
+        "once; of a task that makes them up those of the step.",
+        "0: the limit does nothing. Large: the run trains on another task than its name says."),
+    Metric("receipt/refilled_groups", "share",
+        "Groups of equal rewards whose place another prompt took / groups; rollout.filter.zero_variance: refill.",
+        "Each cost at least one more group to sample. Rising: fewer prompts of the task teach anything."),
+    Metric("receipt/dropped_groups", "share",
+        "Groups of equal rewards that were left out of the updates / groups; zero_variance: drop or refill.",
+        "Under refill what the last round left. Near 1 there is no training left."),
+    Metric("receipt/overlong", "share",
+        "Responses cut off at rollout.max_tokens that overlong masked, or whose reward it set to 0 / responses.",
+        "0: overlong does nothing. Near 1 the limit, not the task, decides what is learned."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -318,7 +345,7 @@ _PLAIN = (
         "Response tokens trained on since the start of the run.",
         "The axis on which arms with different lengths are comparable."),
     Metric("progress/samples", "responses",
-        "Responses trained on since the start of the run.",
+        "Responses in the steps' batches since the start of the run, left out of training or not.",
         "Equal across arms at equal step."),
 )
 # fmt: on

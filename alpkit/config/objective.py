@@ -128,6 +128,10 @@ class ObjectiveConfig(Section):
     reference implementation computes it (it depends on hardware.micro_batch_tokens)."""
     reference_kl: ReferenceKLConfig = ReferenceKLConfig()
     """Pull towards the starting policy."""
+    entropy_bonus: NonNegativeFloat = 0.0
+    """Times the next-token entropy of every token that no rejection took out, off the loss. The entropy is that of the
+    policy whose log-probs are the ratio's numerator: with a perturbation the perturbed one's, whose forward has the
+    gradient anyway; with gradient: clean its value is the perturbed one's and its gradient the clean one's."""
     log_ratio_clamp: tuple[float, float] = (-20.0, 20.0)
     """Bounds on the log ratio, applied once after the reduction to the level; clamped entries are counted."""
 

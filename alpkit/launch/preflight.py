@@ -24,6 +24,7 @@ def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
     for cell in cells:
         try:
             _check_engine(cell.config)
+            _check_optimizer(cell.config)
             _check_task(cell.config)
             _check_environment(cell.config)
             if models:
@@ -77,6 +78,16 @@ def _build_environment(config: str) -> None:
     from alpkit.tasks.environments import load_environment
 
     load_environment(PluginEnvironmentConfig.model_validate_json(config)).close()
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    if config.train.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
+        raise PrerequisiteError(
+            "the 8-bit optimizer needs a package that is not installed here",
+            where="train.optimizer",
+            why="bitsandbytes cannot be imported",
+            fix="pip install 'alpkit[8bit]', or set train.optimizer: adamw",
+        )
 
 
 def _check_task(config: RunConfig) -> None:

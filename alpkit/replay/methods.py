@@ -20,7 +20,7 @@ OWN: Final = "own"
 class Method(NamedTuple):
     """A correction to replay; `own`: it is what the run itself trained with.
 
-    `objective` has no pull to a reference policy: its log-probs are in no record.
+    `objective` has no pull to a reference policy and no entropy bonus: no record has what they need.
     """
 
     name: str
@@ -61,7 +61,8 @@ def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
 
 
 def _method(name: str, config: RunConfig, own: bool) -> Method:
-    objective = config.objective.model_copy(update={"reference_kl": ReferenceKLConfig()})
+    without = {"reference_kl": ReferenceKLConfig(), "entropy_bonus": 0.0}
+    objective = config.objective.model_copy(update=without)
     return Method(name, objective, config.perturbation, own)
 
 

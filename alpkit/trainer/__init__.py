@@ -141,7 +141,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
         metrics = {"policy/lag": float(lag)} | read_out(parts)
-        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics() | state.rates.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound

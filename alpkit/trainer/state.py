@@ -43,6 +43,8 @@ from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.noise_watch import NoiseWatch
+from alpkit.trainer.optim import LearningRates, build_optimizer
+from alpkit.trainer.prompts import Prompts
 from alpkit.trainer.reward_watch import RewardWatch
 from alpkit.trainer.spike_watch import SpikeWatch
 
@@ -58,6 +60,7 @@ class TrainerState:
     folder: Path
     policy: Policy
     task: Task
+    prompts: Prompts
     sets: tuple[EvalSet, ...]
     sampler: Sampler
     history: WeightHistory
@@ -67,6 +70,7 @@ class TrainerState:
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
     optimizer: torch.optim.Optimizer
+    rates: LearningRates
     records: BackgroundWriter
     answering: Answering
     """How requests become responses and the texts that are scored."""
@@ -135,6 +139,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         precision=Precision(config.dtype, config.head),
         batch=config.hardware.eval_batch,
     )
+    optimizer = build_optimizer(config.train, policy.model, perturbation)
     loss_scale = LossScale(enabled=config.dtype == "float16")
     if perturbation is not None:
         perturbation.loss_scale = loss_scale.value
@@ -143,6 +148,12 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         folder=folder,
         policy=policy,
         task=asked.task,
+        prompts=Prompts(
+            asked.task,
+            lambda item: encode_prompt(policy.tokenizer, item.prompt, config.prompt),
+            seed=config.seed,
+            limit=config.rollout.filter.max_prompt,
+        ),
         sets=asked.sets,
         sampler=build_sampler(
             policy,
@@ -155,11 +166,12 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
-        optimizer=_optimizer(config, policy, perturbation),
+        optimizer=optimizer,
+        rates=LearningRates(config.train, optimizer),
         records=BackgroundWriter(RunFolder(folder).records),
         answering=answering_of(config, policy),
         probe=probe,
-        receipts=ReceiptWatch(config.objective),
+        receipts=ReceiptWatch(config.bounds),
         loss_scale=loss_scale,
         noise=NoiseWatch(config.objective.ratio.denominator),
     )
@@ -310,29 +322,6 @@ def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
-
-
-def _optimizer(
-    config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
-) -> torch.optim.Optimizer:
-    train = config.train
-    groups: list[dict[str, object]] = [
-        {
-            "params": list(policy.model.parameters()),
-            "lr": train.lr,
-            "weight_decay": train.weight_decay,
-        }
-    ]
-    if perturbation is not None and perturbation.parameters():
-        sigma = perturbation.config.sigma
-        groups.append(
-            {
-                "params": perturbation.parameters(),
-                "lr": sigma.lr,
-                "weight_decay": sigma.weight_decay,
-            }
-        )
-    return torch.optim.AdamW(groups, betas=train.betas)
 
 
 def _probe_sequences(

@@ -77,6 +77,7 @@ def update_policy(
     state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
 ) -> Update:
     """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
+    state.rates.set(state.optimizer, step=micros[0].step, update=micros[0].update)
     normalizers = _normalizers(state, micros, clock)
     parts = [
         _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
@@ -135,6 +136,7 @@ def _backward(
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
+                entropy=scored.entropy,
             )
             (output.loss * state.loss_scale.value / len(normalizers)).backward()
         drawn.append(_Drawn(scored, output))
@@ -148,12 +150,12 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    scored = _logprobs(state, micro)
+    scored = _logprobs(state, micro, entropy_gradient=state.config.objective.entropy_bonus > 0)
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
         perturbed = _logprobs(state, micro)
-    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+    return TokenLogprobs(*map(with_gradient_of, scored, perturbed))
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
@@ -170,7 +172,11 @@ def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
 
 
 def _logprobs(
-    state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
+    state: TrainerState,
+    micro: MicroBatch,
+    model: PreTrainedModel | None = None,
+    *,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
@@ -186,6 +192,7 @@ def _logprobs(
             chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
             packing=state.packing,
+            entropy_gradient=entropy_gradient,
         )
 
 

@@ -112,10 +112,32 @@ def test_a_recomputed_head_is_the_head(architecture, fields, tied, temperature):
         got = response_logprobs(
             model, tokens, attention, response, temperature=temperature, chunk=chunk
         )
+        assert not got.entropy.requires_grad
         (got.logp * torch.linspace(-1, 2, got.logp.numel()).view_as(got.logp)).sum().backward()
         seen.append([got.logp.detach(), got.entropy, *(p.grad for p in model.parameters())])
     for a, b in zip(*seen, strict=True):
         assert_close(a, b, atol=2e-5, rtol=1e-5)  # gradients go up to 10
+
+
+@pytest.mark.parametrize("chunk", [2, 4096])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_the_gradient_of_the_entropy_is_autograds(architecture, tied, chunk):
+    """gemma2 caps its logits, so that its chunks go through checkpoints; llama's through our own backward."""
+    model = tiny(architecture, tie_word_embeddings=tied)
+    weights = torch.linspace(-1, 2, batch()[0].numel()).view(batch()[0].shape)
+    seen = []
+    for ours in (True, False):
+        model.zero_grad()
+        if ours:
+            given = {"temperature": 0.7, "chunk": chunk, "entropy_gradient": True}
+            logp, entropy = response_logprobs(model, *batch(), **given)
+        else:
+            logp, entropy = reference(model, *batch(), 0.7)
+        (weights * (logp - 3 * entropy)).sum().backward()
+        seen.append([logp.detach(), entropy.detach(), *(p.grad for p in model.parameters())])
+    for a, b in zip(*seen, strict=True):
+        assert_close(a, b, atol=2e-4, rtol=1e-5)  # gradients go up to 50
 
 
 def test_a_recomputed_head_passes_gradcheck():
@@ -126,9 +148,14 @@ def test_a_recomputed_head_passes_gradcheck():
     assert torch.autograd.gradcheck(
         lambda h, w: recomputed_logprobs(h, w, target, scale=0.7, chunk=2).logp, (hidden, weight)
     )
+    assert torch.autograd.gradcheck(
+        lambda h, w: recomputed_logprobs(h, w, target, scale=0.7, chunk=2, entropy_gradient=True),
+        (hidden, weight),
+    )
 
 
-def test_a_recomputed_head_keeps_no_logits():
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_a_recomputed_head_keeps_no_logits(entropy_gradient):
     model, kept = tiny("llama", vocab_size=500), []
 
     def count(tensor):
@@ -136,7 +163,7 @@ def test_a_recomputed_head_keeps_no_logits():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        response_logprobs(model, *batch(), chunk=4)
+        response_logprobs(model, *batch(), chunk=4, entropy_gradient=entropy_gradient)
     assert not [shape for shape in kept if shape[-1:] == (500,)]
 
 
