@@ -28,13 +28,10 @@ TEXT_FIELDS: Final[dict[str, Any]] = {
     "hardware": {"micro_batch_tokens"},
 }
 """Fields of a run that decide which texts its model reads and writes, and how long they may be."""
-CONVERSATION_FIELDS: Final[set[str]] = {
-    "model",
-    "revision",
-    "task",
-    "prompt",
-    "environment",
-    "rollout",
+CONVERSATION_FIELDS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("model", "revision", "task", "prompt", "environment"), True),
+    "rollout": {"engine", "max_tokens", "max_model_len"},
+    "hardware": {"micro_batch_tokens"},
 }
 """Fields of a run that decide how its model talks with an environment."""
 _SPOKEN: Final = "```python\nprint(1)\n```\n\\boxed{42}"

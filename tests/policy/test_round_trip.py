@@ -101,7 +101,13 @@ def test_a_model_that_can_write_code_may_talk():
 
 def test_a_run_is_asked_before_anything_is_created():
     config = RunConfig.model_validate(
-        {"task": {"name": "math"}, "environment": {}, "rollout": {"max_tokens": 64}}
+        {
+            "task": {"name": "math"},
+            "environment": {},
+            "rollout": {"max_tokens": 5000, "prompts": 3},
+            "train": {"updates_per_rollout": 1},
+            "hardware": {"micro_batch_tokens": 6000},
+        }
     )
     with pytest.raises(ConfigError, match="builtin:tiny-addition cannot hold the text"):
         preflight._check_model(config)
