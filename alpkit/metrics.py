@@ -328,7 +328,7 @@ _PLAIN = (
             ("logp_old", "forwards for log pi_old", "Once per rollout."),
             ("update", "forwards, backwards and optimizer steps", "Noise adds a few per cent."),
             ("clean_forward", "a perturbed arm's extra unperturbed forward on diagnostic steps",
-                "About a third of update; diagnostics.every thins it out."),
+                "About a third of update, of which a step's first update is free; diagnostics.every thins it out."),
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
@@ -336,6 +336,17 @@ _PLAIN = (
             ("step", "everything but the checkpoint", "The parts and a little untimed glue."),
         )
     ),
+    Metric("perf/tokens_per_second", "tokens / second",
+        "Prompt and response tokens of the step / its seconds without evaluation and checkpoint: sampling, "
+        "updates, diagnostics, sync, records.",
+        "Compare runs on one machine with one number of jobs."),
+    Metric("perf/mfu", "share",
+        "Operations of the step's updates (2 forward, 4 backward for a token and a weight of the layers' "
+        "matrices; the LM head on response tokens only; attention for pairs that see each other; nothing for "
+        "what is recomputed or has no backward) / time/update / operations a second of a large matrix product "
+        "in the run's dtype, measured on the device at start.",
+        "0.7 is good on a CPU. Absent for mixtures of experts; rough for other than Llama-like models; beside "
+        "other work the limit itself is measured too low."),
     Metric("memory/peak", "GiB",
         "Largest memory of the step before its evaluation: allocated on the GPU, or resident in this process "
         "without one.",

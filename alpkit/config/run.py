@@ -350,11 +350,7 @@ class RunConfig(Section):
     def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         made, budget = identity(self), self.hardware.micro_batch_tokens
-        # The one method whose loss depends on how a mini-batch is cut.
-        if (
-            self.objective.aggregate == "token_mean_per_micro_batch"
-            and budget != HardwareConfig().micro_batch_tokens
-        ):
+        if self.objective.cut_matters and budget != HardwareConfig().micro_batch_tokens:
             made["micro_batch_tokens"] = budget
         return made
 

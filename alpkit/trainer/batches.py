@@ -55,7 +55,8 @@ class Batch:
 class MicroBatch:
     """Rows of a batch that go through one forward; `sample` are their row numbers in the step.
 
-    `update` is the mini-batch that they belong to; `logp_old` is there where something needs it.
+    `update` is the mini-batch that they belong to; `logp_old` is there where something needs it, and
+    `entropy_old` of the same forward.
     """
 
     step: int
@@ -66,6 +67,7 @@ class MicroBatch:
     reward: Float[Tensor, " rows"]
     advantage: Float[Tensor, " rows"] | Float[Tensor, "rows len"]
     logp_old: Float[Tensor, "rows len"] | None = None
+    entropy_old: Float[Tensor, "rows len"] | None = None
 
     def inputs(self, logp: Float[Tensor, "rows len"]) -> Inputs:
         """Give the loss's inputs of these rows, with `logp` as the ratio's numerator."""
@@ -105,10 +107,13 @@ class TokenTable:
         return {name: values.cpu().numpy() for name, values in self.columns.items()}
 
 
-def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> list[list[MicroBatch]]:
+def cut(
+    batch: Batch, *, updates: int, tokens: int, aim: int | None = None, padded: bool = False
+) -> list[list[MicroBatch]]:
     """Disjoint mini-batches of whole groups, one per update, each cut into forwards of at most `tokens`.
 
     Responses without a valid token take part in none, but for the shortest of a mini-batch that has no other.
+    `aim`: fewer tokens than that, where no row alone has more (`alpkit.policy.memory.forward_tokens`).
     `padded`: padding counts as well, for models that cannot pack.
     """
     rollout, rows = batch.rollout, len(batch.rollout) // updates
@@ -124,7 +129,8 @@ def cut(batch: Batch, *, updates: int, tokens: int, padded: bool = False) -> lis
         used = [row for row in mine if trained[row]]
         if not used:
             used = [min(mine, key=lambda row: prompts[row] + responses[row])]
-        bins = choose([prompts[row] for row in used], [responses[row] for row in used], tokens)
+        lengths = [prompts[row] for row in used], [responses[row] for row in used]
+        bins = choose(*lengths, tokens, aim)
         plan.append([_micro(batch, update, torch.tensor([used[i] for i in b])) for b in bins])
     return plan
 

@@ -21,7 +21,7 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
-from alpkit.policy.memory import keep_freed_memory
+from alpkit.policy.memory import forward_tokens, keep_freed_memory
 from alpkit.policy.messages import Messages
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
@@ -46,6 +46,7 @@ from alpkit.trainer.noise_watch import NoiseWatch
 from alpkit.trainer.optim import LearningRates, build_optimizer
 from alpkit.trainer.prompts import Prompts
 from alpkit.trainer.reward_watch import RewardWatch
+from alpkit.trainer.speed import Speed, speed_of
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
@@ -69,6 +70,8 @@ class TrainerState:
     """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
+    forward_tokens: int | None
+    """Tokens to aim at for one forward below the budget; None: as many as the budget allows."""
     optimizer: torch.optim.Optimizer
     rates: LearningRates
     records: BackgroundWriter
@@ -78,6 +81,7 @@ class TrainerState:
     receipts: ReceiptWatch
     loss_scale: LossScale
     noise: NoiseWatch
+    speed: Speed
     rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
@@ -166,6 +170,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
+        forward_tokens=_forward_tokens(config, policy),
         optimizer=optimizer,
         rates=LearningRates(config.train, optimizer),
         records=BackgroundWriter(RunFolder(folder).records),
@@ -174,6 +179,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         receipts=ReceiptWatch(config.bounds),
         loss_scale=loss_scale,
         noise=NoiseWatch(config.objective.ratio.denominator),
+        speed=speed_of(policy.model, getattr(torch, config.dtype), draws=config.draws),
     )
 
 
@@ -315,6 +321,12 @@ def answering_of(config: RunConfig, policy: Policy) -> Answering:
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
     """Make a decoder of token ids that shows special tokens, for readers of spikes."""
     return lambda ids: str(policy.tokenizer.decode(ids))
+
+
+def _forward_tokens(config: RunConfig, policy: Policy) -> int | None:
+    if config.objective.cut_matters:
+        return None  # its numbers are those of the budget
+    return forward_tokens(policy.model, config.hardware, autocast=config.dtype != "float32")
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:

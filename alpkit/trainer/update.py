@@ -67,10 +67,12 @@ def with_logp_old(
 ) -> list[list[MicroBatch]]:
     """Give every micro-batch its log pi_old: scored as the updates will be, on the sampler's weights, no noise."""
     with state.history.as_sampled():
-        return [
-            [replace(micro, logp_old=_logprobs(state, micro).logp) for micro in micros]
-            for micros in plan
-        ]
+        return [[_with_logp_old(state, micro) for micro in micros] for micros in plan]
+
+
+def _with_logp_old(state: TrainerState, micro: MicroBatch) -> MicroBatch:
+    scored = _logprobs(state, micro)
+    return replace(micro, logp_old=scored.logp, entropy_old=scored.entropy)
 
 
 def update_policy(
@@ -104,7 +106,7 @@ def _accumulate(
         columns["logp_old"] = micro.logp_old
     if state.perturbation is not None and diagnose:
         with clock("clean_forward"), torch.no_grad():
-            clean = _logprobs(state, micro)
+            clean = _clean(state, micro)
         columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
     with clock("update"):
         drawn = _backward(state, micro, normalizers)
@@ -118,6 +120,14 @@ def _accumulate(
         rows = token_rows(micro, columns)
     loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
     return _Accumulated(loss, [draw.output for draw in drawn], rows)
+
+
+def _clean(state: TrainerState, micro: MicroBatch) -> TokenLogprobs:
+    """Score without noise; in the first update of a sampler that is up to date, log pi_old is that already."""
+    unmoved = micro.update == 0 and state.history.sampler_version == state.history.version
+    if unmoved and micro.logp_old is not None and micro.entropy_old is not None:
+        return TokenLogprobs(micro.logp_old, micro.entropy_old)
+    return _logprobs(state, micro)
 
 
 def _backward(
