@@ -258,6 +258,13 @@ def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None)
             why="TRL hands the loss one micro-batch, its own reference and no entropy that has a gradient",
             fix="use normalizer: keep, weight.normalize: none, reference_kl.coef: 0 and entropy_bonus: 0",
         )
+    if objective.centering.kind != "none":
+        raise ConfigError(
+            "objective.centering cannot run inside TRL",
+            where="objective.centering",
+            why="TRL hands the loss no log-probs of the sampler's likeliest tokens",
+            fix="set centering.kind: none, or use alpkit's own trainer",
+        )
     if perturbation is not None and perturbation.gradient == "clean":
         raise ConfigError(
             "perturbation.gradient: clean cannot run inside TRL",

@@ -58,6 +58,12 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
             why="it needs the whole mini-batch, and a verl loss sees one micro-batch",
             fix="set normalizer: keep",
         )
+    if objective.centering.kind != "none":
+        raise ConfigError(
+            "objective.centering cannot be computed inside a verl loss",
+            why="verl hands the loss no log-probs of the sampler's likeliest tokens",
+            fix="set centering.kind: none, or use alpkit's own trainer",
+        )
     if objective.reference_kl.coef > 0:
         raise ConfigError(
             "objective.reference_kl cannot be computed inside a verl loss",

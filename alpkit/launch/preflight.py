@@ -62,6 +62,16 @@ def _check_engine(config: RunConfig) -> None:
         )
 
 
+def _check_optimizer(config: RunConfig) -> None:
+    if config.train.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
+        raise PrerequisiteError(
+            "the 8-bit optimizer needs a package that is not installed here",
+            where="train.optimizer",
+            why="bitsandbytes cannot be imported",
+            fix="pip install 'alpkit[8bit]', or set train.optimizer: adamw",
+        )
+
+
 def _check_environment(config: RunConfig) -> None:
     environment = config.environment
     if isinstance(environment, ToolMathConfig):
@@ -78,16 +88,6 @@ def _build_environment(config: str) -> None:
     from alpkit.tasks.environments import load_environment
 
     load_environment(PluginEnvironmentConfig.model_validate_json(config)).close()
-
-
-def _check_optimizer(config: RunConfig) -> None:
-    if config.train.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
-        raise PrerequisiteError(
-            "the 8-bit optimizer needs a package that is not installed here",
-            where="train.optimizer",
-            why="bitsandbytes cannot be imported",
-            fix="pip install 'alpkit[8bit]', or set train.optimizer: adamw",
-        )
 
 
 def _check_task(config: RunConfig) -> None:

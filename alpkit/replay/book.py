@@ -113,6 +113,7 @@ class Book:
             method
             for method in self.compared
             if ("logp_old" in columns or not method.objective.needs_logp_old)
+            and not method.centred
             and self._has_sigma(method)
         ]
 

@@ -28,6 +28,11 @@ class Method(NamedTuple):
     perturbation: PerturbationConfig | None
     own: bool
 
+    @property
+    def centred(self) -> bool:
+        """Whether the loss needs log-probs of more than the sampled token."""
+        return self.objective.centering.kind != "none"
+
     def obstacle(self, columns: Collection[str], run: RunConfig) -> str:
         """Say why the records of `run` do not give this method's loss; '' where they do.
 
@@ -37,6 +42,8 @@ class Method(NamedTuple):
         per_turn = environment is not None and environment.credit == "turn"
         if per_turn and self.objective.advantage != run.objective.advantage:
             return "its advantages are others, and the rewards of single turns are in no record"
+        if self.centred:
+            return "its log-probs of the sampler's likeliest tokens are in no record"
         if self.objective.needs_logp_old and "logp_old" not in columns:
             return "it uses pi_old, which this step did not compute (diagnostics.every)"
         if self.perturbation is None:

@@ -29,13 +29,12 @@ class Batch:
     advantage: Float[Tensor, " batch"] | Float[Tensor, "batch len"]
     grading: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the grading itself: checks that were cut off or broke down."""
-    turns: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of conversations: turns, what came between them, tool calls; empty without an environment."""
-
     drawn: Float[Tensor, " batch"] | None = None
     """Rewards of the first draw, where some of it was replaced: what reward/* measures."""
     receipt: Mapping[str, float] = field(default_factory=dict)
     """Metrics of what was left out, replaced or scored anew between sampling and the loss."""
+    turns: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of conversations: turns, what came between them, tool calls; empty without an environment."""
 
     @property
     def nonfinite(self) -> Bool[Tensor, "batch len"]:

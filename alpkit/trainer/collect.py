@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id
@@ -22,7 +21,7 @@ from alpkit.trainer.conversations import (
     void_rows,
 )
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
-from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, select
+from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, rewards_of, select
 from alpkit.trainer.state import TrainerState
 
 
@@ -30,11 +29,11 @@ def collect(state: TrainerState, step: int) -> Batch:
     """Sample the step's responses, score them, and choose what is trained on."""
     config, prompts = state.config, state.prompts
     size, overlong = config.rollout.group, config.rollout.overlong
-    graded: list[Scores] = []
+    scored: list[Scores] = []
 
     def ask(items: Sequence[Item], places: Sequence[int], draw: int) -> list[Group]:
         groups, scores = _ask(state, step, items, places, draw)
-        graded.append(scores)
+        scored.append(scores)
         return groups
 
     def again(draw: int, places: Sequence[int], taken: Sequence[str]) -> list[Group]:
@@ -43,8 +42,8 @@ def collect(state: TrainerState, step: int) -> Batch:
     count = config.rollout.prompts
     first = ask(prompts.of_step(step, count), range(count), 0)
     groups, trained, receipt = select(first, config.rollout.filter, again)
-    responses = [response for group in groups for response in group.responses]
     conversations = [each for group in groups for each in group.conversations]
+    responses = [each.response for each in conversations]
     rollout = collate(
         [request for group in groups for request in group.requests],
         responses,
@@ -52,15 +51,16 @@ def collect(state: TrainerState, step: int) -> Batch:
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    reward = _rewards(groups)
-    masked = [overlong == "mask" and cut_off(response) for response in responses]
-    left_out = torch.tensor(masked) | void_rows(conversations, config)
-    used = torch.tensor(trained).repeat_interleave(size) & ~left_out
-    valid = rollout.response & rollout.logp_rollout.isfinite() & used[:, None]
+    reward = rewards_of(groups)
     if config.environment is not None and config.environment.credit == "turn":
         advantage = advantage_of_turns(reward.tolist(), conversations, rollout, config)
     else:
         advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
+    masked = torch.tensor([overlong == "mask" and cut_off(response) for response in responses])
+    used = (
+        torch.tensor(trained).repeat_interleave(size) & ~masked & ~void_rows(conversations, config)
+    )
+    valid = rollout.response & rollout.logp_rollout.isfinite() & used[:, None]
     return Batch(
         step=step,
         rollout=rollout.to(state.device),
@@ -68,15 +68,11 @@ def collect(state: TrainerState, step: int) -> Batch:
         valid=valid.to(state.device),
         reward=reward,
         advantage=advantage,
-        grading={f"grading/{name}": value for name, value in grading_metrics(*graded).items()},
-        drawn=_rewards(first),
+        grading={f"grading/{name}": value for name, value in grading_metrics(*scored).items()},
+        drawn=rewards_of(first),
         receipt=prompts.receipt() | receipt | overlong_receipt(groups, overlong),
         turns=conversation_metrics(conversations, config),
     )
-
-
-def _rewards(groups: Sequence[Group]) -> Tensor:
-    return torch.tensor([reward for group in groups for reward in group.rewards])
 
 
 def _ask(
@@ -98,14 +94,13 @@ def _ask(
             requests, max_tokens=limit, temperature=config.rollout.temperature
         )
 
-    told = state.answering(sample, requests, asked, config.rollout.max_tokens)
-    responses = [each.response for each in told]
-    scores = score_all(state.task, asked, [each.text for each in told])
-    graded = response_rewards(scores.rewards, told)
-    rewards = rewarded(graded, responses, config.rollout.overlong)
+    conversations = state.answering(sample, requests, asked, config.rollout.max_tokens)
+    scores = score_all(state.task, asked, [each.text for each in conversations])
+    graded = response_rewards(scores.rewards, conversations)
+    rewards = rewarded(graded, [each.response for each in conversations], config.rollout.overlong)
     rows = [slice(start, start + size) for start in range(0, len(requests), size)]
     groups = [
-        Group(item, requests[row], responses[row], graded[row], rewards[row], told[row])
+        Group(item, requests[row], conversations[row], graded[row], rewards[row])
         for item, row in zip(items, rows, strict=True)
     ]
     return groups, scores

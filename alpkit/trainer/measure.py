@@ -68,8 +68,8 @@ def rollout_part(batch: Batch, group: int) -> Pending:
         "reward/solved_none": (groups <= 0).all(dim=1).float().mean().item(),
         "response/finished": float(np.mean(finished)),
         **batch.grading,
-        **batch.turns,
         **batch.receipt,
+        **batch.turns,
     }
     numbers = {
         "response/length_mean": length.mean(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
@@ -140,9 +141,11 @@ def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
     owner = pd.DataFrame(
         {name: row[name] for name in ("cell_id", "arm", "seed")}, range(len(steps))
     )
-    logged = pd.DataFrame([by_step[step] for step in steps])
-    values: pd.DataFrame = logged.apply(pd.to_numeric, errors="coerce").astype(float)
-    return pd.concat([owner.assign(step=steps), values], axis=1)
+    keys = list(dict.fromkeys(key for step in steps for key in by_step[step]))
+    # By way of an array: pandas takes ten times as long to find out that numbers are numbers.
+    values = np.array([[by_step[step].get(key) for key in keys] for step in steps], float)
+    logged = pd.DataFrame(values.reshape(len(steps), len(keys)), columns=keys)
+    return pd.concat([owner.assign(step=steps), logged], axis=1)
 
 
 def headline(config: dict[str, Any]) -> dict[str, Any]:
