@@ -15,6 +15,7 @@ from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.diagnostics.noise_size import NoiseSize  # would bring scipy with it
+    from alpkit.trainer.cost_probe import Cost  # would bring torch with it
 
 
 class Column(NamedTuple):
@@ -84,6 +85,15 @@ def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
         places = ", ".join(f"{place} {share:.2g}" for place, share in size.to_rms.items())
         share = "–" if size.share is None else f"{size.share:.0%}"
         table.add_row(arm, places, f"{size.perturbation:.3g}", f"{size.ratio:.3g}", share)
+    return table
+
+
+def cost_table(costs: "Mapping[str, Cost]") -> Table:
+    """Lay out what a cell of every arm costs, as `plan --probe` measured it."""
+    table = _table("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    for arm, cost in costs.items():
+        numbers = (cost.step_seconds, cost.eval_seconds, cost.seconds / 3600, cost.disk / 2**30)
+        table.add_row(arm, *(f"{number:.3g}" for number in numbers))
     return table
 
 

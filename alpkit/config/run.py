@@ -19,6 +19,7 @@ from pydantic import (
 
 from alpkit.config.base import Section
 from alpkit.config.environment import EnvironmentConfig, ToolMathConfig
+from alpkit.config.filters import FilterConfig, Overlong, sample_bounds
 from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
@@ -63,8 +64,16 @@ class _Rollout(Section):
     """Longest response, tokens."""
     temperature: PositiveFloat = 1.0
     """Both engines divide logits by it."""
+    top_logprobs: NonNegativeInt = 0
+    """Likeliest tokens of every position that the sampler returns with their log-probs (at most its
+    vocabulary): for objective.centering or records.top_logprobs, 0 without one of them. 128 is usual."""
     lag: NonNegativeInt = 0
     """How many steps older than the trainer's the sampler's weights are."""
+    filter: FilterConfig = FilterConfig()
+    """Prompts that are not asked and groups that are not trained on."""
+    overlong: Overlong = "keep"
+    """Responses that were cut off at max_tokens. mask: left out of loss, statistics and token records, though their
+    reward counts in the group's mean; zero_reward: scored 0, whatever they earned."""
 
 
 class HfRolloutConfig(_Rollout):
@@ -113,12 +122,28 @@ class TrainConfig(Section):
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
     lr: NonNegativeFloat = 2e-5
     """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rates after the warm-up, also log sigma's: linear and cosine fall towards 0, which the update after
+    the last would have."""
+    warmup: NonNegativeInt = 0
+    """Steps over which the learning rates rise evenly, update by update, to their full size."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: AdamW whose two moments take a byte each (bitsandbytes); log sigma's stay float32."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW betas."""
     grad_clip: PositiveFloat = 1.0
     """Largest joint gradient norm (policy and log sigma)."""
+
+    @model_validator(mode="after")
+    def _the_warm_up_ends_within_the_run(self) -> Self:
+        if self.warmup and self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup {self.warmup} is no shorter than the run of train.steps {self.steps}, so that no step would "
+                "have the full learning rate; lower warmup, or raise steps"
+            )
+        return self
 
 
 class DiagnosticsConfig(Section):
@@ -144,6 +169,8 @@ class RecordsConfig(Section):
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
     weight: bool = False
     """Also record each token's applied weight; it follows from the log-probs and the objective."""
+    top_logprobs: bool = False
+    """Also record the sampler's likeliest tokens of every position (rollout.top_logprobs)."""
     replay: bool = False
     """Keep the weights from before every recorded step's first update, for gradients in `alpkit replay`; a
     step recorded only because it spiked has none."""
@@ -238,11 +265,36 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _a_sequence_fits_the_token_budget(self) -> Self:
         budget, response = self.hardware.micro_batch_tokens, self.rollout.max_tokens
+        prompt = self.rollout.filter.max_prompt
+        if prompt is not None and budget < prompt + response:
+            raise ValueError(
+                f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt of rollout.filter.max_prompt "
+                f"{prompt} with a response of rollout.max_tokens {response} is longer; raise it to {prompt + response}"
+            )
         if budget <= response:
             raise ValueError(
                 f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt with a response of "
                 f"rollout.max_tokens {response} is longer; raise it above the longest prompt and response"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_are_asked_for_where_they_are_used(self) -> Self:
+        centred = self.objective.centering.kind != "none"
+        if (centred or self.records.top_logprobs) and self.rollout.top_logprobs == 0:
+            by = "objective.centering" if centred else "records.top_logprobs"
+            raise ValueError(
+                f"{by} needs the sampler's likeliest tokens; set rollout.top_logprobs (128 is usual)"
+            )
+        if (centred or self.records.top_logprobs) and self.environment is not None:
+            by = "objective.centering" if centred else "records.top_logprobs"
+            raise ValueError(
+                f"{by}: a conversation's turns are sampled apart and their likeliest tokens are not put together; "
+                "leave environment out, or this"
+            )
+        if self.rollout.top_logprobs and not centred and not self.records.top_logprobs:
+            unused = self.rollout.model_copy(update={"top_logprobs": 0})
+            object.__setattr__(self, "rollout", unused)
         return self
 
     @model_validator(mode="after")
@@ -314,14 +366,15 @@ class RunConfig(Section):
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
+    @property
+    def bounds(self) -> dict[str, tuple[str, ...]]:
+        """List what this run was set to do to samples and loss, each with the `receipt/` counts of what it touched."""
+        return self.objective.bounds | sample_bounds(self.rollout.filter, self.rollout.overlong)
+
     def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         made, budget = identity(self), self.hardware.micro_batch_tokens
-        # The one method whose loss depends on how a mini-batch is cut.
-        if (
-            self.objective.aggregate == "token_mean_per_micro_batch"
-            and budget != HardwareConfig().micro_batch_tokens
-        ):
+        if self.objective.cut_matters and budget != HardwareConfig().micro_batch_tokens:
             made["micro_batch_tokens"] = budget
         return made
 

@@ -58,11 +58,23 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
             why="it needs the whole mini-batch, and a verl loss sees one micro-batch",
             fix="set normalizer: keep",
         )
+    if objective.centering.kind != "none":
+        raise ConfigError(
+            "objective.centering cannot be computed inside a verl loss",
+            why="verl hands the loss no log-probs of the sampler's likeliest tokens",
+            fix="set centering.kind: none, or use alpkit's own trainer",
+        )
     if objective.reference_kl.coef > 0:
         raise ConfigError(
             "objective.reference_kl cannot be computed inside a verl loss",
             why="verl adds its own KL",
             fix="set reference_kl.coef: 0 and use actor.use_kl_loss",
+        )
+    if objective.entropy_bonus > 0:
+        raise ConfigError(
+            "objective.entropy_bonus cannot be computed inside a verl loss",
+            why="verl hands a loss no entropy, and adds its own bonus",
+            fix="set entropy_bonus: 0 and use actor.entropy_coeff",
         )
 
     def loss_of(

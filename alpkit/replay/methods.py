@@ -20,13 +20,18 @@ OWN: Final = "own"
 class Method(NamedTuple):
     """A correction to replay; `own`: it is what the run itself trained with.
 
-    `objective` has no pull to a reference policy: its log-probs are in no record.
+    `objective` has no pull to a reference policy and no entropy bonus: no record has what they need.
     """
 
     name: str
     objective: ObjectiveConfig
     perturbation: PerturbationConfig | None
     own: bool
+
+    @property
+    def centred(self) -> bool:
+        """Whether the loss needs log-probs of more than the sampled token."""
+        return self.objective.centering.kind != "none"
 
     def obstacle(self, columns: Collection[str], run: RunConfig) -> str:
         """Say why the records of `run` do not give this method's loss; '' where they do.
@@ -37,6 +42,8 @@ class Method(NamedTuple):
         per_turn = environment is not None and environment.credit == "turn"
         if per_turn and self.objective.advantage != run.objective.advantage:
             return "its advantages are others, and the rewards of single turns are in no record"
+        if self.centred:
+            return "its log-probs of the sampler's likeliest tokens are in no record"
         if self.objective.needs_logp_old and "logp_old" not in columns:
             return "it uses pi_old, which this step did not compute (diagnostics.every)"
         if self.perturbation is None:
@@ -61,7 +68,8 @@ def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
 
 
 def _method(name: str, config: RunConfig, own: bool) -> Method:
-    objective = config.objective.model_copy(update={"reference_kl": ReferenceKLConfig()})
+    without = {"reference_kl": ReferenceKLConfig(), "entropy_bonus": 0.0}
+    objective = config.objective.model_copy(update=without)
     return Method(name, objective, config.perturbation, own)
 
 

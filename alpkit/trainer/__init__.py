@@ -29,6 +29,7 @@ from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
 from alpkit.trainer.divergence import DivergedPolicy, refuse_divergence
 from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
+from alpkit.trainer.speed import Work
 from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import (
     TrainerState,
@@ -120,6 +121,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         batch,
         updates=config.train.updates_per_rollout,
         tokens=config.hardware.micro_batch_tokens,
+        aim=state.forward_tokens,
         padded=state.packing is None,
     )
     if diagnose or config.objective.needs_logp_old:
@@ -141,7 +143,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
         metrics = {"policy/lag": float(lag)} | read_out(parts)
-        metrics |= _update_metrics(updates) | state.loss_scale.metrics()
+        metrics |= _update_metrics(updates) | state.loss_scale.metrics() | state.rates.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
                 "step %d: the %s has touched no token so far: it does nothing", step, bound
@@ -160,6 +162,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("records"):
             record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
+    metrics |= state.speed.metrics(Work.of(batch), clock)
     return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 

@@ -12,29 +12,31 @@ from alpkit.rollout import Rollout
 from alpkit.rollout.turns import Conversation
 
 
-def response_rewards(
-    scores: Sequence[float], conversations: Sequence[Conversation]
-) -> Float[Tensor, " batch"]:
+def response_rewards(scores: Sequence[float], conversations: Sequence[Conversation]) -> list[float]:
     """Add every response's own turn rewards to the task's score for its answer."""
-    return torch.tensor(
-        [score + sum(each.rewards) for score, each in zip(scores, conversations, strict=True)]
-    )
+    return [score + sum(each.rewards) for score, each in zip(scores, conversations, strict=True)]
 
 
 def advantage_of_turns(
-    scores: Sequence[float],
+    rewards: Sequence[float],
     conversations: Sequence[Conversation],
     rollout: Rollout,
     config: RunConfig,
 ) -> Float[Tensor, "batch len"]:
-    """Give every token its turn's advantage; the task's score is earned by the last turn."""
+    """Give every token its turn's advantage, from the responses' `rewards`.
+
+    The last turn earns what the turns' own rewards leave of it; a response that has lost its reward has lost
+    those of its turns.
+    """
     turns = [each.response.turns for each in conversations]
-    rewards = torch.full((len(turns), max(turns)), torch.nan)
-    for row, (score, each) in enumerate(zip(scores, conversations, strict=True)):
-        own = torch.tensor([*each.rewards, *[0.0] * (turns[row] - len(each.rewards))])
-        own[-1] += score
-        rewards[row, : turns[row]] = own
-    found = turn_advantage(rewards, rollout.prompt, config.objective.advantage)
+    table = torch.full((len(turns), max(turns)), torch.nan)
+    for row, (reward, each) in enumerate(zip(rewards, conversations, strict=True)):
+        own = torch.zeros(turns[row])
+        if reward:
+            own[: len(each.rewards)] = torch.tensor(each.rewards)
+        own[-1] += reward - own.sum()
+        table[row, : turns[row]] = own
+    found = turn_advantage(table, rollout.prompt, config.objective.advantage)
     return found.gather(1, rollout.turn) * rollout.response
 
 

@@ -15,10 +15,9 @@ from pydantic import ValidationError
 
 from alpkit.config import RunConfig, explain
 from alpkit.config.files.yaml import Document
-from alpkit.config.stored import as_of_now
 from alpkit.config.tasks import EvalSetConfig
 from alpkit.diagnostics.passes import Mean, mean_over_problems, pass_at_k
-from alpkit.errors import ConfigError, GridError, TrackingError
+from alpkit.errors import ConfigError, GridError
 from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import (
     Policy,
@@ -32,15 +31,13 @@ from alpkit.policy.loading import (
 from alpkit.rollout import Request, Response
 from alpkit.rollout.hf import generate
 from alpkit.rollout.stopping import StopText
-from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint
-from alpkit.runs.configs import scan_config
+from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.find import resolve
-from alpkit.runs.folder import GridFolder
-from alpkit.runs.states import read_grid
 from alpkit.tasks import Item
 from alpkit.tasks.evaluation import EvalSet, resolve_set
 from alpkit.trainer.evaluate import Evaluation, evaluate
 from alpkit.trainer.state import answering_of
+from alpkit.trainer.trained import trained
 
 _LONGEST = 512
 """Response tokens for a model that no run says more about."""
@@ -149,30 +146,8 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
         if what.count("/") == 1 and not what.startswith((".", "/", "~")):
             return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
         raise
-    cell = target.cell_id
-    if cell is None:
-        cells = read_grid(target.folder).cells
-        if len(cells) != 1:
-            shown = "; ".join(f"{c.cell_id} ({c.arm}, seed {c.seed})" for c in cells[:12])
-            raise GridError(
-                f"{what!r} is a grid of {len(cells)} cells, and one policy is evaluated",
-                where=str(target.folder),
-                why=shown,
-                fix="name one of its cells",
-            )
-        cell = cells[0].cell_id
-    run = GridFolder(target.folder).run(cell)
-    newest = latest_checkpoint(run.checkpoints)
-    if newest is None:
-        raise TrackingError(
-            f"cell {cell} has no checkpoint to evaluate",
-            where=str(run.path),
-            why="it was stopped before its first one, or it was removed",
-            fix="run the grid again to finish it",
-        )
-    fix = "run the grid again: it writes the cell's configuration anew"
-    stored = scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0]
-    return as_of_now(stored), newest
+    found = trained(what, asked="one policy is evaluated", target=target)
+    return found.config, found.checkpoint
 
 
 def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:

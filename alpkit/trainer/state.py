@@ -21,7 +21,7 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
-from alpkit.policy.memory import keep_freed_memory
+from alpkit.policy.memory import forward_tokens, keep_freed_memory
 from alpkit.policy.messages import Messages
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
@@ -43,7 +43,10 @@ from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.noise_watch import NoiseWatch
+from alpkit.trainer.optim import LearningRates, build_optimizer
+from alpkit.trainer.prompts import Prompts
 from alpkit.trainer.reward_watch import RewardWatch
+from alpkit.trainer.speed import Speed, speed_of
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
@@ -58,6 +61,7 @@ class TrainerState:
     folder: Path
     policy: Policy
     task: Task
+    prompts: Prompts
     sets: tuple[EvalSet, ...]
     sampler: Sampler
     history: WeightHistory
@@ -66,7 +70,10 @@ class TrainerState:
     """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
+    forward_tokens: int | None
+    """Tokens to aim at for one forward below the budget; None: as many as the budget allows."""
     optimizer: torch.optim.Optimizer
+    rates: LearningRates
     records: BackgroundWriter
     answering: Answering
     """How requests become responses and the texts that are scored."""
@@ -74,6 +81,7 @@ class TrainerState:
     receipts: ReceiptWatch
     loss_scale: LossScale
     noise: NoiseWatch
+    speed: Speed
     rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
@@ -135,6 +143,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         precision=Precision(config.dtype, config.head),
         batch=config.hardware.eval_batch,
     )
+    optimizer = build_optimizer(config.train, policy.model, perturbation)
     loss_scale = LossScale(enabled=config.dtype == "float16")
     if perturbation is not None:
         perturbation.loss_scale = loss_scale.value
@@ -143,6 +152,12 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         folder=folder,
         policy=policy,
         task=asked.task,
+        prompts=Prompts(
+            asked.task,
+            lambda item: encode_prompt(policy.tokenizer, item.prompt, config.prompt),
+            seed=config.seed,
+            limit=config.rollout.filter.max_prompt,
+        ),
         sets=asked.sets,
         sampler=build_sampler(
             policy,
@@ -155,13 +170,16 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
-        optimizer=_optimizer(config, policy, perturbation),
+        forward_tokens=_forward_tokens(config, policy),
+        optimizer=optimizer,
+        rates=LearningRates(config.train, optimizer),
         records=BackgroundWriter(RunFolder(folder).records),
         answering=answering_of(config, policy),
         probe=probe,
-        receipts=ReceiptWatch(config.objective),
+        receipts=ReceiptWatch(config.bounds),
         loss_scale=loss_scale,
         noise=NoiseWatch(config.objective.ratio.denominator),
+        speed=speed_of(policy.model, getattr(torch, config.dtype), draws=config.draws),
     )
 
 
@@ -305,34 +323,17 @@ def decoder(policy: Policy) -> Callable[[list[int]], str]:
     return lambda ids: str(policy.tokenizer.decode(ids))
 
 
+def _forward_tokens(config: RunConfig, policy: Policy) -> int | None:
+    if config.objective.cut_matters:
+        return None  # its numbers are those of the budget
+    return forward_tokens(policy.model, config.hardware, autocast=config.dtype != "float32")
+
+
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
     """Load a second copy of the starting weights, never the checkpoint's, so that a resumed run has the same."""
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
-
-
-def _optimizer(
-    config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
-) -> torch.optim.Optimizer:
-    train = config.train
-    groups: list[dict[str, object]] = [
-        {
-            "params": list(policy.model.parameters()),
-            "lr": train.lr,
-            "weight_decay": train.weight_decay,
-        }
-    ]
-    if perturbation is not None and perturbation.parameters():
-        sigma = perturbation.config.sigma
-        groups.append(
-            {
-                "params": perturbation.parameters(),
-                "lr": sigma.lr,
-                "weight_decay": sigma.weight_decay,
-            }
-        )
-    return torch.optim.AdamW(groups, betas=train.betas)
 
 
 def _probe_sequences(

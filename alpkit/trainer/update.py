@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
+from alpkit.objective import (
+    LossOutput,
+    Normalizer,
+    TopTokens,
+    normalizer_sums,
+    policy_loss,
+    whole_batch,
+)
 from alpkit.policy.checkpointing import recomputing
 from alpkit.policy.logprobs import TokenLogprobs, packed_samples, response_logprobs
 from alpkit.policy.perturbation.numerator import with_gradient_of
@@ -67,16 +74,19 @@ def with_logp_old(
 ) -> list[list[MicroBatch]]:
     """Give every micro-batch its log pi_old: scored as the updates will be, on the sampler's weights, no noise."""
     with state.history.as_sampled():
-        return [
-            [replace(micro, logp_old=_logprobs(state, micro).logp) for micro in micros]
-            for micros in plan
-        ]
+        return [[_with_logp_old(state, micro) for micro in micros] for micros in plan]
+
+
+def _with_logp_old(state: TrainerState, micro: MicroBatch) -> MicroBatch:
+    scored = _logprobs(state, micro)
+    return replace(micro, logp_old=scored.logp, entropy_old=scored.entropy)
 
 
 def update_policy(
     state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
 ) -> Update:
     """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
+    state.rates.set(state.optimizer, step=micros[0].step, update=micros[0].update)
     normalizers = _normalizers(state, micros, clock)
     parts = [
         _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
@@ -103,7 +113,7 @@ def _accumulate(
         columns["logp_old"] = micro.logp_old
     if state.perturbation is not None and diagnose:
         with clock("clean_forward"), torch.no_grad():
-            clean = _logprobs(state, micro)
+            clean = _clean(state, micro)
         columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
     with clock("update"):
         drawn = _backward(state, micro, normalizers)
@@ -119,6 +129,14 @@ def _accumulate(
     return _Accumulated(loss, [draw.output for draw in drawn], rows)
 
 
+def _clean(state: TrainerState, micro: MicroBatch) -> TokenLogprobs:
+    """Score without noise; in the first update of a sampler that is up to date, log pi_old is that already."""
+    unmoved = micro.update == 0 and state.history.sampler_version == state.history.version
+    if unmoved and micro.logp_old is not None and micro.entropy_old is not None:
+        return TokenLogprobs(micro.logp_old, micro.entropy_old)
+    return _logprobs(state, micro)
+
+
 def _backward(
     state: TrainerState, micro: MicroBatch, normalizers: Sequence[Normalizer]
 ) -> list[_Drawn]:
@@ -132,9 +150,11 @@ def _backward(
             scored.logp.retain_grad()
             output = policy_loss(
                 **vars(micro.inputs(scored.logp)),
+                top=_top_tokens(micro, scored),
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
+                entropy=scored.entropy,
             )
             (output.loss * state.loss_scale.value / len(normalizers)).backward()
         drawn.append(_Drawn(scored, output))
@@ -148,17 +168,35 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    scored = _logprobs(state, micro)
+    objective = state.config.objective
+    candidates = None if objective.centering.kind == "none" else micro.rollout.top_ids
+    scored = _logprobs(
+        state, micro, entropy_gradient=objective.entropy_bonus > 0, candidates=candidates
+    )
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
-        perturbed = _logprobs(state, micro)
-    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+        perturbed = _logprobs(state, micro, candidates=candidates)
+    mixed = TokenLogprobs(*map(with_gradient_of, scored[:2], perturbed[:2]))
+    if scored.top is None or perturbed.top is None or scored.rest is None or perturbed.rest is None:
+        return mixed
+    return mixed._replace(
+        top=with_gradient_of(scored.top, perturbed.top),
+        rest=with_gradient_of(scored.rest, perturbed.rest),
+    )
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
     noise = state.config.perturbation
     return noise is not None and noise.gradient == "clean"
+
+
+def _top_tokens(micro: MicroBatch, scored: TokenLogprobs) -> TopTokens | None:
+    """Give the sampler's likeliest tokens with both log-probs; None where they were not scored."""
+    ids, logp = micro.rollout.top_ids, micro.rollout.top_logp
+    if ids is None or logp is None or scored.top is None:
+        return None
+    return TopTokens(ids, logp, scored.top, scored.rest)
 
 
 def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
@@ -170,7 +208,12 @@ def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
 
 
 def _logprobs(
-    state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
+    state: TrainerState,
+    micro: MicroBatch,
+    model: PreTrainedModel | None = None,
+    *,
+    entropy_gradient: bool = False,
+    candidates: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
@@ -186,6 +229,8 @@ def _logprobs(
             chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
             packing=state.packing,
+            entropy_gradient=entropy_gradient,
+            candidates=candidates,
         )
 
 

@@ -75,7 +75,7 @@ def reason(frame: GridFrame, found: Sequence[Verdict]) -> str:
     if any(v.tested for v in found):
         return ""
     if frame.only_cell:
-        return f"This is one cell; `alpkit analyze {frame.grid.name}` compares it with the others."
+        return f"This is one cell: alpkit analyze {frame.grid.name} has its grid's comparisons."
     if frame.finished.empty:
         states = ", ".join(
             f"{n} {state}" for state, n in frame.cells["state"].value_counts().items()
@@ -161,12 +161,13 @@ def _effect(v: Verdict) -> str:
 
 def _alike(alike: Sequence[Verdict], *, others: bool) -> str:
     """Which pairs the seeds do not tell apart, and what they would find; in a few words beside a claim."""
-    if others:
-        return f"Not told apart: {_listed([v.arm for v in alike], 4)}."
     by_control: dict[str, list[str]] = {}
     for v in alike:
         by_control.setdefault(v.control, []).append(v.arm)
+    # From which: the same arm may be told apart from another one.
     parts = [f"{_listed(arms, 4)} from {control}" for control, arms in by_control.items()]
+    if others:
+        return f"Not told apart: {'; '.join(parts)}."
     first = min(alike, key=lambda v: v.detectable)
     if _ENDPOINTS[first.endpoint].log:
         size = f"a factor of {brief(10.0**first.detectable)}"

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from alpkit.config.environment import not_isolated
+from alpkit.config.objective import CenteringConfig
+from alpkit.config.perturbation import ScheduleConfig
 from alpkit.config.run import RunConfig
 
 _LONG = 256
@@ -24,6 +26,7 @@ def cautions(arms: Mapping[str, RunConfig]) -> Iterator[str]:
             yield f"{arm!r}: {text}"
     yield from _of_ruin(arms)
     yield from _of_the_comparison(arms)
+    yield from _of_centering(arms)
 
 
 def _of_ruin(arms: Mapping[str, RunConfig]) -> Iterator[str]:
@@ -78,6 +81,8 @@ def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
     low, high = 1 - clip.epsilon_low, 1 + clip.epsilon_high
     if clip.kind == "ppo" and objective.ratio.level == "geometric" and _wide(low, high):
         yield _never("surrogate", low, high)
+    if config.perturbation is not None:
+        yield from _of_sigmas_schedule(config.perturbation.schedule, config.train.steps)
     if objective.reference_kl.coef > 0 and objective.reference_kl.estimator == "k1":
         yield (
             "reference_kl.estimator: k1 has the same gradient for every token and none in expectation; "
@@ -90,6 +95,15 @@ def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
         )
 
 
+def _of_sigmas_schedule(schedule: ScheduleConfig, steps: int) -> Iterator[str]:
+    end = schedule.warmup or schedule.steps or 0
+    if end > steps:
+        yield (
+            f"perturbation.schedule ends at step {end} and the run at train.steps {steps}, so that sigma never gets "
+            "where it is sent; lower it, or raise steps"
+        )
+
+
 def _of_the_comparison(arms: Mapping[str, RunConfig]) -> Iterator[str]:
     shrinking = [arm for arm, config in arms.items() if _shrinks(config)]
     keeping = [arm for arm in arms if arm not in shrinking]
@@ -98,6 +112,18 @@ def _of_the_comparison(arms: Mapping[str, RunConfig]) -> Iterator[str]:
             f"{shrinking[0]!r} takes rejected tokens out of its token mean and {keeping[0]!r} does not: the survivors' "
             "step grows, a hidden learning rate; set normalizer: keep, or read receipt/surviving beside the scores"
         )
+
+
+def _of_centering(arms: Mapping[str, RunConfig]) -> Iterator[str]:
+    for arm, config in arms.items():
+        if config.objective.centering.kind == "none":
+            continue
+        plain = config.objective.model_copy(update={"centering": CenteringConfig()})
+        if len(arms) > 1 and all(other.objective != plain for other in arms.values()):
+            yield (
+                f"{arm!r} has no control: beside an arm with a ratio or a clip, score centering is one of several "
+                "changes; add the same arm without centering (presets reinforce, reinforce-tis)"
+            )
 
 
 def _shrinks(config: RunConfig) -> bool:

@@ -27,9 +27,12 @@ INGREDIENTS: Final = {
     "objective.ratio.level": "ratio level",
     "objective.weight": "importance weight",
     "objective.reject": "rejection",
+    "objective.centering": "score centering",
+    "rollout.top_logprobs": "score centering",
     "objective.aggregate": "aggregation",
     "objective.advantage": "advantage",
     "objective.reference_kl": "reference KL",
+    "objective.entropy_bonus": "entropy bonus",
     "objective.log_ratio_clamp": "log-ratio clamp",
     "perturbation": "noise",
 }

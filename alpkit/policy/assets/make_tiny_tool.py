@@ -16,11 +16,11 @@ from random import Random
 from typing import NamedTuple
 
 import torch
-from alpkit.config.environment import ToolMathConfig
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from alpkit.config.environment import ToolMathConfig
 from alpkit.tasks import split_of
 
 COMMAND = "python alpkit/policy/assets/make_tiny_tool.py"
