@@ -28,11 +28,19 @@ def print_overview(rows: Sequence[Mapping[str, str]], colours: Mapping[str, str]
     out().print(table)
 
 
-def print_grid(folder: Path) -> None:
-    """Read a grid's folder and print what it came to."""
+def load_frame(folder: Path) -> "GridFrame":
+    """Read a grid's folder, whatever state it is in."""
     from alpkit.analysis.frames import load  # heavy: pandas
 
-    print_frame(load(str(folder), strict=False))
+    return load(str(folder), strict=False)
+
+
+def overview_rows(frame: "GridFrame") -> list[dict[str, object]]:
+    """Give the numbers of the table that `print_frame` prints, JSON-ready."""
+    from alpkit.analysis.tables.overview import overview, overview_table
+    from alpkit.analysis.text import json_ready, row_dicts
+
+    return [json_ready(row) for row in row_dicts(overview_table(overview(frame)).data)]
 
 
 def print_frame(frame: "GridFrame") -> None:

@@ -8,13 +8,14 @@ from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
-from alpkit.cli.overview import print_grid
+from alpkit.cli.overview import load_frame, overview_rows, print_frame
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
+from alpkit.errors import TrackingError
 from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
-from alpkit.tracking import resolve_uri
+from alpkit.tracking import log_summary, resolve_uri
 
 
 def options(
@@ -70,7 +71,7 @@ def run(
         outcome = run_grid(grid, options, show)
     for cell_id in outcome.skipped:
         note(f"skipped {cell_id}: it has finished")
-    _report(outcome, as_json=as_json)
+    _report(outcome, options.tracking_uri, as_json=as_json)
     return not outcome.failed
 
 
@@ -91,7 +92,12 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
         note(f"dry run: {len(chosen)} of {len(rows)} cells would run; nothing was created")
 
 
-def _report(outcome: Outcome, *, as_json: bool) -> None:
+def _report(outcome: Outcome, tracking_uri: str | None, *, as_json: bool) -> None:
+    frame = load_frame(outcome.folder)
+    # A grid whose store is behind gets these numbers with `alpkit sync` and `alpkit analyze`.
+    if outcome.parent_run_id and outcome.unsent is None:
+        with suppress(TrackingError):
+            log_summary(outcome.parent_run_id, overview_rows(frame), tracking_uri=tracking_uri)
     if as_json:
         results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
@@ -107,7 +113,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
             }
         )
     else:
-        print_grid(outcome.folder)
+        print_frame(frame)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]

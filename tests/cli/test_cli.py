@@ -80,6 +80,7 @@ def test_run_reports_results_failures_and_what_to_type_next(call, fake):
     assert "Traceback" not in err
     parent = list_grids(Path("."))[0].parent_run_id
     assert f"next: alpkit analyze {parent[:8]}" in err
+    assert prepare_store().client.get_run(parent).data.metrics["final_reward/grpo"] == 7.5 / 64
     assert "writes reports/small-" in err
     assert "      mlflow ui\n" in err
     assert "workflowType=machine_learning" in err

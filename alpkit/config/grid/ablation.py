@@ -27,6 +27,7 @@ from alpkit.config.grid.overlay import Overlay
 from alpkit.config.grid.own_methods import OwnMethod, read_method
 from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
+from alpkit.config.tracking import TrackingConfig
 from alpkit.errors import ConfigError, did_you_mean
 
 _NAME = 100
@@ -79,6 +80,8 @@ class AblationConfig(Section):
     """Arms whose comparisons are tested, one Holm family; empty: all. Few seeds can bear few tests."""
     launch: LaunchConfig = LaunchConfig()
     """Where cells run, and how many at a time."""
+    tracking: TrackingConfig = TrackingConfig()
+    """What goes to MLflow."""
 
     @model_validator(mode="before")
     @classmethod

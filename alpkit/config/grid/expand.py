@@ -17,6 +17,7 @@ from alpkit.config.grid.cautions import cautions
 from alpkit.config.grid.comparisons import MIN_SEEDS, Comparison, compare_arms, is_named, told
 from alpkit.config.grid.points import Point, Points
 from alpkit.config.run import RunConfig
+from alpkit.config.tracking import DEFAULT
 from alpkit.errors import ConfigError, GridError, did_you_mean
 
 
@@ -47,6 +48,8 @@ class Grid:
     warnings: tuple[str, ...]
     """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
+    metrics: tuple[str, ...] = (DEFAULT,)
+    """Patterns of the metrics that go to MLflow."""
     reference: str = ""
     """The arm that the file compares others with; empty: none named."""
     tests: tuple[str, ...] = ()
@@ -91,6 +94,7 @@ class Grid:
                 for c in self.cells
             ],
             "controls": dict(self.controls),
+            "metrics": list(self.metrics),
             "reference": self.reference,
             "tests": list(self.tests),
             "notes": list(self.notes),
@@ -125,6 +129,7 @@ def expand(ablation: Ablation, *, many: bool = False) -> Grid:
         notes=(*points.notes, *merges, *additions),
         warnings=(*points.warnings, *_warnings(ablation, paired)),
         launch=config.launch,
+        metrics=config.tracking.metrics,
         reference=config.reference,
         tests=config.tests,
     )
