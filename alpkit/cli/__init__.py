@@ -32,6 +32,13 @@ class LauncherChoice(StrEnum):
     processes = "processes"
 
 
+class FileKind(StrEnum):
+    """Name the kinds of files that have a schema."""
+
+    ablation = "ablation"
+    method = "method"
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Ablation file (YAML).")]
 RunId = Annotated[
     str,
@@ -308,6 +315,23 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        FileKind, typer.Argument(metavar="[ablation|method]", help="Which file it is for.")
+    ] = FileKind.ablation,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON schema of an ablation file or a method file, for an editor that checks YAML.
+
+    The experiments name the shipped one in their first line. Print your own where a package adds tasks.
+    """
+    from alpkit.config.schema import as_text
+    from alpkit.config.schema import schema as schema_of
+
+    print(as_text(schema_of(kind.value)), end="")
 
 
 @app.command()
