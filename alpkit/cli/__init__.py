@@ -32,6 +32,14 @@ class LauncherChoice(StrEnum):
     processes = "processes"
 
 
+class Retry(StrEnum):
+    """Name the ways to treat cells that have run (`alpkit.launch.Retry`)."""
+
+    failed = "failed"
+    all = "all"
+    none = "none"
+
+
 class FileKind(StrEnum):
     """Name the kinds of files that have a schema."""
 
@@ -107,6 +115,12 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(metavar="ARM", help="Run this arm only; repeatable.")
     ] = None,
+    retry: Annotated[
+        Retry,
+        typer.Option(
+            help="Cells to run again: those that failed, all from their start, or none that ended badly."
+        ),
+    ] = Retry.failed,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first cell that fails.")] = False,
     tracking_uri: Uri = None,
     dry_run: Annotated[
@@ -127,6 +141,7 @@ def run(
         jobs=jobs,
         launcher=launcher.value if launcher else None,
         only=only or [],
+        retry=retry.value,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
     )
@@ -193,6 +208,24 @@ def compare(
     from alpkit.cli import comparing
 
     comparing.compare(runs, force=force, as_json=json)
+
+
+@app.command()
+def diff(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A cell, GRID:ARM, FILE.yaml:ARM, or a cell's config.yaml."
+        ),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the fields in which two resolved configurations differ, of cells that ran or of files."""
+    from alpkit.cli import differing
+
+    differing.diff(first, second, as_json=json)
 
 
 @app.command()
@@ -293,11 +326,42 @@ def evaluate(
 
 
 @app.command()
-def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
+def show(
+    run_id: RunId = "latest",
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Follow the grid until it ends; with --json a line per event."
+        ),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Print the state of a grid's cells, with their run ids and errors."""
-    from alpkit.cli import looking
+    from alpkit.cli import looking, watching
 
-    looking.show(run_id, as_json=json)
+    if watch:
+        watching.watch(run_id, as_json=json)
+    if not (watch and json):
+        looking.show(run_id, as_json=json)
+
+
+@app.command()
+def clean(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="RUN_ID", help="One grid; default: all grids here.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what grids keep and no cell needs: cells the file no longer has, old checkpoints, what was set aside.
+
+    Deletes only with --delete. Every finished cell keeps its newest checkpoint; MLflow's runs stay.
+    """
+    from alpkit.cli import cleaning
+
+    cleaning.clean(run_id, delete=delete, as_json=json)
 
 
 @app.command()

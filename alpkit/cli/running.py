@@ -12,7 +12,7 @@ from alpkit.cli.overview import load_frame, overview_rows, print_frame
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.errors import TrackingError
-from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
+from alpkit.launch import Options, Outcome, Retry, adopt, check, run_grid, states
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import log_summary, resolve_uri
@@ -24,6 +24,7 @@ def options(
     jobs: int | None,
     launcher: Literal["inline", "processes"] | None,
     only: Sequence[str],
+    retry: Retry,
     fail_fast: bool,
     tracking_uri: str | None,
 ) -> Options:
@@ -31,6 +32,7 @@ def options(
         jobs=jobs,
         launcher=launcher,
         only=only,
+        retry=retry,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
         source=_source(file),
@@ -70,7 +72,8 @@ def run(
     with stdout, screen({cell.cell_id: cell for cell in todo}, console, plain=plain) as show:
         outcome = run_grid(grid, options, show)
     for cell_id in outcome.skipped:
-        note(f"skipped {cell_id}: it has finished")
+        states_of = {record.cell_id: record.state for record in outcome.records}
+        note(f"skipped {cell_id}: it has {states_of.get(cell_id, 'finished')}")
     _report(outcome, options.tracking_uri, as_json=as_json)
     return not outcome.failed
 

@@ -2,7 +2,16 @@
 
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import CellTask, Ended, Event, Launcher, OnEvent, Started, Stepped
-from alpkit.launch.grid import LauncherName, Options, Outcome, check, run_grid, selected, states
+from alpkit.launch.grid import (
+    LauncherName,
+    Options,
+    Outcome,
+    Retry,
+    check,
+    run_grid,
+    selected,
+    states,
+)
 from alpkit.launch.inline import Inline
 from alpkit.launch.processes import Processes
 from alpkit.launch.publish import Synced, sync_grid
@@ -18,6 +27,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Processes",
+    "Retry",
     "Started",
     "Stepped",
     "Synced",

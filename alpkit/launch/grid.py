@@ -49,6 +49,7 @@ from alpkit.runs.states import (
 from alpkit.tracking import Store, is_local, masked, prepare_store, resolve_uri
 
 LauncherName = Literal["inline", "processes"]
+Retry = Literal["failed", "all", "none"]
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +62,9 @@ class Options:
     launcher: LauncherName | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
+    retry: Retry = "failed"
+    """failed: cells that failed go on from their checkpoints; none: they are left; all: every chosen cell runs
+    again from its start, finished or not. What was never run, or interrupted, runs in every case."""
     fail_fast: bool = False
     source: str = ""
     """The ablation file's text, kept as an artifact of the parent run."""
@@ -132,8 +136,9 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     """Check what needs no file to be created; give the cells that a launch would run."""
     grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
-    finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
-    todo = tuple(cell for cell in cells if cell.cell_id not in finished)
+    over = {"failed": ("finished",), "none": ("finished", "failed"), "all": ()}[options.retry]
+    left = {r.cell_id for r in states(grid, options.root) if r.state in over}
+    todo = tuple(cell for cell in cells if cell.cell_id not in left)
     check_store(resolve_uri(options.tracking_uri))
     check_cells(todo, models=options.trainer == TRAINER)
     return todo
@@ -149,6 +154,8 @@ def run_grid(
     with lock(folder), on_signals(raise_interrupt):
         # Asked again under the lock: another launch may just have finished some.
         todo = check(grid, options)
+        if options.retry == "all":
+            _start_over(todo, folder, grid)
         store = _store(options)
         ledger = _open(grid, todo, folder, store, options)
         tasks = [
@@ -185,6 +192,18 @@ def run_grid(
         skipped=tuple(c.cell_id for c in grid.cells if c.cell_id in skipped),
         unsent=unsent,
     )
+
+
+def _start_over(cells: Sequence[Cell], folder: Path, grid: Grid) -> None:
+    """Set the folders of cells aside, so that they run from their start; `alpkit clean` finds what was set aside."""
+    for cell in cells:
+        place = folder / cell.cell_id
+        if not place.is_dir():
+            continue
+        run_id = next((record.run_id for record in scan_cell(place).rows), "")
+        set_aside(place)
+        # With the old run's id: its numbers are discarded where the new ones begin.
+        write_cell(place, CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name, run_id))
 
 
 def _store(options: Options) -> Store | None:
