@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from alpkit.cli import completing
 from alpkit.cli.errors import SOME_FAILED, Debug, Group
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
     cls=Group,
     help="Ablate off-policy corrections for RL on language models, and measure the ratio's tail.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     # Rich help texts would cost three times the start-up.
     rich_markup_mode=None,
@@ -52,6 +52,7 @@ RunId = Annotated[
     str,
     typer.Argument(
         metavar="RUN_ID",
+        autocompletion=completing.run_ids,
         help="A folder, an MLflow run id of a grid or cell, `latest`, a grid's name, or the start of one of these.",
     ),
 ]
@@ -195,6 +196,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="A B …",
+            autocompletion=completing.arms,
             help="Arms (GRID:ARM), cells or whole grids; the first is the reference.",
         ),
     ],
@@ -215,10 +217,14 @@ def diff(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="A cell, GRID:ARM, FILE.yaml:ARM, or a cell's config.yaml."
+            metavar="A",
+            autocompletion=completing.arms,
+            help="A cell, GRID:ARM, FILE.yaml:ARM, or a cell's config.yaml.",
         ),
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    second: Annotated[
+        str, typer.Argument(metavar="B", autocompletion=completing.arms, help="Another one.")
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -264,6 +270,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN_ID|MODEL",
+            autocompletion=completing.run_ids,
             help="A cell (its newest checkpoint), builtin:…, a model folder or a hub id.",
         ),
     ],
@@ -349,7 +356,12 @@ def show(
 @app.command()
 def clean(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="RUN_ID", help="One grid; default: all grids here.")
+        str | None,
+        typer.Argument(
+            metavar="RUN_ID",
+            autocompletion=completing.run_ids,
+            help="One grid; default: all grids here.",
+        ),
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
     json: Json = False,
@@ -369,7 +381,9 @@ def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A preset or a method file (YAML), for its whole card."
+            metavar="NAME",
+            autocompletion=completing.presets,
+            help="A preset or a method file (YAML), for its whole card.",
         ),
     ] = None,
     json: Json = False,
@@ -379,6 +393,30 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def examples(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME …",
+            autocompletion=completing.example_names,
+            help="Grids to copy, or all; without one they are listed.",
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where copies go.")] = Path("experiments"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the experiments that come with the package, or copy some with the files that they name."""
+    from alpkit.cli import shipping
+
+    if names:
+        shipping.copy_examples(names, to, force=force, as_json=json)
+    else:
+        shipping.list_examples(as_json=json)
 
 
 @app.command()
