@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from alpkit.cli.fitting import plain
 from alpkit.cli.output import note, print_json, print_table
-from alpkit.cli.tables import plain_table
 from alpkit.runs.find import list_grids, resolve
 from alpkit.runs.leftovers import Leftover, leftovers, remove
 
@@ -30,7 +30,7 @@ def clean(run_id: str | None, *, delete: bool, as_json: bool) -> None:
             [folder.name, each.kind, each.cell_id, human(each.bytes), each.path.name]
             for folder, each in everything
         ]
-        print_table(plain_table(["grid", "what", "cell", "size", "name"], rows))
+        print_table(plain(["grid", "what", "cell", "size", "name"], rows))
     if not everything:
         note("nothing to clean")
     elif delete:

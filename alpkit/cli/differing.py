@@ -2,8 +2,8 @@
 
 import json
 
+from alpkit.cli.fitting import plain
 from alpkit.cli.output import note, print_json, print_table
-from alpkit.cli.tables import plain_table
 from alpkit.config.grid.comparisons import differing
 from alpkit.config.identity import APART
 from alpkit.runs.resolved import one
@@ -22,7 +22,7 @@ def diff(first: str, second: str, *, as_json: bool) -> None:
         return
     if found:
         rows = [[field, _text(ours), _text(theirs)] for field, (ours, theirs) in found.items()]
-        print_table(plain_table(["config", a.label, b.label], rows))
+        print_table(plain(["config", a.label, b.label], rows))
     apart = [field for field in found if field.split(".")[0] in APART]
     if not found:
         note("the two have the same configuration")

@@ -5,12 +5,10 @@ The report's first screen has the same numbers (`alpkit.analysis.tables.overview
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
-from alpkit.cli.output import note, out
+from alpkit.cli.fitting import Column, TextTable
+from alpkit.cli.output import note, print_table
 
 if TYPE_CHECKING:
     from alpkit.analysis.frames import GridFrame
@@ -18,14 +16,9 @@ if TYPE_CHECKING:
 
 def print_overview(rows: Sequence[Mapping[str, str]], colours: Mapping[str, str]) -> None:
     """Print rows of text; `colours`: arm -> hex colour, shown where there is a terminal."""
-    columns = list(rows[0]) if rows else ["arm"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column == "arm", justify=_side(column))
-    for row in rows:
-        arm = Text(row["arm"], style=colours.get(row["arm"], ""))
-        table.add_row(arm, *(row[column] for column in columns[1:]))
-    out().print(table)
+    titles = list(rows[0]) if rows else ["arm"]
+    columns = [Column(title, right=title != "arm") for title in titles]
+    print_table(TextTable(columns, [list(row.values()) for row in rows], styles=colours))
 
 
 def load_frame(folder: Path) -> "GridFrame":
@@ -61,7 +54,3 @@ def print_frame(frame: "GridFrame") -> None:
     note(table.caption.partition(" CSV:")[0])
     if len(found.rows) < found.arms:
         note(f"{len(found.rows)} of {found.arms} arms: the tested and the best; the report has all")
-
-
-def _side(column: str) -> Literal["left", "right"]:
-    return "left" if column == "arm" else "right"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from alpkit.cli.fitting import plain
 from alpkit.cli.output import note, print_json, print_table
-from alpkit.cli.tables import plain_table
 from alpkit.config.shipped import copy, examples
 
 
@@ -13,7 +13,9 @@ def list_examples(*, as_json: bool) -> None:
     if as_json:
         print_json([{**each._asdict(), "path": str(each.path)} for each in found])
         return
-    print_table(plain_table(["name", "question"], [[each.name, each.question] for each in found]))
+    print_table(
+        plain(["name", "question"], [[each.name, each.question] for each in found], "question")
+    )
     note("alpkit examples NAME copies one into experiments/, alpkit examples all every one")
 
 
