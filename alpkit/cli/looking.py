@@ -29,16 +29,21 @@ def plan(
     as_json: bool,
     many: bool = False,
 ) -> None:
-    from alpkit.config import dump_yaml, expand, load_ablation
-    from alpkit.launch import adopt, states
+    from alpkit.config import dump_yaml
+    from alpkit.errors import together
+    from alpkit.launch import adopt, load_grid, look, states
 
-    grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
+    grid = adopt(load_grid(file, sets, many=many), Path("."))
+    seen = look(grid.cells)
+    if seen.wrong:
+        raise together(seen.wrong)
     rows = tables.cell_rows(grid, states(grid))
     sizes = _probe(grid) if probe else {}
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
         whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
         more: dict[str, object] = {"planned_tests": list(grid.planned_tests())}
+        more["lacking"] = [str(error) for error in seen.lacking]
         if probe:
             more["probe"] = [tables.noise_row(arm, size) for arm, size in sizes.items()]
         print_json({**grid.manifest(), **more, "cells": whole if full else rows})
@@ -61,6 +66,8 @@ def plan(
     for arm, size in sizes.items():
         for text in size.cautions():
             note(f"caution: {arm!r}: {text}")
+    for error in seen.lacking:
+        note(f"not ready here: {error}")
     finished = sum(row["state"] == "finished" for row in rows)
     note(f"{len(rows)} cells, {finished} finished: alpkit run {file}")
 

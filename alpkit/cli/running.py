@@ -10,9 +10,9 @@ from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
 from alpkit.cli.overview import load_frame, overview_rows, print_frame
 from alpkit.cli.progress import screen
-from alpkit.config import Grid, expand, load_ablation
+from alpkit.config import Grid
 from alpkit.errors import TrackingError
-from alpkit.launch import Options, Outcome, Retry, adopt, check, run_grid, states
+from alpkit.launch import Options, Outcome, Retry, adopt, check, load_grid, run_grid, states
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import log_summary, resolve_uri
@@ -49,7 +49,7 @@ def run(
     many: bool = False,
 ) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = adopt(expand(load_ablation(file, sets), many=many), options.root)
+    grid = adopt(load_grid(file, sets, many=many), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")

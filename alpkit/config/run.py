@@ -4,7 +4,7 @@ Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run save
 can hold are no part of it.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -31,6 +31,8 @@ from alpkit.config.tasks import (
     TaskConfig,
 )
 
+BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
+"""Models that come with the package, or from one that it installs."""
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
     "(trl#6789 measured mean ratio = kept probability mass)"

@@ -13,6 +13,7 @@ from alpkit.launch.grid import (
     states,
 )
 from alpkit.launch.inline import Inline
+from alpkit.launch.preflight import Look, load_grid, look
 from alpkit.launch.processes import Processes
 from alpkit.launch.publish import Synced, sync_grid
 
@@ -23,6 +24,7 @@ __all__ = [
     "Inline",
     "Launcher",
     "LauncherName",
+    "Look",
     "OnEvent",
     "Options",
     "Outcome",
@@ -33,6 +35,8 @@ __all__ = [
     "Synced",
     "adopt",
     "check",
+    "load_grid",
+    "look",
     "run_grid",
     "selected",
     "states",

@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from alpkit.config import PerturbationConfig
+from alpkit.config.run import BUILTINS
 from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.files import check_files
 from alpkit.policy.loading import (
-    BUILTINS,
     asks_for_its_own_code,
     check_prompt,
     converted_folder,

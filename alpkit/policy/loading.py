@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,11 +23,10 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from alpkit.config.run import BUILTINS
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.perturbation.sites import decoder_layers
-
-BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
 
 _ASSETS = Path(__file__).parent / "assets"
 
