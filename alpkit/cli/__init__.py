@@ -30,6 +30,7 @@ class LauncherChoice(StrEnum):
 
     inline = "inline"
     processes = "processes"
+    ray = "ray"
 
 
 class Retry(StrEnum):
@@ -393,6 +394,38 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def doctor(
+    explain_gap: Annotated[
+        str | None,
+        typer.Option(
+            "--explain-gap",
+            metavar="FILE:ARM",
+            autocompletion=completing.arms,
+            help="Split the log-prob gap of an arm of a file, or of a cell, into its causes.",
+        ),
+    ] = None,
+    items: Annotated[int, typer.Option(min=1, help="Prompts that the gap is measured on.")] = 32,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The gap's figure; default: gap.png.")
+    ] = None,
+    tracking_uri: Uri = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check what this machine offers: versions, devices, engines, store, disk, sandbox, ports.
+
+    With --explain-gap it samples from the engine, scores the same tokens step by step from the trainer to the
+    sampler, and says how much of their gap is whose. Exit code 1: something is amiss.
+    """
+    from alpkit.cli import doctoring
+
+    if explain_gap is not None:
+        doctoring.explain_gap(explain_gap, items=items, figure=figure, as_json=json)
+    elif not doctoring.check(tracking_uri, as_json=json):
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
@@ -12,7 +11,17 @@ from alpkit.cli.overview import load_frame, overview_rows, print_frame
 from alpkit.cli.progress import screen
 from alpkit.config import Grid
 from alpkit.errors import TrackingError
-from alpkit.launch import Options, Outcome, Retry, adopt, check, load_grid, run_grid, states
+from alpkit.launch import (
+    LauncherName,
+    Options,
+    Outcome,
+    Retry,
+    adopt,
+    check,
+    load_grid,
+    run_grid,
+    states,
+)
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import log_summary, resolve_uri
@@ -22,7 +31,7 @@ def options(
     file: Path,
     *,
     jobs: int | None,
-    launcher: Literal["inline", "processes"] | None,
+    launcher: LauncherName | None,
     only: Sequence[str],
     retry: Retry,
     fail_fast: bool,

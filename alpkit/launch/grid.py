@@ -27,7 +27,7 @@ from alpkit.launch.base import (
 from alpkit.launch.describe import git_commit
 from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
-from alpkit.launch.preflight import check_cells, check_store
+from alpkit.launch.preflight import check_cells, check_launcher, check_store
 from alpkit.launch.processes import Processes
 from alpkit.launch.publish import open_cell, open_parent
 from alpkit.runs.configs import write_config
@@ -48,7 +48,7 @@ from alpkit.runs.states import (
 )
 from alpkit.tracking import Store, is_local, masked, prepare_store, resolve_uri
 
-LauncherName = Literal["inline", "processes"]
+LauncherName = Literal["inline", "processes", "ray"]
 Retry = Literal["failed", "all", "none"]
 _log = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     left = {r.cell_id for r in states(grid, options.root) if r.state in over}
     todo = tuple(cell for cell in cells if cell.cell_id not in left)
     check_store(resolve_uri(options.tracking_uri))
+    check_launcher(options.launcher or grid.launch.launcher)
     check_cells(todo, models=options.trainer == TRAINER)
     return todo
 
@@ -151,6 +152,7 @@ def run_grid(
     grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
+    launcher = _launcher(grid, options)
     with lock(folder), on_signals(raise_interrupt):
         # Asked again under the lock: another launch may just have finished some.
         todo = check(grid, options)
@@ -168,9 +170,7 @@ def run_grid(
             for cell in todo
         ]
         try:
-            _launcher(grid, options).run(
-                tasks, ledger.listener(on_event), fail_fast=options.fail_fast
-            )
+            launcher.run(tasks, ledger.listener(on_event), fail_fast=options.fail_fast)
         except BaseException:
             _close_hurried(ledger)
             raise
@@ -233,12 +233,19 @@ def _close_hurried(ledger: Ledger) -> None:
 
 
 def _launcher(grid: Grid, options: Options) -> Launcher:
+    told = grid.launch.jobs if options.jobs is None else options.jobs
+    jobs = None if told == "auto" else told
     match options.launcher or grid.launch.launcher:
         case "inline":
             return Inline()
         case "processes":
-            jobs = grid.launch.jobs if options.jobs is None else options.jobs
-            return Processes(None if jobs == "auto" else jobs)
+            return Processes(jobs)
+        case "ray":
+            from alpkit.launch.ray import Ray
+
+            cluster = Ray(jobs, cpus=grid.launch.cpus, gpus=grid.launch.gpus)
+            cluster.refuse_a_file_store(resolve_uri(options.tracking_uri))
+            return cluster
 
 
 def _open(

@@ -131,6 +131,17 @@ def check_store(uri: str) -> None:
         )
 
 
+def check_launcher(name: str) -> None:
+    """Refuse a launcher whose package is missing."""
+    if name == "ray" and not _installed("ray"):
+        raise PrerequisiteError(
+            "the ray launcher needs a package that is not installed here",
+            where="launch.launcher",
+            why="ray cannot be imported",
+            fix="pip install 'alpkit[ray]', or launch with processes",
+        )
+
+
 def _check_engine(config: RunConfig) -> None:
     if config.hardware.attention == "varlen" and not visible_gpus():
         raise PrerequisiteError(

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alpkit.config.base import Section
 from alpkit.config.bases import BASES
@@ -40,10 +48,15 @@ _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 class LaunchConfig(Section):
     """Where cells run, and how many at a time."""
 
-    launcher: Literal["inline", "processes"] = "processes"
-    """inline: one cell after the other in this process; processes: one process per cell."""
+    launcher: Literal["inline", "processes", "ray"] = "processes"
+    """inline: one cell after the other in this process; processes: one process per cell; ray: tasks of a Ray
+    cluster (docs/scaling.md)."""
     jobs: int | Literal["auto"] = "auto"
-    """Cells at the same time; auto: the number of GPUs, else 1."""
+    """Cells at the same time; auto: the number of GPUs, else of cores; with ray as many as the cluster has room for."""
+    cpus: PositiveInt = 1
+    """Cores that a cell asks a Ray cluster for; the other launchers do not use it."""
+    gpus: NonNegativeFloat | None = None
+    """GPUs that a cell asks a Ray cluster for; default: 1 where it has some; the other launchers do not use it."""
 
     @field_validator("jobs", mode="before")
     @classmethod
@@ -154,8 +167,9 @@ def examine(path: str | Path, overrides: Sequence[str] = ()) -> Examined:
     # Of arms whose method may be in a faulty file, nothing is said.
     own = None if faults else methods
     faults += [*_base(document), *_arms(document, own), *_fields(document), *_seeds(document)]
+    config = None
     try:
-        AblationConfig.model_validate(document.data)
+        config = AblationConfig.model_validate(document.data)
     except ValidationError as error:
         faults += faults_of(error, document, model=AblationConfig)
     parsed: list[Override] = []
@@ -163,7 +177,9 @@ def examine(path: str | Path, overrides: Sequence[str] = ()) -> Examined:
         values, fault = _override(text)
         parsed += values
         faults += [fault] if fault else []
-    sound = _without(document, faults) if faults else document
+    if config is not None and not faults:
+        return Examined(Ablation(config, document, tuple(parsed), methods), [])
+    sound = _without(document, faults)
     try:
         config = AblationConfig.model_validate(sound.data)
     except ValidationError:
