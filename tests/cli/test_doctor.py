@@ -53,7 +53,7 @@ def test_a_gap_is_explained_in_a_table_a_figure_and_json(call, workplace):
     (workplace / "grid.yaml").write_text(
         "name: g\narms: [grpo]\nbase: {rollout: {weights: int4}}\n"
     )
-    code, out, err = call("doctor", "--explain-gap", "grid.yaml:grpo", "--items", "16")
+    code, out, _ = call("doctor", "--explain-gap", "grid.yaml:grpo", "--items", "16")
     assert code == 0
     assert "sampler's weights" in out
     assert "the causes' variances add up to 100% of the gap's" in out
