@@ -45,7 +45,8 @@ class Metric(NamedTuple):
 # fmt: off
 _PLAIN = (
     Metric("reward/mean", "reward",
-        "Mean reward of the step's responses; each response counts once.",
+        "Mean reward of the step's responses (of the first draw, where groups were refilled), each counted once, as "
+        "they are trained with: 0 for what overlong: zero_reward took.",
         "The training curve. Compare means over the last 10 steps, never single steps."),
     Metric("reward/std", "reward",
         "Population standard deviation of the reward over the step's responses.",
@@ -65,6 +66,32 @@ _PLAIN = (
     Metric("response/finished", "share",
         "Responses that ended with the end token / all responses.",
         "A fall means truncation, which rewards and lengths alone do not show."),
+    *(
+        Metric(f"turns/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("mean", "turns", "Mean number of the model's turns in a response.",
+                "Falling towards 1: the policy answers without the tool."),
+            ("max", "turns", "Most turns of a response of the step.", "At most environment.turns."),
+            ("void", "share", "Responses with a void turn / all responses.",
+                "With environment.void: mask they train nothing; rising: the policy loses the format."),
+            ("answered", "share", "Responses that the environment says ended with an answer / all responses.",
+                "The rest ran out of turns or tokens, or are void."),
+            ("inserted", "tokens", "Mean number of a response's tokens that the environment put in.",
+                "In no loss, ratio or statistic; they use up rollout.max_tokens."),
+            ("reward", "reward", "Mean over responses of the sum of the turns' own rewards.",
+                "Part of reward/mean; the rest is the task's."),
+        )
+    ),
+    *(
+        Metric(f"tool/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("calls", "calls", "Tool calls / all responses.", "0: the tool is not used."),
+            ("failed", "share", "Tool calls that ended in an error of their own / all calls. Absent without calls.",
+                "Falls as the policy learns to write code that runs."),
+            ("stopped", "share", "Tool calls stopped at a limit of the sandbox / all calls. Absent without calls.",
+                "Near 0; rising: look at the code, something is being tried."),
+        )
+    ),
     Metric("train/loss", "loss",
         "Mean over the step's updates of the objective's value.",
         "Not a progress measure: its zero moves with the advantages. Look for jumps."),
@@ -80,6 +107,13 @@ _PLAIN = (
     Metric("train/entropy", "nats",
         "Mean entropy of the unperturbed next-token distribution; each valid token counts once.",
         "A fall towards 0 is collapse; exploration stops before reward does."),
+    Metric("train/entropy_bonus", "loss",
+        "Mean over valid tokens of objective.entropy_bonus times the entropy of the policy whose log-probs are the "
+        "ratio's numerator; only where the bonus is above 0.",
+        "What the bonus takes off a token-mean loss. Over the weight, beside train/entropy: what the noise adds."),
+    Metric("train/lr", "1",
+        "Learning rate of the policy at the step's last update, schedule included.",
+        "Constant without a schedule or a warm-up; compare arms at equal rates."),
     Metric("train/skipped_updates", "count",
         "Updates of the step that were not applied (no surviving token, or a non-finite gradient).",
         "0 in a healthy run; under dtype: float16 a few, see train/overflows."),
@@ -206,6 +240,25 @@ _PLAIN = (
     Metric("receipt/reference_value_clamped", "share",
         "Valid tokens whose KL estimate met reference_kl.value_clamp / valid tokens.",
         "Above 0: tokens that are not pulled back, but for k3_straight_through."),
+    Metric("receipt/entropy_bonus", "share",
+        "Valid tokens whose entropy the bonus rewards / valid tokens; only where the bonus is above 0.",
+        "1 but for tokens that a rejection took out."),
+    Metric("receipt/lr_scale", "share",
+        "Mean over the step's updates of the learning rate / the full one; only with a schedule or a warm-up.",
+        "How much of the step size the schedule left: read scores of early and late steps by it."),
+    Metric("receipt/long_prompts", "share",
+        "Questions left out for a prompt longer than rollout.filter.max_prompt / questions looked at: of a list all, "
+        "once; of a task that makes them up those of the step.",
+        "0: the limit does nothing. Large: the run trains on another task than its name says."),
+    Metric("receipt/refilled_groups", "share",
+        "Groups of equal rewards whose place another prompt took / groups; rollout.filter.zero_variance: refill.",
+        "Each cost at least one more group to sample. Rising: fewer prompts of the task teach anything."),
+    Metric("receipt/dropped_groups", "share",
+        "Groups of equal rewards that were left out of the updates / groups; zero_variance: drop or refill.",
+        "Under refill what the last round left. Near 1 there is no training left."),
+    Metric("receipt/overlong", "share",
+        "Responses cut off at rollout.max_tokens that overlong masked, or whose reward it set to 0 / responses.",
+        "0: overlong does nothing. Near 1 the limit, not the task, decides what is learned."),
     Metric("receipt/saturated", "share",
         "Valid tokens whose log ratio met objective.log_ratio_clamp / valid tokens.",
         "Above 0: ratios were cut before the correction saw them."),
@@ -275,7 +328,7 @@ _PLAIN = (
             ("logp_old", "forwards for log pi_old", "Once per rollout."),
             ("update", "forwards, backwards and optimizer steps", "Noise adds a few per cent."),
             ("clean_forward", "a perturbed arm's extra unperturbed forward on diagnostic steps",
-                "About a third of update; diagnostics.every thins it out."),
+                "About a third of update, of which a step's first update is free; diagnostics.every thins it out."),
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
@@ -283,6 +336,17 @@ _PLAIN = (
             ("step", "everything but the checkpoint", "The parts and a little untimed glue."),
         )
     ),
+    Metric("perf/tokens_per_second", "tokens / second",
+        "Prompt and response tokens of the step / its seconds without evaluation and checkpoint: sampling, "
+        "updates, diagnostics, sync, records.",
+        "Compare runs on one machine with one number of jobs."),
+    Metric("perf/mfu", "share",
+        "Operations of the step's updates (2 forward, 4 backward for a token and a weight of the layers' "
+        "matrices; the LM head on response tokens only; attention for pairs that see each other; nothing for "
+        "what is recomputed or has no backward) / time/update / operations a second of a large matrix product "
+        "in the run's dtype, measured on the device at start.",
+        "0.7 is good on a CPU. Absent for mixtures of experts; rough for other than Llama-like models; beside "
+        "other work the limit itself is measured too low."),
     Metric("memory/peak", "GiB",
         "Largest memory of the step before its evaluation: allocated on the GPU, or resident in this process "
         "without one.",
@@ -292,7 +356,7 @@ _PLAIN = (
         "Response tokens trained on since the start of the run.",
         "The axis on which arms with different lengths are comparable."),
     Metric("progress/samples", "responses",
-        "Responses trained on since the start of the run.",
+        "Responses in the steps' batches since the start of the run, left out of training or not.",
         "Equal across arms at equal step."),
 )
 # fmt: on

@@ -128,6 +128,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print what would run, create nothing.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Profile the second step of every cell: a Chrome trace, and a table of where its time went.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
@@ -146,6 +153,7 @@ def run(
         retry=retry.value,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
+        profile=profile,
     )
     done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json, many=yes)
     if not done:
@@ -161,17 +169,20 @@ def plan(
         bool,
         typer.Option(
             "--probe",
-            help="Also check models and tasks, and measure every arm's noise on 64 held-out items.",
+            help="Also check models and tasks, measure every arm's noise on 64 held-out items, and run one "
+            "step of every arm for its time and disk.",
         ),
     ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print every cell of a grid with its id, axes and state; trains nothing.
+    """Print every cell of a grid with its id, axes and state, and whether this device holds it; trains nothing.
 
-    With --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small
-    that the arm is nearly its control, or so large that it is another policy.
+    Memory is an estimate from the model's sizes; where it does not fit, the keys to change are named. With
+    --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small that the
+    arm is nearly its control, or so large that it is another policy; and it takes one step of every arm in a
+    temporary folder, and says what time and disk a cell will take.
     """
     from alpkit.cli import looking
 
@@ -331,6 +342,27 @@ def evaluate(
         seed=seed,
         as_json=json,
     )
+
+
+@app.command()
+def export(
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ID", help="A cell: its folder, its id, its MLflow run id, or their start."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, new or empty.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a cell's policy as a folder that transformers and vLLM load: weights, tokenizer, where it comes from.
+
+    The newest checkpoint's weights in float32, without noise. DIR appears whole or not at all.
+    """
+    from alpkit.cli import exporting
+
+    exporting.export(run_id, folder, as_json=json)
 
 
 @app.command()

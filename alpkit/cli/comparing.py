@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alpkit.cli.fitting import plain
+from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table, say
 from alpkit.cli.overview import print_overview
 from alpkit.runs.find import resolve

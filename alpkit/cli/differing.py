@@ -2,7 +2,7 @@
 
 import json
 
-from alpkit.cli.fitting import plain
+from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.config.grid.comparisons import differing
 from alpkit.config.identity import APART

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpkit.cli.fitting import Column, TextTable
+from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_json, print_table, say
 from alpkit.launch.checkup import checkup
 from alpkit.runs.resolved import one

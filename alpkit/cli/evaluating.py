@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alpkit.cli.fitting import plain
+from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.config.files.yaml import parse_yaml
 from alpkit.errors import ConfigError

@@ -5,7 +5,7 @@ import shlex
 
 from rich.console import Console
 
-from alpkit.cli.fitting import TextTable, fitted
+from alpkit.cli.layout import TextTable, fitted
 from alpkit.tracking import DEFAULT_URI, HIDDEN, charts_path, masked
 
 # Where there is no terminal, a row is a line, however long.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpkit.cli.fitting import Column, TextTable
+from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_table
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from alpkit.cli.fitting import Column, TextTable
+from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.errors import ConfigError
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from alpkit.cli import tables
@@ -22,6 +23,7 @@ from alpkit.launch import (
     run_grid,
     states,
 )
+from alpkit.launch.base import PROFILED_TRAINER
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import log_summary, resolve_uri
@@ -36,8 +38,9 @@ def options(
     retry: Retry,
     fail_fast: bool,
     tracking_uri: str | None,
+    profile: bool = False,
 ) -> Options:
-    return Options(
+    chosen = Options(
         jobs=jobs,
         launcher=launcher,
         only=only,
@@ -46,6 +49,7 @@ def options(
         tracking_uri=tracking_uri,
         source=_source(file),
     )
+    return replace(chosen, trainer=PROFILED_TRAINER) if profile else chosen
 
 
 def run(
@@ -83,7 +87,7 @@ def run(
     for cell_id in outcome.skipped:
         states_of = {record.cell_id: record.state for record in outcome.records}
         note(f"skipped {cell_id}: it has {states_of.get(cell_id, 'finished')}")
-    _report(outcome, options.tracking_uri, as_json=as_json)
+    _report(outcome, options, as_json=as_json)
     return not outcome.failed
 
 
@@ -104,12 +108,32 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
         note(f"dry run: {len(chosen)} of {len(rows)} cells would run; nothing was created")
 
 
-def _report(outcome: Outcome, tracking_uri: str | None, *, as_json: bool) -> None:
+def _profiles(outcome: Outcome, options: Options) -> list[RunFolder]:
+    """List the launched cells that were profiled, if that was asked for."""
+    if options.trainer != PROFILED_TRAINER:
+        return []
+    folders = [RunFolder(outcome.folder / cell_id) for cell_id in outcome.launched]
+    return [folder for folder in folders if folder.profile_table.is_file()]
+
+
+def _print_profiles(folders: Sequence[RunFolder]) -> None:
+    """Print where a step's time went in the first cell, and name every cell's files."""
+    for folder in folders[:1]:
+        print(folder.profile_table.read_text(encoding="utf-8"))
+    for folder in folders:
+        note(
+            f"profile: {folder.profile_table} and {folder.profile_trace} (open in ui.perfetto.dev)"
+        )
+
+
+def _report(outcome: Outcome, options: Options, *, as_json: bool) -> None:
     frame = load_frame(outcome.folder)
     # A grid whose store is behind gets these numbers with `alpkit sync` and `alpkit analyze`.
     if outcome.parent_run_id and outcome.unsent is None:
         with suppress(TrackingError):
-            log_summary(outcome.parent_run_id, overview_rows(frame), tracking_uri=tracking_uri)
+            log_summary(
+                outcome.parent_run_id, overview_rows(frame), tracking_uri=options.tracking_uri
+            )
     if as_json:
         results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
@@ -122,10 +146,12 @@ def _report(outcome: Outcome, tracking_uri: str | None, *, as_json: bool) -> Non
                 "skipped": list(outcome.skipped),
                 "cells": tables.state_rows(outcome.records),
                 "arms": results,
+                "profiles": [str(folder.profile) for folder in profiles],
             }
         )
     else:
         print_frame(frame)
+        _print_profiles(_profiles(outcome, options))
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]

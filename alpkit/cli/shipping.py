@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alpkit.cli.fitting import plain
+from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.config.shipped import copy, examples
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from alpkit.cli.fitting import Column as Shown
-from alpkit.cli.fitting import TextTable, plain
+from alpkit.cli.layout import Column as Shown
+from alpkit.cli.layout import TextTable, plain
 from alpkit.config import Grid
 from alpkit.config.cards import Card
 from alpkit.metrics import EVALUATIONS, scored
@@ -15,6 +15,7 @@ from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.diagnostics.noise_size import NoiseSize  # would bring scipy with it
+    from alpkit.trainer.cost_probe import Cost  # would bring torch with it
 
 
 class Column(NamedTuple):
@@ -92,6 +93,15 @@ def noise_table(sizes: "Mapping[str, NoiseSize]") -> TextTable:
         rows.append([arm, places, f"{size.perturbation:.3g}", f"{size.ratio:.3g}", share])
     heads = ("arm", "noise / rms of the state", "noise, nats", "ratio, nats", "share")
     return plain(heads, rows, heads[1])
+
+
+def cost_table(costs: "Mapping[str, Cost]") -> Table:
+    """Lay out what a cell of every arm costs, as `plan --probe` measured it."""
+    table = _table("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    for arm, cost in costs.items():
+        numbers = (cost.step_seconds, cost.eval_seconds, cost.seconds / 3600, cost.disk / 2**30)
+        table.add_row(arm, *(f"{number:.3g}" for number in numbers))
+    return table
 
 
 def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:

@@ -131,6 +131,8 @@ def _axes(objective: ObjectiveConfig, noise: PerturbationConfig | None) -> dict[
         held = "" if kl.value_clamp is None else f", value into +-{kl.value_clamp:g}"
         clamps = f"log ratio into +-{kl.log_ratio_clamp:g}{held}"
         axes["reference_kl"] = f"{kl.coef:g}, {kl.estimator}, {clamps}"
+    if objective.entropy_bonus:
+        axes["entropy_bonus"] = f"{objective.entropy_bonus:g}"
     if objective.log_ratio_clamp != (-20.0, 20.0):
         axes["log_ratio_clamp"] = str(list(objective.log_ratio_clamp))
     if noise is not None:

@@ -128,6 +128,10 @@ class ObjectiveConfig(Section):
     reference implementation computes it (it depends on hardware.micro_batch_tokens)."""
     reference_kl: ReferenceKLConfig = ReferenceKLConfig()
     """Pull towards the starting policy."""
+    entropy_bonus: NonNegativeFloat = 0.0
+    """Times the next-token entropy of every token that no rejection took out, off the loss. The entropy is that of the
+    policy whose log-probs are the ratio's numerator: with a perturbation the perturbed one's, whose forward has the
+    gradient anyway; with gradient: clean its value is the perturbed one's and its gradient the clean one's."""
     log_ratio_clamp: tuple[float, float] = (-20.0, 20.0)
     """Bounds on the log ratio, applied once after the reduction to the level; clamped entries are counted."""
 
@@ -192,6 +196,11 @@ class ObjectiveConfig(Section):
                 *(r.of for r in self.reject),
             ]
         )
+
+    @property
+    def cut_matters(self) -> bool:
+        """Whether the loss depends on how a mini-batch is cut into forwards: one published script's does."""
+        return self.aggregate == "token_mean_per_micro_batch"
 
     @property
     def of_whole_batch(self) -> frozenset[str]:

@@ -64,10 +64,14 @@ EXAMPLES: Final = {
     "task math": "task: {name: math, set: builtin, levels: [1, 2]}",
     "task any other": "task: {name: countdown, params: {highest: 800}}",
     "prompt": "prompt: {suffix: ' Put the final answer in a box.', stop: ['Question:']}",
+    "environment tool_math": "task: {name: math}\nrollout: {max_tokens: 1024}\n"
+    "environment: {name: tool_math, turns: 5, turn_tokens: 400}",
+    "environment any other": "environment: {name: maze, turns: 20, params: {size: 5}}",
     "evals[]": "evals: [{name: greedy-set, items: 128, k: 1}, {name: wide-set, items: 32, k: 16, temperature: 1.2}]",
     "rollout hf": "rollout: {engine: hf, weights: int4, prompts: 64, group: 8}",
     "rollout vllm": "rollout: {engine: vllm, dtype: bfloat16, kv_cache_dtype: fp8_e5m2, max_tokens: 64}",
-    "train": "train: {steps: 200, updates_per_rollout: 16, lr: 1.0e-5}",
+    "rollout.filter": "rollout: {filter: {max_prompt: 512, zero_variance: refill}, overlong: mask}",
+    "train": "train: {steps: 200, updates_per_rollout: 16, lr: 1.0e-5, schedule: cosine, warmup: 10}",
     "eval": "eval: {every: 20, items: 256, k: 8}",
     "records": "records: {every: 5, replay: true}",
     "objective": "objective: {ratio: {denominator: rollout}, aggregate: seq_mean_token_sum}",
@@ -254,7 +258,8 @@ def _defaults(part: _Part) -> str:
 
 def _yaml(value: Any) -> str:
     """Write a value in YAML's flow style."""
-    return value if isinstance(value, str) and value else json.dumps(value)
+    plain = isinstance(value, str) and value and "\n" not in value
+    return str(value) if plain else json.dumps(value)
 
 
 def _line(text: str | None) -> str:

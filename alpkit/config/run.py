@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.environment import EnvironmentConfig, ToolMathConfig
+from alpkit.config.filters import FilterConfig, Overlong, sample_bounds
 from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
 from alpkit.config.objective import ObjectiveConfig
@@ -27,12 +29,13 @@ from alpkit.config.tasks import (
     AdditionConfig,
     EvalConfig,
     EvalSetConfig,
+    FileConfig,
     PromptConfig,
     TaskConfig,
 )
 
-BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
-"""Models that come with the package, or from one that it installs."""
+ANY_TURNS: Final = "any_turns"
+"""Validation context of a run that stands for a method alone: turn levels are legal, whatever it is used on."""
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
     "(trl#6789 measured mean ratio = kept probability mass)"
@@ -63,6 +66,11 @@ class _Rollout(Section):
     """Both engines divide logits by it."""
     lag: NonNegativeInt = 0
     """How many steps older than the trainer's the sampler's weights are."""
+    filter: FilterConfig = FilterConfig()
+    """Prompts that are not asked and groups that are not trained on."""
+    overlong: Overlong = "keep"
+    """Responses that were cut off at max_tokens. mask: left out of loss, statistics and token records, though their
+    reward counts in the group's mean; zero_reward: scored 0, whatever they earned."""
 
 
 class HfRolloutConfig(_Rollout):
@@ -111,12 +119,28 @@ class TrainConfig(Section):
     """Disjoint mini-batches of one rollout, one pass: the staleness dial."""
     lr: NonNegativeFloat = 2e-5
     """AdamW learning rate of the policy; 0: the noise-floor control, whose policy never moves."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rates after the warm-up, also log sigma's: linear and cosine fall towards 0, which the update after
+    the last would have."""
+    warmup: NonNegativeInt = 0
+    """Steps over which the learning rates rise evenly, update by update, to their full size."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: AdamW whose two moments take a byte each (bitsandbytes); log sigma's stay float32."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW weight decay of the policy."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW betas."""
     grad_clip: PositiveFloat = 1.0
     """Largest joint gradient norm (policy and log sigma)."""
+
+    @model_validator(mode="after")
+    def _the_warm_up_ends_within_the_run(self) -> Self:
+        if self.warmup and self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup {self.warmup} is no shorter than the run of train.steps {self.steps}, so that no step would "
+                "have the full learning rate; lower warmup, or raise steps"
+            )
+        return self
 
 
 class DiagnosticsConfig(Section):
@@ -169,6 +193,8 @@ class RunConfig(Section):
     """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     prompt: PromptConfig = PLAIN_PROMPT
+    environment: EnvironmentConfig | None = None
+    """What answers between the model's turns; absent: a response is one turn."""
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -189,7 +215,9 @@ class RunConfig(Section):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        for section, key, default in (("task", "name", "addition"), ("rollout", "engine", "hf")):
+        defaults = {"task": ("name", "addition"), "rollout": ("engine", "hf")}
+        defaults["environment"] = ("name", "tool_math")
+        for section, (key, default) in defaults.items():
             if isinstance(data.get(section), dict):
                 data[section] = {key: default, **data[section]}
         return data
@@ -232,6 +260,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _a_sequence_fits_the_token_budget(self) -> Self:
         budget, response = self.hardware.micro_batch_tokens, self.rollout.max_tokens
+        prompt = self.rollout.filter.max_prompt
+        if prompt is not None and budget < prompt + response:
+            raise ValueError(
+                f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt of rollout.filter.max_prompt "
+                f"{prompt} with a response of rollout.max_tokens {response} is longer; raise it to {prompt + response}"
+            )
         if budget <= response:
             raise ValueError(
                 f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt with a response of "
@@ -240,16 +274,45 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _turns_need_a_task_that_has_them(self) -> Self:
+    def _turn_levels_need_turns(self, info: ValidationInfo) -> Self:
         objective = self.objective
+        if (info.context or {}).get(ANY_TURNS):
+            return self
         for section, level in (
             ("ratio", objective.ratio.level),
             ("weight", objective.weight.level),
         ):
-            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+            if level in ("turn", "cumulative_turn") and self.environment is None:
                 raise ValueError(
-                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
-                    "another one's copy under its own name; set level: product"
+                    f"objective.{section}.level: in responses of one turn, {level} is the product, so this arm would "
+                    "be another one's copy under its own name; set level: product, or add an environment"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_environment_can_act(self) -> Self:
+        environment, whole = self.environment, self.rollout.max_tokens
+        if environment is None:
+            return self
+        if environment.turn_tokens is not None and environment.turn_tokens >= whole:
+            raise ValueError(
+                f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds "
+                "all turns and what comes between them; lower the one, or raise the other"
+            )
+        if self.rollout.engine == "vllm" and self.rollout.max_model_len <= whole:
+            raise ValueError(
+                f"rollout.max_model_len {self.rollout.max_model_len} must hold a prompt and a response of "
+                f"rollout.max_tokens {whole}, all turns and what comes between them; raise it"
+            )
+        tasks = [("task", self.task)]
+        tasks += [(f"evals[{i}].task", e.task) for i, e in enumerate(self.evals) if e.task]
+        for where, task in tasks if isinstance(environment, ToolMathConfig) else ():
+            exact = isinstance(task, FileConfig) and task.grader == "exact"
+            if exact or isinstance(task, AdditionConfig):
+                raise ValueError(
+                    f"environment: tool_math ends with an answer in \\boxed{{}}, and {where} compares whole texts, so "
+                    "that no response could be right; use a task that reads a box, such as math, file with grader: "
+                    "math or number, or reasoning_gym"
                 )
         return self
 
@@ -269,18 +332,25 @@ class RunConfig(Section):
         return self
 
     @property
+    def turn_tokens(self) -> int:
+        """Longest turn of the model, tokens; of a response of one turn, all of it."""
+        own = None if self.environment is None else self.environment.turn_tokens
+        return own or self.rollout.max_tokens
+
+    @property
     def draws(self) -> int:
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
 
+    @property
+    def bounds(self) -> dict[str, tuple[str, ...]]:
+        """List what this run was set to do to samples and loss, each with the `receipt/` counts of what it touched."""
+        return self.objective.bounds | sample_bounds(self.rollout.filter, self.rollout.overlong)
+
     def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         made, budget = identity(self), self.hardware.micro_batch_tokens
-        # The one method whose loss depends on how a mini-batch is cut.
-        if (
-            self.objective.aggregate == "token_mean_per_micro_batch"
-            and budget != HardwareConfig().micro_batch_tokens
-        ):
+        if self.objective.cut_matters and budget != HardwareConfig().micro_batch_tokens:
             made["micro_batch_tokens"] = budget
         return made
 

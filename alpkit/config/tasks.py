@@ -37,20 +37,13 @@ MathSet = Literal[
 ]
 
 
-class _Task(Section):
-    @property
-    def multi_turn(self) -> bool:
-        """Whether a response may have several turns, so that the turn levels differ from the product."""
-        return False
-
-
-class AdditionConfig(_Task):
+class AdditionConfig(Section):
     name: Literal["addition"] = "addition"
     digits: Annotated[int, Field(ge=1, le=9)] = 3
     """Digits of each operand."""
 
 
-class ReasoningGymConfig(_Task):
+class ReasoningGymConfig(Section):
     name: Literal["reasoning_gym"]
     dataset: str
     """Any data set of the reasoning-gym package, for example chain_sum."""
@@ -60,7 +53,7 @@ class ReasoningGymConfig(_Task):
     """Seed of the data set itself; train and eval items are disjoint whatever it is."""
 
 
-class _Grading(_Task):
+class _Grading(Section):
     """How a response is graded as mathematics; unused by graders that compare text."""
 
     tail: PositiveInt = 300
@@ -109,7 +102,7 @@ class MathConfig(_Grading):
         return self
 
 
-class PluginTaskConfig(_Task):
+class PluginTaskConfig(Section):
     name: str
     """Name of an entry point in the group alpkit.tasks of an installed package."""
     params: dict[str, Any] = Field(default_factory=dict)

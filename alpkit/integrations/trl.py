@@ -251,12 +251,12 @@ def _attention(inputs: dict[str, Tensor]) -> Tensor:
 
 def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None) -> None:
     """Refuse what TRL cannot feed, before any model is touched."""
-    if objective.of_whole_batch or objective.reference_kl.coef > 0:
+    if objective.of_whole_batch or objective.reference_kl.coef > 0 or objective.entropy_bonus > 0:
         raise ConfigError(
             "this objective cannot run inside TRL",
             where="objective",
-            why="TRL hands the loss one micro-batch and its own reference",
-            fix="use normalizer: keep, weight.normalize: none and reference_kl.coef: 0",
+            why="TRL hands the loss one micro-batch, its own reference and no entropy that has a gradient",
+            fix="use normalizer: keep, weight.normalize: none, reference_kl.coef: 0 and entropy_bonus: 0",
         )
     if perturbation is not None and perturbation.gradient == "clean":
         raise ConfigError(

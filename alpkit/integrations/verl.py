@@ -64,6 +64,12 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
             why="verl adds its own KL",
             fix="set reference_kl.coef: 0 and use actor.use_kl_loss",
         )
+    if objective.entropy_bonus > 0:
+        raise ConfigError(
+            "objective.entropy_bonus cannot be computed inside a verl loss",
+            why="verl hands a loss no entropy, and adds its own bonus",
+            fix="set entropy_bonus: 0 and use actor.entropy_coeff",
+        )
 
     def loss_of(
         old_log_prob: Tensor,

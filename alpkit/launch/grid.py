@@ -17,6 +17,7 @@ from alpkit.config import Cell, Grid
 from alpkit.errors import GridError, TrackingError
 from alpkit.launch.adopt import adopt
 from alpkit.launch.base import (
+    PROFILED_TRAINER,
     TRAINER,
     CellTask,
     Launcher,
@@ -141,7 +142,7 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     todo = tuple(cell for cell in cells if cell.cell_id not in left)
     check_store(resolve_uri(options.tracking_uri))
     check_launcher(options.launcher or grid.launch.launcher)
-    check_cells(todo, models=options.trainer == TRAINER)
+    check_cells(todo, models=options.trainer in (TRAINER, PROFILED_TRAINER))
     return todo
 
 

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
-from alpkit.config.run import BUILTINS
 from alpkit.config.tasks import (
     AdditionConfig,
     FileConfig,
@@ -23,6 +22,7 @@ from alpkit.config.tasks import (
     TaskConfig,
 )
 from alpkit.errors import ConfigError, PrerequisiteError, did_you_mean
+from alpkit.policy.folders import BUILTINS
 
 PATIENCE: Final = 2.0
 """Seconds after which the hub is taken for out of reach."""

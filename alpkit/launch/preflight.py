@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 from pydantic import TypeAdapter, ValidationError
 
 from alpkit.config import Cell, Grid, RunConfig
+from alpkit.config.environment import PluginEnvironmentConfig, ToolMathConfig
 from alpkit.config.files.yaml import config_error
 from alpkit.config.grid.expand import read_grid
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig, TaskConfig
@@ -45,7 +46,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = (), *, many: bool = F
 
 def look(cells: Iterable[Cell], *, models: bool = True) -> Look:
     """Check the names and parameters of data sets, models and packages; imports no torch."""
-    checks: list[Callable[[RunConfig], None]] = [_check_engine, _check_tasks]
+    checks: list[Callable[[RunConfig], None]] = [_check_engine, _check_optimizer, _check_tasks]
     if models:
         checks.append(lambda config: check_model_name(config.model, config.revision))
     errors = _errors(cells, checks)
@@ -63,7 +64,7 @@ def check_cells(cells: Sequence[Cell], *, models: bool = True) -> None:
     quick = look(cells, models=models)
     if errors := [*quick.wrong, *quick.lacking]:
         raise together(errors)
-    checks = [_check_items] + ([_check_model] if models else [])
+    checks = [_check_environment, _check_items] + ([_check_model] if models else [])
     if errors := _errors(cells, checks):
         raise together(errors)
 
@@ -159,6 +160,34 @@ def _check_engine(config: RunConfig) -> None:
         )
 
 
+def _check_optimizer(config: RunConfig) -> None:
+    if config.train.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
+        raise PrerequisiteError(
+            "the 8-bit optimizer needs a package that is not installed here",
+            where="train.optimizer",
+            why="bitsandbytes cannot be imported",
+            fix="pip install 'alpkit[8bit]', or set train.optimizer: adamw",
+        )
+
+
+def _check_environment(config: RunConfig) -> None:
+    environment = config.environment
+    if isinstance(environment, ToolMathConfig):
+        if environment.sandbox == "strict":
+            from alpkit.sandbox import check
+
+            check()  # a promise of isolation is tried once per process, not assumed
+    elif environment is not None:
+        _build_environment(environment.model_dump_json())
+
+
+@cache
+def _build_environment(config: str) -> None:
+    from alpkit.tasks.environments import load_environment
+
+    load_environment(PluginEnvironmentConfig.model_validate_json(config)).close()
+
+
 def _check_tasks(config: RunConfig) -> None:
     tasks = [config.task, *(entry.task for entry in config.evals if entry.task is not None)]
     for task in tasks:
@@ -181,7 +210,12 @@ def _ask(config: str) -> None:
 def _check_model(config: RunConfig) -> None:
     # Imports torch: a few seconds, against a grid of runs that all fail.
     from alpkit.policy.checking import check_model, model_without_weights
-    from alpkit.policy.round_trip import TEXT_FIELDS, check_texts
+    from alpkit.policy.round_trip import (
+        CONVERSATION_FIELDS,
+        TEXT_FIELDS,
+        check_conversation,
+        check_texts,
+    )
     from alpkit.rollout.precision import check_rounding
 
     check_model(config.model, config.revision, config.perturbation)
@@ -190,6 +224,8 @@ def _check_model(config: RunConfig) -> None:
         check_rounding(model, config.rollout.weights)
     if config.prompt != PLAIN_PROMPT:
         _check_prompt(config.model, config.revision, config.prompt.model_dump_json())
+    if config.environment is not None:
+        check_conversation(config.model_dump_json(include=CONVERSATION_FIELDS))
     # All that texts depend on, so that a grid's cells ask once.
     check_texts(config.model_dump_json(include=TEXT_FIELDS))
 

@@ -117,7 +117,8 @@ class Ray:
 
     def run(self, tasks: Sequence[CellTask], on_event: OnEvent, *, fail_fast: bool) -> None:
         """Run `tasks`; see `Launcher`."""
-        pending, running = deque(_Running(task) for task in tasks), {}
+        pending = deque(_Running(task) for task in tasks)
+        running: dict[Any, _Running] = {}
         inbox = self._inbox()
         with _token(tasks, self._shared) as token:
             submit = self._submit(inbox, token)

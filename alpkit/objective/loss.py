@@ -1,6 +1,6 @@
 """`policy_loss`: one function for every correction, from log-probs to a loss and its receipt.
 
-    L = sum over tokens of scale * (keep * weight * surrogate(x, A) + coef * accept * KL_ref)
+    L = sum over tokens of scale * (keep * weight * surrogate(x, A) + coef * accept * KL_ref - bonus * accept * H)
 
 where x is the clipped ratio at its level, weight and keep are the correction's, and scale is one over the
 mini-batch's denominator. Log space until the last step; float32 at least; masked tokens never reach `exp`.
@@ -15,6 +15,7 @@ from torch import Tensor
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.objective.aggregate import Normalizer, own_normalizer, row_scale
 from alpkit.objective.correction import correct
+from alpkit.objective.entropy import entropy_bonus
 from alpkit.objective.receipt import loss_receipt
 from alpkit.objective.terms import clipped_ratio, pull, weighted_terms
 from alpkit.objective.tokens import TokenBatch, clean
@@ -46,14 +47,16 @@ def policy_loss(
     config: ObjectiveConfig,
     normalizer: Normalizer | Float[Tensor, ""] | float | None = None,
     logp_reference: Float[Tensor, "batch tok"] | None = None,
+    entropy: Float[Tensor, "batch tok"] | None = None,
 ) -> LossOutput:
     """Compute the off-policy corrected policy-gradient loss of one (micro-)batch, to be minimised.
 
     `logp` is the ratio's numerator (perturbed or not) and carries the gradient; log-probs in nats;
     `mask` bool or 0/1; `advantage` [batch] or [batch, tok]; `normalizer` the whole mini-batch's
     denominator (`whole_batch`; a number where weights are not batch-normalised), None for this batch's
-    own. `logp_old` may be None where the config does not use it (`config.needs_logp_old`), and
-    `logp_reference` where reference_kl.coef is 0; ValueError otherwise.
+    own. `logp_old` may be None where the config does not use it (`config.needs_logp_old`),
+    `logp_reference` where reference_kl.coef is 0, and `entropy` (nats, with its gradient) where
+    entropy_bonus is 0; ValueError otherwise.
     Straight-through for every level but token: log x_t = sg(log x) + logp_t - sg(logp_t), arXiv:2507.18071
     eq. 14, so that every token of a response carries its own score-function gradient.
     """
@@ -89,9 +92,14 @@ def policy_loss(
     if whole is None:
         whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
     scale = row_scale(corrected.counted, config.aggregate, whole.loss.to(loss.dtype))
+    total = _WithSlope.apply(logp, loss, slope, scale)  # type: ignore[no-untyped-call]
+    if config.entropy_bonus > 0:
+        bonus = entropy_bonus(entropy, corrected.accepted, config.entropy_bonus)
+        total = total - (bonus.value * scale).sum()
+        receipt["entropy"], receipt["entropy_bonus"] = bonus.entropy, bonus.tokens
     shape = tokens.real.shape
     return LossOutput(
-        loss=_WithSlope.apply(logp, loss, slope, scale),  # type: ignore[no-untyped-call]
+        loss=total,
         ratio=ratio.value.expand(shape),
         weight=corrected.weight.expand(shape),
         keep=corrected.kept.bool(),

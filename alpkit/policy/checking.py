@@ -16,16 +16,14 @@ from transformers import (
 )
 
 from alpkit.config import PerturbationConfig
-from alpkit.config.run import BUILTINS
 from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.files import check_files
+from alpkit.policy.folders import BUILTINS, converted_folder, local_folder
 from alpkit.policy.loading import (
     asks_for_its_own_code,
     check_prompt,
-    converted_folder,
     load_tokenizer,
-    local_folder,
     own_code,
 )
 from alpkit.policy.perturbation import LayerwisePerturbation

@@ -40,7 +40,7 @@ class LogitTransform(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """`logp` (nats, with gradient) and `entropy` (nats, detached), aligned with tokens, 0 outside responses."""
+    """`logp` and `entropy` (nats), aligned with tokens, 0 outside responses; `logp` has a gradient."""
 
     logp: Float[Tensor, "batch len"]
     entropy: Float[Tensor, "batch len"]
@@ -94,6 +94,7 @@ def response_logprobs(
     chunk: int | None = None,
     head_float32: bool = False,
     packing: Packing | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Compute the log-prob of every response token given the tokens before it, and the entropy there.
 
@@ -101,6 +102,7 @@ def response_logprobs(
     `response` cost no LM-head work. The first column of `tokens` can be no response token.
     `head_float32`: the LM head is not part of an autocast around this call. `packing`: without padding,
     for models that `can_pack`; noise then needs a sample id per token (`packed_samples`).
+    `entropy_gradient`: the entropy has a gradient too, through the same chunks; else it is detached.
     """
     predicts = torch.nn.functional.pad(response[:, 1:], (0, 1))
     targets = tokens[:, 1:][response[:, 1:]]
@@ -112,7 +114,7 @@ def response_logprobs(
         place = predicts[attention].nonzero()
         rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
     chunk = chunk or head_chunk(model, tokens.device)
-    scored = _score(model, rows, targets, where, temperature, chunk, head_float32)
+    scored = _score(model, rows, targets, where, temperature, chunk, head_float32, entropy_gradient)
     return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
 
 
@@ -124,11 +126,9 @@ def _score(
     temperature: float,
     chunk: int,
     head_float32: bool,
+    entropy_gradient: bool,
 ) -> HeadLogprobs:
-    """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
-    if rows.shape[0] <= chunk:
-        at = HeadTokens(*where.unbind(1))
-        return HeadLogprobs(*_head(model, rows, targets, at, temperature, head_float32))
+    """The head's part: in place where its logits are a plain product; else chunk by chunk, again in the backward."""
     transform, weight = logit_transform(model), plain_head(model)
     exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
     if weight is not None and transform.cap is None and exact:
@@ -139,13 +139,18 @@ def _score(
                 targets,
                 scale=transform.scale / temperature,
                 chunk=chunk,
+                entropy_gradient=entropy_gradient,
             )
+    if rows.shape[0] <= chunk:
+        at = HeadTokens(*where.unbind(1))
+        settings = (temperature, head_float32, entropy_gradient)
+        return HeadLogprobs(*_head(model, rows, targets, at, *settings))
     logps, entropies = [], []
     for piece, target, at_piece in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True
     ):
         at = HeadTokens(*at_piece.unbind(1))
-        inputs = (model, piece, target, at, temperature, head_float32)
+        inputs = (model, piece, target, at, temperature, head_float32, entropy_gradient)
         logp, entropy = checkpoint(bound(_head), *inputs, use_reentrant=False)
         logps.append(logp)
         entropies.append(entropy)
@@ -198,13 +203,14 @@ def _head(
     at: HeadTokens,
     temperature: float,
     head_float32: bool,
+    entropy_gradient: bool,
 ) -> tuple[Float[Tensor, " tok"], Float[Tensor, " tok"]]:
     with head_tokens(at):
         logits = token_logits(model, hidden, head_float32=head_float32)
     logits = logits / temperature
     normalizer = logits.logsumexp(dim=-1)
     logp = logits.gather(-1, target[:, None])[:, 0] - normalizer
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
     return logp, entropy
 

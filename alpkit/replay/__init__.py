@@ -87,8 +87,8 @@ def _compared(
     if of_run is None:
         return []
     replayed = {"train/loss": of_run.loss, **of_run.receipt}
-    if config.objective.reference_kl.coef > 0:
-        del replayed["train/loss"]  # the logged one holds the pull to the reference policy
+    if config.objective.reference_kl.coef > 0 or config.objective.entropy_bonus > 0:
+        del replayed["train/loss"]  # the logged one holds what a method of a replay leaves out
     return [
         {
             "step": step,

@@ -47,7 +47,7 @@ class RecordedStep:
     tokens: pd.DataFrame
 
     def inputs(self, micro: MicroBatch, logp: Tensor, advantage: Tensor) -> Inputs:
-        """Give the loss's inputs of a micro-batch, with `logp` [batch, len] as numerator and `advantage` [batch]."""
+        """Give the loss's inputs of a micro-batch, with `logp` [batch, len] as numerator."""
         rows, columns = self.place(micro)
         old = self.logps.get("logp_old")
         return Inputs(
@@ -55,7 +55,7 @@ class RecordedStep:
             logp_old=None if old is None else old[rows, columns],
             logp_rollout=micro.rollout.logp_rollout,
             mask=micro.valid,
-            advantage=advantage[rows],
+            advantage=advantage[rows] if advantage.ndim == 1 else advantage[rows, columns],
             turn=self.turn[rows, columns],
         )
 
@@ -72,7 +72,7 @@ class RecordedStep:
         return order
 
     def advantage(self, config: AdvantageConfig) -> Tensor:
-        """Give the recorded advantages [batch], or compute others from the recorded rewards."""
+        """Give the recorded advantages, or compute others from the recorded rewards (`obstacle` where it cannot)."""
         if config == self.config.objective.advantage:
             return self.batch.advantage
         return group_advantage(self.batch.reward, self.batch.rollout.prompt, config)
@@ -96,6 +96,9 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     if not np.array_equal(sequences["sample"], np.arange(_samples(config))):
         raise _misfit(where, f"{len(sequences)} responses, the config has {_samples(config)}")
     batch, at = _padded(step, tokens, sequences)
+    if config.environment is not None and config.environment.credit == "turn":
+        own = _spread(tokens["advantage"], at, batch.valid, 0.0)
+        batch = replace(batch, advantage=own)
     logps = {
         name: _spread(tokens[name], at, batch.valid, np.nan)
         for name in LOGPS

@@ -76,6 +76,12 @@ class Book:
                 "logged loss is not compared: its log-probs are not recorded"
             )
 
+        if cell.config.objective.entropy_bonus > 0:
+            self.note(
+                "the entropy bonus (entropy_bonus) is left out of every method and the logged loss is not compared: "
+                "the gradient of the entropy is not recorded"
+            )
+
     def note(self, text: str) -> None:
         """Add a note, once."""
         self._notes.setdefault(text)
@@ -94,7 +100,7 @@ class Book:
         """List the methods whose loss follows from the log-probs that `step` recorded."""
         usable = []
         for method in self.compared:
-            obstacle = method.obstacle(columns, self.cell.config.perturbation)
+            obstacle = method.obstacle(columns, self.cell.config)
             if obstacle:
                 self._obstacles.setdefault((method.name, obstacle), []).append(step)
             else:

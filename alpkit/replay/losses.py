@@ -170,7 +170,8 @@ def _usable(part: Inputs, needs_old: bool) -> Tensor:
 
 
 def _per_token(part: Inputs) -> Tensor:
-    return part.advantage[:, None].expand_as(part.mask)
+    advantage = part.advantage
+    return advantage if advantage.ndim == 2 else advantage[:, None].expand_as(part.mask)
 
 
 def _ess(values: np.ndarray) -> float:

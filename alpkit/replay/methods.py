@@ -20,7 +20,7 @@ OWN: Final = "own"
 class Method(NamedTuple):
     """A correction to replay; `own`: it is what the run itself trained with.
 
-    `objective` has no pull to a reference policy: its log-probs are in no record.
+    `objective` has no pull to a reference policy and no entropy bonus: no record has what they need.
     """
 
     name: str
@@ -28,11 +28,15 @@ class Method(NamedTuple):
     perturbation: PerturbationConfig | None
     own: bool
 
-    def obstacle(self, columns: Collection[str], own: PerturbationConfig | None) -> str:
-        """Say why recorded log-probs do not give this method's loss; '' where they do.
+    def obstacle(self, columns: Collection[str], run: RunConfig) -> str:
+        """Say why the records of `run` do not give this method's loss; '' where they do.
 
-        `columns`: the log-probs that the step recorded; `own`: the perturbation of the run.
+        `columns`: the log-probs that the step recorded.
         """
+        own, environment = run.perturbation, run.environment
+        per_turn = environment is not None and environment.credit == "turn"
+        if per_turn and self.objective.advantage != run.objective.advantage:
+            return "its advantages are others, and the rewards of single turns are in no record"
         if self.objective.needs_logp_old and "logp_old" not in columns:
             return "it uses pi_old, which this step did not compute (diagnostics.every)"
         if self.perturbation is None:
@@ -57,7 +61,8 @@ def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
 
 
 def _method(name: str, config: RunConfig, own: bool) -> Method:
-    objective = config.objective.model_copy(update={"reference_kl": ReferenceKLConfig()})
+    without = {"reference_kl": ReferenceKLConfig(), "entropy_bonus": 0.0}
+    objective = config.objective.model_copy(update=without)
     return Method(name, objective, config.perturbation, own)
 
 

@@ -15,6 +15,7 @@ What is set aside keeps its name between a dot and `.set-aside`.
             records/               tokens and sequences of recorded steps
             checkpoint/step-…/     what training goes on from
             replay/step-…/         the policy from before a recorded step
+            profile/               a step's trace and where its time went (`alpkit run --profile`)
 
 Usage: `RunFolder(folder).metrics`.
 """
@@ -74,6 +75,18 @@ class RunFolder:
     @property
     def replay(self) -> Path:
         return self.path / "replay"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
+    def profile_table(self) -> Path:
+        return self.profile / "table.md"
+
+    @property
+    def profile_trace(self) -> Path:
+        return self.profile / "trace.json.gz"
 
     @property
     def grid(self) -> "GridFolder":

@@ -7,7 +7,7 @@ docs/extend.md how to add one.
 Usage: `task = load_task(config.task)`, then `train_items(task, seed=0, step=3, count=64)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import assert_never
 
 from alpkit.config.tasks import (
@@ -43,34 +43,64 @@ __all__ = [
     "eval_items",
     "first_in_split",
     "load_task",
+    "other_item",
     "score_all",
     "split_of",
     "train_items",
 ]
 
-_REDRAWS = 100  # further keys tried for a prompt that a step already has
+_REDRAWS = 100  # further keys tried for a prompt that a step already has, or does not want
 _STALE_KEYS = 1000  # eval keys in a row without a new question: the task has no more
 
 
-def train_items(task: Task, seed: int, step: int, count: int) -> list[Item]:
+def train_items(
+    task: Task,
+    seed: int,
+    step: int,
+    count: int,
+    *,
+    wanted: Callable[[Item], bool] = lambda _item: True,
+) -> list[Item]:
     """Give the step's training items, for every arm the same.
 
-    A list of questions is walked through in epochs. Of a task that makes its questions up, items are drawn;
-    those of one step are distinct if the task has enough.
+    A list of questions is walked through in epochs, whatever is `wanted`. Of a task that makes its questions
+    up, wanted items are drawn; those of one step are distinct if the task has enough.
     """
     if isinstance(task, ListedTask):
         return task.epoch_items(seed, step, count)
     items: list[Item] = []
     seen: set[str] = set()
     for index in range(count):
-        item = task.item("train", derive(seed, "prompts", step, index))
-        for redraw in range(_REDRAWS):
-            if item.prompt not in seen:
-                break
-            item = task.item("train", derive(seed, "prompts", step, index, redraw))
+        item = other_item(task, (seed, "prompts", step, index), seen, wanted=wanted)
         seen.add(item.prompt)
         items.append(item)
     return items
+
+
+def other_item(
+    task: Task,
+    key: tuple[int | str, ...],
+    seen: Collection[str],
+    *,
+    wanted: Callable[[Item], bool] = lambda _item: True,
+) -> Item:
+    """Draw a training item by `key`: a wanted one whose prompt is none of `seen`, if the task has enough.
+
+    Raises `ConfigError` where no wanted one is found.
+    """
+    item = task.item("train", derive(*key))
+    for redraw in range(_REDRAWS):
+        if item.prompt not in seen and wanted(item):
+            return item
+        item = task.item("train", derive(*key, redraw))
+    if not wanted(item):
+        raise ConfigError(
+            f"task {task.name} makes up no question that is wanted",
+            where="rollout.filter.max_prompt",
+            why=f"{_REDRAWS + 1} in a row have longer prompts",
+            fix="raise it, or use parameters that give shorter questions",
+        )
+    return item
 
 
 def eval_items(task: Task, count: int | None, *, where: str = "eval.items") -> list[Item]:

@@ -1,6 +1,7 @@
 """Sample a step: the training rollout with its rewards, and the held-out evaluation."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -9,38 +10,57 @@ from alpkit.policy.loading import encode_prompt, pad_id
 from alpkit.rollout import Request, Response, collate
 from alpkit.rollout.hf import generate
 from alpkit.runs.evaluations import append_evaluations
-from alpkit.tasks import score_all, train_items
+from alpkit.seeds import derive
+from alpkit.tasks import Item, Scores, score_all
 from alpkit.tasks.evaluation import EvalSet
-from alpkit.trainer.batches import Batch, requests_for
+from alpkit.trainer.batches import Batch
+from alpkit.trainer.conversations import (
+    advantage_of_turns,
+    conversation_metrics,
+    response_rewards,
+    void_rows,
+)
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
-from alpkit.trainer.state import TrainerState, decode
+from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, rewards_of, select
+from alpkit.trainer.state import TrainerState
 
 
 def collect(state: TrainerState, step: int) -> Batch:
-    """Sample the step's responses and score them."""
-    config = state.config
-    group = config.rollout.group
-    items = train_items(state.task, config.seed, step, config.rollout.prompts)
-    prompts = [encode_prompt(state.policy.tokenizer, item.prompt, config.prompt) for item in items]
-    requests = requests_for(items, prompts, group=group, seed=config.seed, step=step)
-    responses = state.sampler.generate(
-        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
-    )
+    """Sample the step's responses, score them, and choose what is trained on."""
+    config, prompts = state.config, state.prompts
+    size, overlong = config.rollout.group, config.rollout.overlong
+    scored: list[Scores] = []
+
+    def ask(items: Sequence[Item], places: Sequence[int], draw: int) -> list[Group]:
+        groups, scores = _ask(state, step, items, places, draw)
+        scored.append(scores)
+        return groups
+
+    def again(draw: int, places: Sequence[int], taken: Sequence[str]) -> list[Group]:
+        return ask(prompts.again(step, draw, places, taken), places, draw)
+
+    count = config.rollout.prompts
+    first = ask(prompts.of_step(step, count), range(count), 0)
+    groups, trained, receipt = select(first, config.rollout.filter, again)
+    conversations = [each for group in groups for each in group.conversations]
+    responses = [each.response for each in conversations]
     rollout = collate(
-        requests,
+        [request for group in groups for request in group.requests],
         responses,
-        prompt=[row // group for row in range(len(requests))],
+        prompt=[place for place in range(count) for _ in range(size)],
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    scores = score_all(
-        state.task,
-        [items[row // group] for row in range(len(responses))],
-        [decode(state.policy, response, config.prompt.stop) for response in responses],
+    reward = rewards_of(groups)
+    if config.environment is not None and config.environment.credit == "turn":
+        advantage = advantage_of_turns(reward.tolist(), conversations, rollout, config)
+    else:
+        advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
+    masked = torch.tensor([overlong == "mask" and cut_off(response) for response in responses])
+    used = (
+        torch.tensor(trained).repeat_interleave(size) & ~masked & ~void_rows(conversations, config)
     )
-    reward = torch.tensor(scores.rewards)
-    advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
-    valid = rollout.response & rollout.logp_rollout.isfinite()
+    valid = rollout.response & rollout.logp_rollout.isfinite() & used[:, None]
     return Batch(
         step=step,
         rollout=rollout.to(state.device),
@@ -48,8 +68,42 @@ def collect(state: TrainerState, step: int) -> Batch:
         valid=valid.to(state.device),
         reward=reward,
         advantage=advantage,
-        grading={f"grading/{name}": value for name, value in grading_metrics(scores).items()},
+        grading={f"grading/{name}": value for name, value in grading_metrics(*scored).items()},
+        drawn=rewards_of(first),
+        receipt=prompts.receipt() | receipt | overlong_receipt(groups, overlong),
+        turns=conversation_metrics(conversations, config),
     )
+
+
+def _ask(
+    state: TrainerState, step: int, items: Sequence[Item], places: Sequence[int], draw: int
+) -> tuple[list[Group], Scores]:
+    """Sample and score a group for each item; a place's streams of draws are the same for every arm."""
+    config = state.config
+    size = config.rollout.group
+    further = (draw,) if draw else ()
+    requests = [
+        Request(prompt, derive(config.seed, "sampling", step, place, sample, *further))
+        for prompt, place in zip(map(state.prompts.encode, items), places, strict=True)
+        for sample in range(size)
+    ]
+    asked = [item for item in items for _ in range(size)]
+
+    def sample(requests: Sequence[Request], limit: int) -> list[Response]:
+        return state.sampler.generate(
+            requests, max_tokens=limit, temperature=config.rollout.temperature
+        )
+
+    conversations = state.answering(sample, requests, asked, config.rollout.max_tokens)
+    scores = score_all(state.task, asked, [each.text for each in conversations])
+    graded = response_rewards(scores.rewards, conversations)
+    rewards = rewarded(graded, [each.response for each in conversations], config.rollout.overlong)
+    rows = [slice(start, start + size) for start in range(0, len(requests), size)]
+    groups = [
+        Group(item, requests[row], conversations[row], graded[row], rewards[row])
+        for item, row in zip(items, rows, strict=True)
+    ]
+    return groups, scores
 
 
 def held_out_scores(state: TrainerState, step: int) -> dict[str, float]:
@@ -78,16 +132,16 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
     """Evaluate one set: the trainer's own weights, or the sampler's rendering of them."""
     config, policy = state.config, state.policy
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         top_p = entry.top_p if temperature else 1.0
         if config.eval.engine == "sampler":
             return state.sampler.generate(
-                requests, max_tokens=entry.max_tokens, temperature=temperature, top_p=top_p
+                requests, max_tokens=limit, temperature=temperature, top_p=top_p
             )
         return generate(
             policy.model,
             requests,
-            max_tokens=entry.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
@@ -97,6 +151,10 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
             top_p=top_p,
         )
 
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in state.answering(tokens, requests, items, entry.max_tokens)]
+
     return evaluate(
         task=entry.task,
         items=entry.items,
@@ -104,7 +162,6 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
         k=entry.k,
         temperature=entry.temperature,
         seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, config.prompt.stop),
+        answer=answer,
         name=entry.name if config.evals else None,
     )

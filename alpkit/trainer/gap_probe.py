@@ -51,7 +51,7 @@ class Measured(NamedTuple):
     @property
     def floor(self) -> np.ndarray:
         """What an exact sampler would leave: the trainer against float32."""
-        return self.causes["trainer's batching"] + self.causes["trainer's rounding"]
+        return np.add(self.causes["trainer's batching"], self.causes["trainer's rounding"])
 
 
 @torch.no_grad()

@@ -56,22 +56,25 @@ def read_out(parts: Sequence[Pending]) -> dict[str, float]:
 
 def rollout_part(batch: Batch, group: int) -> Pending:
     """Measure a rollout: reward/*, response/* and nonfinite/rollout_logp."""
-    groups = batch.reward.view(-1, group)
+    reward = batch.drawn if batch.drawn is not None else batch.reward
+    groups = reward.view(-1, group)
     response = batch.rollout.response
     length = response.sum(dim=1).float()
     finished = [answer.finish == "stop" for answer in batch.responses]
     on_host = {
-        "reward/mean": batch.reward.mean().item(),
-        "reward/std": batch.reward.std(correction=0).item(),
+        "reward/mean": reward.mean().item(),
+        "reward/std": reward.std(correction=0).item(),
         "reward/solved_all": (groups >= 1).all(dim=1).float().mean().item(),
         "reward/solved_none": (groups <= 0).all(dim=1).float().mean().item(),
         "response/finished": float(np.mean(finished)),
         **batch.grading,
+        **batch.receipt,
+        **batch.turns,
     }
     numbers = {
         "response/length_mean": length.mean(),
         "response/length_max": length.max(),
-        "nonfinite/rollout_logp": (response & ~batch.valid).sum(),
+        "nonfinite/rollout_logp": batch.nonfinite.sum(),
     }
     return Pending(numbers, lambda read: on_host | _scalars(read))
 
@@ -213,6 +216,8 @@ def _read_receipts(numbers: Numbers, *, objective: ObjectiveConfig, draws: int) 
     metrics = {"nonfinite/loss_logp": total.pop("nonfinite") / draws}
     if "reference_kl" in total:
         metrics["train/reference_kl"] = total.pop("reference_kl") / tokens
+    if "entropy" in total:
+        metrics["train/entropy_bonus"] = total.pop("entropy") / tokens
     size, sequences = total.pop("advantage"), max(total.pop("sequences"), 1.0)
     raw, cut = total.pop("weight_raw", 0.0), total.pop("weight_removed", 0.0)
     lost, gone = total.pop("advantage_removed", 0.0), total.pop("rejected_sequences", 0.0)
@@ -232,9 +237,9 @@ class ReceiptWatch:
     A correction that never acts makes its arm a copy of another; nobody sees it in the reward.
     """
 
-    def __init__(self, objective: ObjectiveConfig, *, patience: int = 20) -> None:
-        self._idle = dict.fromkeys(objective.bounds, 0)
-        self._receipts, self._patience = objective.bounds, patience
+    def __init__(self, bounds: Mapping[str, tuple[str, ...]], *, patience: int = 20) -> None:
+        self._idle = dict.fromkeys(bounds, 0)
+        self._receipts, self._patience = bounds, patience
 
     @property
     def state(self) -> dict[str, int]:

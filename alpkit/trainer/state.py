@@ -1,6 +1,7 @@
 """Hold what a running cell needs; start it, save it, resume it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
-from alpkit.policy.memory import keep_freed_memory
+from alpkit.policy.memory import forward_tokens, keep_freed_memory
+from alpkit.policy.messages import Messages
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.rollout import Request, Response, Rollout, Sampler, collate
@@ -29,17 +31,22 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.stopping import StopText, before_stop
+from alpkit.rollout.turns import Answering
 from alpkit.runs.checkpoint import load_newest, save_checkpoint
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.runs.steps import proved_steps, sync_steps
 from alpkit.seeds import derive
 from alpkit.tasks import Item, ListedTask, Task, eval_items
+from alpkit.tasks.environments import load_environment
 from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
 from alpkit.trainer.noise_watch import NoiseWatch
+from alpkit.trainer.optim import LearningRates, build_optimizer
+from alpkit.trainer.prompts import Prompts
 from alpkit.trainer.reward_watch import RewardWatch
+from alpkit.trainer.speed import Speed, speed_of
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
@@ -54,6 +61,7 @@ class TrainerState:
     folder: Path
     policy: Policy
     task: Task
+    prompts: Prompts
     sets: tuple[EvalSet, ...]
     sampler: Sampler
     history: WeightHistory
@@ -62,15 +70,28 @@ class TrainerState:
     """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
+    forward_tokens: int | None
+    """Tokens to aim at for one forward below the budget; None: as many as the budget allows."""
     optimizer: torch.optim.Optimizer
+    rates: LearningRates
     records: BackgroundWriter
+    answering: Answering
+    """How requests become responses and the texts that are scored."""
     probe: SyncProbe
     receipts: ReceiptWatch
     loss_scale: LossScale
     noise: NoiseWatch
+    speed: Speed
     rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
+
+    def close(self) -> None:
+        """Free sampler and environment, and write what is still to be written."""
+        with ExitStack() as stack:
+            stack.callback(self.records.close)
+            stack.callback(self.answering.close)
+            stack.callback(self.sampler.close)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether some set is due after `step`; the last step always is."""
@@ -122,6 +143,7 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         precision=Precision(config.dtype, config.head),
         batch=config.hardware.eval_batch,
     )
+    optimizer = build_optimizer(config.train, policy.model, perturbation)
     loss_scale = LossScale(enabled=config.dtype == "float16")
     if perturbation is not None:
         perturbation.loss_scale = loss_scale.value
@@ -130,6 +152,12 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         folder=folder,
         policy=policy,
         task=asked.task,
+        prompts=Prompts(
+            asked.task,
+            lambda item: encode_prompt(policy.tokenizer, item.prompt, config.prompt),
+            seed=config.seed,
+            limit=config.rollout.filter.max_prompt,
+        ),
         sets=asked.sets,
         sampler=build_sampler(
             policy,
@@ -142,12 +170,16 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
-        optimizer=_optimizer(config, policy, perturbation),
+        forward_tokens=_forward_tokens(config, policy),
+        optimizer=optimizer,
+        rates=LearningRates(config.train, optimizer),
         records=BackgroundWriter(RunFolder(folder).records),
+        answering=answering_of(config, policy),
         probe=probe,
-        receipts=ReceiptWatch(config.objective),
+        receipts=ReceiptWatch(config.bounds),
         loss_scale=loss_scale,
         noise=NoiseWatch(config.objective.ratio.denominator),
+        speed=speed_of(policy.model, getattr(torch, config.dtype), draws=config.draws),
     )
 
 
@@ -164,7 +196,7 @@ def match_sigma(state: TrainerState) -> None:
     responses = generate(
         policy.model,
         requests,
-        max_tokens=rollout.max_tokens,
+        max_tokens=state.config.turn_tokens,
         temperature=rollout.temperature,
         stop_ids=state.stop_ids,
         pad_id=pad_id(policy.tokenizer),
@@ -271,9 +303,30 @@ def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
     return before_stop(text, stop)
 
 
+def answering_of(config: RunConfig, policy: Policy) -> Answering:
+    """Build what answers the run's requests; an environment starts what it runs in at its first use."""
+
+    def text_of(response: Response) -> str:
+        return decode(policy, response, config.prompt.stop)
+
+    if config.environment is None:
+        return Answering(text_of)
+    ends = stop_ids(policy.model, policy.tokenizer, config.prompt.stop)
+    messages = Messages.of(
+        policy.tokenizer, config.prompt, stop_ids=ends, role=config.environment.role
+    )
+    return Answering(text_of, load_environment(config.environment), messages, config.environment)
+
+
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
     """Make a decoder of token ids that shows special tokens, for readers of spikes."""
     return lambda ids: str(policy.tokenizer.decode(ids))
+
+
+def _forward_tokens(config: RunConfig, policy: Policy) -> int | None:
+    if config.objective.cut_matters:
+        return None  # its numbers are those of the budget
+    return forward_tokens(policy.model, config.hardware, autocast=config.dtype != "float32")
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
@@ -281,29 +334,6 @@ def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
     model = load_policy(config.model, revision=config.revision).model
     model.to(next(policy.model.parameters()).device)
     return model.requires_grad_(False)
-
-
-def _optimizer(
-    config: RunConfig, policy: Policy, perturbation: LayerwisePerturbation | None
-) -> torch.optim.Optimizer:
-    train = config.train
-    groups: list[dict[str, object]] = [
-        {
-            "params": list(policy.model.parameters()),
-            "lr": train.lr,
-            "weight_decay": train.weight_decay,
-        }
-    ]
-    if perturbation is not None and perturbation.parameters():
-        sigma = perturbation.config.sigma
-        groups.append(
-            {
-                "params": perturbation.parameters(),
-                "lr": sigma.lr,
-                "weight_decay": sigma.weight_decay,
-            }
-        )
-    return torch.optim.AdamW(groups, betas=train.betas)
 
 
 def _probe_sequences(
@@ -317,7 +347,7 @@ def _probe_sequences(
     responses = generate(
         policy.model,
         [Request(prompt, 0) for prompt in prompts],
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=config.turn_tokens,
         temperature=0.0,
         stop_ids=stop_ids(policy.model, tokenizer, config.prompt.stop),
         pad_id=pad_id(tokenizer),

@@ -67,16 +67,19 @@ def with_logp_old(
 ) -> list[list[MicroBatch]]:
     """Give every micro-batch its log pi_old: scored as the updates will be, on the sampler's weights, no noise."""
     with state.history.as_sampled():
-        return [
-            [replace(micro, logp_old=_logprobs(state, micro).logp) for micro in micros]
-            for micros in plan
-        ]
+        return [[_with_logp_old(state, micro) for micro in micros] for micros in plan]
+
+
+def _with_logp_old(state: TrainerState, micro: MicroBatch) -> MicroBatch:
+    scored = _logprobs(state, micro)
+    return replace(micro, logp_old=scored.logp, entropy_old=scored.entropy)
 
 
 def update_policy(
     state: TrainerState, micros: Sequence[MicroBatch], *, diagnose: bool, clock: Clock
 ) -> Update:
     """Take one optimizer step on a mini-batch; `diagnose` pays for what only diagnostics need."""
+    state.rates.set(state.optimizer, step=micros[0].step, update=micros[0].update)
     normalizers = _normalizers(state, micros, clock)
     parts = [
         _accumulate(state, micro, normalizers, diagnose=diagnose, clock=clock) for micro in micros
@@ -103,7 +106,7 @@ def _accumulate(
         columns["logp_old"] = micro.logp_old
     if state.perturbation is not None and diagnose:
         with clock("clean_forward"), torch.no_grad():
-            clean = _logprobs(state, micro)
+            clean = _clean(state, micro)
         columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
     with clock("update"):
         drawn = _backward(state, micro, normalizers)
@@ -117,6 +120,14 @@ def _accumulate(
         rows = token_rows(micro, columns)
     loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
     return _Accumulated(loss, [draw.output for draw in drawn], rows)
+
+
+def _clean(state: TrainerState, micro: MicroBatch) -> TokenLogprobs:
+    """Score without noise; in the first update of a sampler that is up to date, log pi_old is that already."""
+    unmoved = micro.update == 0 and state.history.sampler_version == state.history.version
+    if unmoved and micro.logp_old is not None and micro.entropy_old is not None:
+        return TokenLogprobs(micro.logp_old, micro.entropy_old)
+    return _logprobs(state, micro)
 
 
 def _backward(
@@ -135,6 +146,7 @@ def _backward(
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
+                entropy=scored.entropy,
             )
             (output.loss * state.loss_scale.value / len(normalizers)).backward()
         drawn.append(_Drawn(scored, output))
@@ -148,12 +160,12 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    scored = _logprobs(state, micro)
+    scored = _logprobs(state, micro, entropy_gradient=state.config.objective.entropy_bonus > 0)
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
         perturbed = _logprobs(state, micro)
-    return TokenLogprobs(with_gradient_of(scored.logp, perturbed.logp), perturbed.entropy)
+    return TokenLogprobs(*map(with_gradient_of, scored, perturbed))
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
@@ -170,7 +182,11 @@ def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
 
 
 def _logprobs(
-    state: TrainerState, micro: MicroBatch, model: PreTrainedModel | None = None
+    state: TrainerState,
+    micro: MicroBatch,
+    model: PreTrainedModel | None = None,
+    *,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
@@ -186,6 +202,7 @@ def _logprobs(
             chunk=config.hardware.head_chunk,
             head_float32=state.precision.head_float32,
             packing=state.packing,
+            entropy_gradient=entropy_gradient,
         )
 
 

@@ -10,7 +10,14 @@ from alpkit.analysis.figures.panels import Looks
 from alpkit.analysis.frames import GridFrame
 
 Place = Literal[
-    "Summary", "Results", "The ratio", "Corrections", "Noise", "Layers and sites", "All cells"
+    "Summary",
+    "Results",
+    "The ratio",
+    "Turns",
+    "Corrections",
+    "Noise",
+    "Layers and sites",
+    "All cells",
 ]
 """Sections of the report that show figures."""
 

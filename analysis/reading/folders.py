@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from alpkit.config import ObjectiveConfig
+from alpkit.config.filters import FilterConfig, sample_bounds
 from alpkit.runs.configs import scan_config
 from alpkit.runs.faults import Contents, Fault, Row
 from alpkit.runs.folder import GridFolder
@@ -162,15 +163,17 @@ def headline(config: dict[str, Any]) -> dict[str, Any]:
         "denominator": ratio.get("denominator"),
         "level": ratio.get("level"),
         "surrogate": (objective.get("surrogate") or {}).get("kind"),
-        "bounds": _bounds(objective),
+        "bounds": _bounds(objective, rollout),
         "site": noise.get("site"),
         "layers": str(noise["layers"]) if "layers" in noise else None,
         "sigma": (noise.get("sigma") or {}).get("init"),
     }
 
 
-def _bounds(objective: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _bounds(objective: dict[str, Any], rollout: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     try:
-        return ObjectiveConfig.model_validate(objective).bounds
+        chosen = FilterConfig.model_validate(rollout.get("filter") or {})
+        samples = sample_bounds(chosen, rollout.get("overlong", "keep"))
+        return ObjectiveConfig.model_validate(objective).bounds | samples
     except ValidationError:  # written by another version: its bounds are unknown, not absent
         return {}

@@ -78,6 +78,8 @@ class ArmPool(NamedTuple):
     levels: Mapping[str, Pool]
     tails: tuple[StepTail, ...]
     factors: tuple[StepFactors, ...]
+    turns: Mapping[tuple[str, int], Pool] = {}
+    """By level and turn; empty for responses of one turn."""
 
 
 def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
@@ -88,15 +90,19 @@ def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
     looked_at = spread(sorted(steps), STEPS)
     tails: list[StepTail] = []
     factors: list[StepFactors] = []
+    turns: dict[tuple[str, int], _Pooling] = {}
     for batch in records.batches(arm, COLUMNS, cells=cells):
         found = step_items(batch)
         for level, pool in pools.items():
             pool.add(found.levels[level], found.step)
+        for key, items in found.turns.items():
+            turns.setdefault(key, _Pooling(most)).add(items, found.step)
         if batch.step in looked_at:
             tails += _tails(found)
             factors += _factors(found)
     levels: dict[str, Pool] = {level: pool.result() for level, pool in pools.items() if pool.n}
-    return ArmPool(levels, tuple(tails), tuple(factors))
+    split = {key: turns[key].result() for key in sorted(turns)}
+    return ArmPool(levels, tuple(tails), tuple(factors), split)
 
 
 def spread(values: list[int], most: int) -> list[int]:

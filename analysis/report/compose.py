@@ -41,6 +41,7 @@ from alpkit.analysis.tables.steadiness import steadiness_table
 from alpkit.analysis.tables.subsets import subset_table
 from alpkit.analysis.tables.tails import tails_table
 from alpkit.analysis.tables.tasks import tasks_table
+from alpkit.analysis.tables.turns import by_turn_table, open_to, turns_table
 from alpkit.analysis.text import first_line, row_dicts
 from alpkit.config.grid.comparisons import REFERENCES
 from alpkit.tracking.address import masked
@@ -66,6 +67,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
         Section(
             "The ratio", _ratio(frame, results, tails), "divergence, spread and tails by level"
         ),
+        Section("Turns", _turns(frame), "turns, tool calls, the ratio turn by turn"),
         Section("Spikes", _spikes(frame, results.spikes), _no_spikes(results.spikes)),
         Section("Layers and sites", _ablations(frame, results)),
         Section("Noise", _drawn(frame, "Noise"), "the noise's scale over steps"),
@@ -90,7 +92,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
 
 
 def _has_more_than_absence(section: Section) -> bool:
-    """Whether a section has something to show: one that is all `not drawn` has not."""
+    """Whether a section has something to show: one that is empty or all `not drawn` has not."""
     return any(
         not (isinstance(block, Text) and ": not drawn, " in block.words) for block in section.blocks
     )
@@ -154,6 +156,18 @@ def _level(table: Table, tails: pd.DataFrame, level: str) -> Table:
         return table
     own = (tails["level"] == level).to_numpy()
     return replace(table, data=table.data[own], shown=table.shown[own].drop(columns="level"))
+
+
+def _turns(frame: GridFrame) -> list[Block]:
+    """Compose the part of grids whose responses have several turns; empty for all others."""
+    table = turns_table(frame)
+    if not len(table.data):
+        return []
+    open_doors = sorted({text for arm in frame.arms if (text := open_to(frame, arm))})
+    warnings: list[Block] = [Bullets(open_doors, warning=True)] if open_doors else []
+    split = by_turn_table(frame)
+    tables = [table, *([split] if len(split.data) else [])]
+    return [*warnings, *tables, *_drawn(frame, "Turns")]
 
 
 def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:

@@ -36,7 +36,8 @@ def receipt_table(frame: GridFrame) -> Table:
         [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in row_dicts(data)]
     )
     caption = (
-        "Shares of response tokens, in per cent (weight_removed: of the importance weight), mean "
+        "Shares of response tokens, in per cent (weight_removed: of the importance weight; long_prompts, "
+        "*_groups, overlong: of what the name says; lr_scale: of the full learning rate), mean "
         "over steps and finished seeds. surviving: tokens whose gradient nothing took; those of zero "
         "advantage count. Definitions: docs/metrics.md."
     )

@@ -30,7 +30,7 @@ def tail_frame(frame: GridFrame) -> pd.DataFrame:
     """A row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
     return pd.DataFrame(
         [
-            _row(arm, level, side, frame.pooled[arm].levels[level])
+            tail_row(arm, level, side, frame.pooled[arm].levels[level])
             for arm in frame.arms
             for level in LEVELS
             if level in frame.pooled[arm].levels
@@ -79,7 +79,8 @@ def tails_table(tails: pd.DataFrame, rates: Mapping[str, tuple[int, int]]) -> Ta
     return Table("tails", "Tails of the ratio", caption, tails, shown)
 
 
-def _row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
+def tail_row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
+    """Give one side of a pool's tail as a row of `tail_frame`."""
     top, cluster = pool.top[side]
     n_tail = tail_size(pool.n)
     fit = khat_of_top(

@@ -146,10 +146,16 @@ EDITS: dict[str, list[Any]] = {
     "seed": [0, 1],
     "revision": [None, "main"],
     "checkpoint": [{}, {"every": 3}],
-    "train": [{}, {"lr": 2e-5}, {"lr": 2e-4}, {"weight_decay": 0}, {"weight_decay": -0.0}],
+    "train": [
+        {}, {"lr": 2e-5}, {"lr": 2e-4}, {"weight_decay": 0}, {"weight_decay": -0.0},
+        {"optimizer": "adamw"}, {"optimizer": "adamw_8bit"}, {"schedule": "constant"}, {"schedule": "linear"},
+        {"warmup": 0}, {"warmup": 2},
+    ],
     "rollout": [
         {}, {"engine": "hf"}, {"weights": "float32"}, {"lag": 1},
-        VLLM, {**VLLM, "dtype": "bfloat16"}, {**VLLM, "lag": 1},
+        VLLM, {**VLLM, "dtype": "bfloat16"}, {**VLLM, "lag": 1}, {**VLLM, "overlong": "mask"},
+        {"overlong": "keep"}, {"overlong": "mask"}, {"filter": {}}, {"filter": {"zero_variance": "drop"}},
+        {"filter": {"zero_variance": "refill", "rounds": 4}}, {"filter": {"max_prompt": 64}},
     ],
     "task": [
         {}, {"digits": 3}, {"digits": 2}, GYM, {**GYM, "seed": 0}, {**GYM, "params": {}},
@@ -159,6 +165,7 @@ EDITS: dict[str, list[Any]] = {
         {}, {"reject": []}, {"reject": [RULE]}, {"reject": [{**RULE, "of": "mismatch"}]},
         {"reject": [RULE, RULE]}, {"reject": [{**RULE, "of": "bypass"}]}, {"weight": {"action": "mask"}},
         {"weight": {"action": "none", "upper": 9}}, {"log_ratio_clamp": [-20, 20]}, {"log_ratio_clamp": [-20, 10]},
+        {"entropy_bonus": 0}, {"entropy_bonus": 0.01},
     ],
     "perturbation": [
         None, {"layers": []}, {"sigma": {"init": 0, "learnable": False}}, {}, {"layers": "all"},

@@ -106,6 +106,8 @@ def test_noise_makes_the_first_ratio_differ_from_one_and_sigma_learns(tmp_path):
 def test_what_trl_cannot_feed_is_refused():
     with pytest.raises(ConfigError, match="normalizer: keep"):
         grpo_trainer()(objective=ObjectiveConfig(reference_kl={"coef": 0.1}))
+    with pytest.raises(ConfigError, match="entropy_bonus: 0"):
+        grpo_trainer()(objective=ObjectiveConfig(entropy_bonus=0.01))
     clean = PerturbationConfig(gradient="clean", sigma={"learnable": False})
     with pytest.raises(ConfigError, match="needs a second forward"):
         grpo_trainer()(objective=ObjectiveConfig(), perturbation=clean)

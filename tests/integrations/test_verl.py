@@ -87,6 +87,7 @@ def test_rejections_edit_the_mask():
         (preset("token-tis"), "call correct_batch"),
         (preset("opsm"), "only in bypass mode"),
         (preset("seq-bypass", reference_kl={"coef": 0.1}), "verl adds its own KL"),
+        (preset("seq-bypass", entropy_bonus=0.1), "actor.entropy_coeff"),
     ],
 )
 def test_what_verl_cannot_feed_is_refused(objective, message):

@@ -217,6 +217,10 @@ def test_a_new_store_is_filled_from_the_folders(make_grid, options, tmp_path, em
         ),
         ({"model": "./no/such/folder"}, "", "correct the path"),
         ({"model": "builtin:tiny"}, "", "builtin:tiny-addition"),
+        ({"train": {"optimizer": "adamw_8bit"}}, "bitsandbytes", "pip install 'alpkit[8bit]'"),
+        # A sum has 8 tokens, the longest response 8.
+        ({"hardware": {"micro_batch_tokens": 15}}, "", "raise it to 16 or more"),
+        ({"rollout": {"filter": {"max_prompt": 7}}}, "", "raise it, or take it out"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_created(

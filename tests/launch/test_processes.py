@@ -168,6 +168,13 @@ def test_fail_fast_kills_the_running_and_starts_no_more(make_grid, options):
     assert not alive(pid)
 
 
+def await_file(path: Path, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.exists()
+
+
 def start(place, options, file):
     here = str(Path(__file__).parents[2])
     script = place / "launch.py"
@@ -214,6 +221,8 @@ def test_no_worker_outlives_a_killed_parent_and_the_grid_goes_on(make_grid, opti
     grid = make_grid("orphaned", [arm("sleep")], seeds=(0, 1))
     child = start(place, options, place / "orphaned.yaml")
     record = read_grid(place / "runs" / "orphaned")
+    for cell in record.cells:  # step 2 is logged before its checkpoint is written
+        await_file(record.folder / cell.cell_id / "checkpoint" / "step")
     pids = [process(record.folder / c.cell_id)["pid"] for c in record.cells]
     assert all(alive(pid) for pid in pids)
     child.kill()

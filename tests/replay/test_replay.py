@@ -217,6 +217,24 @@ def test_the_pull_to_the_reference_is_left_out_and_said(tmp_path):
     assert found.methods["own"].all()
 
 
+def test_filtered_groups_and_a_bonus_leave_a_replay_what_the_trainer_logged(tmp_path):
+    filtered = trained(
+        tmp_path / "filtered",
+        objective={"entropy_bonus": 0.05},
+        rollout={"max_tokens": 4, "filter": {"zero_variance": "drop"}, "overlong": "mask"},
+    )
+    logged = metrics_of(filtered)
+    assert 0 < logged[1]["receipt/dropped_groups"] < 1
+    assert 0 < logged[1]["receipt/overlong"] < 1
+    found = replay(str(filtered), ["grpo"], gradients=True)
+    assert "entropy_bonus" in found.notes[0]
+    assert not [note for note in found.notes if note.startswith("warning")]
+    assert found.equals_logged
+    assert "train/loss" not in set(found.logged["metric"])
+    assert found.methods["own"].all()
+    assert (found.gradients["norm"] > 0).any()
+
+
 def test_tokens_that_the_sampler_gave_no_number_stay_out(tmp_path, monkeypatch):
     class Spoiled(HfSampler):
         def generate(self, requests, *, max_tokens, temperature):

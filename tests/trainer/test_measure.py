@@ -75,13 +75,13 @@ def test_a_watch_that_goes_on_remembers_what_acted():
     def idle(watch, steps):
         return [bound for _ in range(steps) for bound in watch.count_idle({})]
 
-    whole, first = ReceiptWatch(OBJECTIVE), ReceiptWatch(OBJECTIVE)
+    whole, first = ReceiptWatch(OBJECTIVE.bounds), ReceiptWatch(OBJECTIVE.bounds)
     acted = {"receipt/clipped_low": 0.1, "receipt/clipped_high": 0.1}
     assert whole.count_idle(acted) == first.count_idle(acted) == []
-    second = ReceiptWatch(OBJECTIVE)
+    second = ReceiptWatch(OBJECTIVE.bounds)
     second.restore(first.state)
     assert idle(second, 30) == idle(whole, 30) == []
-    assert idle(ReceiptWatch(OBJECTIVE), 30) != []
+    assert idle(ReceiptWatch(OBJECTIVE.bounds), 30) != []
 
 
 def test_a_diagnostic_step_crosses_to_the_host_once():

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 import yaml
 from pydantic import BaseModel
 
-from alpkit.errors import ConfigError, Fault
+from alpkit.errors import ConfigError
+from alpkit.errors import Fault as Fault
 
 KeyPath = tuple[str | int, ...]
 

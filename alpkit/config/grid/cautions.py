@@ -6,6 +6,8 @@ What can never act or counts twice is an error of the config itself (`objective.
 import math
 from collections.abc import Iterator, Mapping
 
+from alpkit.config.environment import not_isolated
+from alpkit.config.perturbation import ScheduleConfig
 from alpkit.config.run import RunConfig
 
 _LONG = 256
@@ -46,6 +48,8 @@ def _collapses(config: RunConfig) -> bool:
 
 
 def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
+    if text := not_isolated(config.environment):
+        yield f"environment.sandbox: weak: {text}"
     objective, tokens = config.objective, config.rollout.max_tokens
     weight = objective.weight
     if weight.action != "none" and weight.level == "product" and tokens > _LONG:
@@ -75,6 +79,8 @@ def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
     low, high = 1 - clip.epsilon_low, 1 + clip.epsilon_high
     if clip.kind == "ppo" and objective.ratio.level == "geometric" and _wide(low, high):
         yield _never("surrogate", low, high)
+    if config.perturbation is not None:
+        yield from _of_sigmas_schedule(config.perturbation.schedule, config.train.steps)
     if objective.reference_kl.coef > 0 and objective.reference_kl.estimator == "k1":
         yield (
             "reference_kl.estimator: k1 has the same gradient for every token and none in expectation; "
@@ -84,6 +90,15 @@ def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
         yield (
             f"dual_clip {clip.dual_clip:g} lies below the band's top {high:g}, so negative advantages are capped "
             "before the band; raise dual_clip, or mean it"
+        )
+
+
+def _of_sigmas_schedule(schedule: ScheduleConfig, steps: int) -> Iterator[str]:
+    end = schedule.warmup or schedule.steps or 0
+    if end > steps:
+        yield (
+            f"perturbation.schedule ends at step {end} and the run at train.steps {steps}, so that sigma never gets "
+            "where it is sent; lower it, or raise steps"
         )
 
 

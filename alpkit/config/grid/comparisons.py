@@ -30,6 +30,7 @@ INGREDIENTS: Final = {
     "objective.aggregate": "aggregation",
     "objective.advantage": "advantage",
     "objective.reference_kl": "reference KL",
+    "objective.entropy_bonus": "entropy bonus",
     "objective.log_ratio_clamp": "log-ratio clamp",
     "perturbation": "noise",
 }

@@ -29,14 +29,14 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "rollout: {engine: vllm, weights: int4}",
             "f.yaml:1:25  rollout.weights is not a field of rollout (vllm)\n"
-            "  allowed: dtype, engine, group, head_dtype, kv_cache_dtype, lag, max_model_len, "
-            "max_tokens, prompts, temperature",
+            "  allowed: dtype, engine, filter, group, head_dtype, kv_cache_dtype, lag, max_model_len, "
+            "max_tokens, overlong, prompts, temperature",
         ),
         (
             "steps: 5",
             "f.yaml:1:1  steps is not a field of the run config\n"
-            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, evals, hardware, head, "
-            "model, objective, perturbation, prompt, records, revision, rollout, seed, task, train",
+            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, environment, eval, evals, "
+            "hardware, head, model, objective, perturbation, prompt, records, revision, rollout, seed, task, train",
         ),
         (
             "train: {steps: ten}",
@@ -81,6 +81,21 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "objective: {weight: {action: clip, lower: 3}}",
             "f.yaml:1:43  objective.weight.lower 3.0 must be below upper 2.0",
+        ),
+        (
+            "train: {steps: 10, warmup: 10}",
+            "f.yaml:1:28  train.warmup 10 is no shorter than the run of train.steps 10, so that no step would have "
+            "the full learning rate; lower warmup, or raise steps",
+        ),
+        (
+            "rollout: {filter: {rounds: 2}}",
+            "f.yaml:1:28  rollout.filter.rounds does nothing with zero_variance: keep; remove it, or set "
+            "zero_variance: refill",
+        ),
+        (
+            "rollout: {filter: {max_prompt: 4090}}",
+            "f.yaml:1:1  hardware.micro_batch_tokens 4096 is a hard bound, and a prompt of rollout.filter.max_prompt "
+            "4090 with a response of rollout.max_tokens 8 is longer; raise it to 4098",
         ),
         (
             "train: {updates_per_rollout: 3}",

@@ -95,7 +95,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             HEAD + "base:\n  train:\n    stepz: 3",
             "a.yaml:5:5  train.stepz is not a field of train\n  did you mean 'steps'?  allowed: "
-            "betas, grad_clip, lr, steps, updates_per_rollout, weight_decay",
+            "betas, grad_clip, lr, optimizer, schedule, steps, updates_per_rollout, warmup, weight_decay",
         ),
         (
             "name: a\narms: [grpo, seq-apl]",
@@ -222,7 +222,7 @@ def test_a_fault_of_a_cell_is_named_where_its_value_stands(text: str, message: s
         (
             "train.stepz=1",
             "--set train.stepz=1  train.stepz is not a field of train\n  did you mean 'steps'?  "
-            "allowed: betas, grad_clip, lr, steps, updates_per_rollout, weight_decay",
+            "allowed: betas, grad_clip, lr, optimizer, schedule, steps, updates_per_rollout, warmup, weight_decay",
         ),
         ("train.steps", "--set train.steps  wanted field=value\n  for example --set train.steps=5"),
         ("=5", "--set =5  wanted field=value\n  for example --set train.steps=5"),

@@ -84,3 +84,14 @@ def test_the_region_where_the_built_in_adder_collapsed_is_named():
         {"model": "some/other", "train": train},
     ):
         assert said(**other) == []
+
+
+@pytest.mark.parametrize("schedule", [{"warmup": 61}, {"decay_to": 0.1, "steps": 61}])
+def test_a_schedule_of_sigma_that_outlives_the_run(schedule):
+    noise = {"schedule": schedule}
+    (text,) = said(perturbation=noise, objective={"ratio": {"denominator": "rollout"}})
+    assert "ends at step 61 and the run at train.steps 60" in text
+    later = said(
+        perturbation=noise, objective={"ratio": {"denominator": "rollout"}}, train={"steps": 61}
+    )
+    assert later == []

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from alpkit.cli import output
-from alpkit.cli.fitting import Column, TextTable, fitted, plain
+from alpkit.cli.layout import Column, TextTable, fitted, plain
 
 WIDTHS = [60, 80, 100, 150, 1000]
 
