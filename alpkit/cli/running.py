@@ -134,6 +134,7 @@ def _report(outcome: Outcome, options: Options, *, as_json: bool) -> None:
             log_summary(
                 outcome.parent_run_id, overview_rows(frame), tracking_uri=options.tracking_uri
             )
+    profiles = _profiles(outcome, options)
     if as_json:
         results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
@@ -151,7 +152,7 @@ def _report(outcome: Outcome, options: Options, *, as_json: bool) -> None:
         )
     else:
         print_frame(frame)
-        _print_profiles(_profiles(outcome, options))
+        _print_profiles(profiles)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]

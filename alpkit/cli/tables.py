@@ -95,13 +95,14 @@ def noise_table(sizes: "Mapping[str, NoiseSize]") -> TextTable:
     return plain(heads, rows, heads[1])
 
 
-def cost_table(costs: "Mapping[str, Cost]") -> Table:
+def cost_table(costs: "Mapping[str, Cost]") -> TextTable:
     """Lay out what a cell of every arm costs, as `plan --probe` measured it."""
-    table = _table("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    heads = ("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    rows = []
     for arm, cost in costs.items():
         numbers = (cost.step_seconds, cost.eval_seconds, cost.seconds / 3600, cost.disk / 2**30)
-        table.add_row(arm, *(f"{number:.3g}" for number in numbers))
-    return table
+        rows.append([arm, *(f"{number:.3g}" for number in numbers)])
+    return plain(heads, rows)
 
 
 def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:

@@ -51,7 +51,8 @@ class Measured(NamedTuple):
     @property
     def floor(self) -> np.ndarray:
         """What an exact sampler would leave: the trainer against float32."""
-        return np.add(self.causes["trainer's batching"], self.causes["trainer's rounding"])
+        both = [self.causes[name] for name in ("trainer's batching", "trainer's rounding")]
+        return np.asarray(both[0] + both[1])
 
 
 @torch.no_grad()
