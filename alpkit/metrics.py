@@ -157,6 +157,37 @@ _PLAIN = (
     Metric("kl/k3_max", "nats",
         "Largest per-update mean of exp(d) - 1 - d of the step.",
         "Divergence grows inside a step: the last updates are the stalest."),
+    Metric("kl/k3_kept", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight and rejections left in.",
+        "The divergence that the update still acts on; kl/k3 where nothing is removed."),
+    Metric("kl/k3_removed", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight or rejection took out. Absent where none was.",
+        "Far above kl/k3_kept: the correction finds the tail. Near it: it removes at random."),
+    Metric("kl/k3_over_entropy", "ratio",
+        "kl/k3 / train/entropy, both over the step's valid tokens: a ratio of means. Absent where the entropy is 0.",
+        "Divergence measured by how undecided the policy is (prime-rl's kl_ent_ratio): a sure policy "
+        "can afford less of it."),
+    *(
+        Metric(f"batching/{name}", unit, f"{definition} d = log pi alone - log pi eight rows at a time, equal "
+            "weights and tokens; at step 1.", reading)
+        for name, unit, definition, reading in (
+            ("std", "nats", "Population standard deviation of d.",
+                "The floor of ratio/*/std: what lies below is arithmetic of the trainer, not policy."),
+            ("p95", "nats", "95 % quantile of |d|.", "As std, for the shoulders."),
+            ("max", "nats", "Largest |d|.", "A tail that ends here is no tail of the policy."),
+            ("outside_band", "share", "Tokens with exp(d) outside [0.9, 1.1] / tokens.",
+                "0 in float32; 8 % in a bfloat16 run of trl#6789. Float32 masters, a float32 head or float16 "
+                "lower it."),
+        )
+    ),
+    *(
+        Metric(f"advantage/{name}", "share", f"Valid tokens with {sign} advantage / valid tokens.", reading)
+        for name, sign, reading in (
+            ("positive", "positive", "Long wrong answers push it down although rewards stay."),
+            ("negative", "negative", "Where the left tail hurts: their ratios fall as training moves."),
+            ("zero", "zero", "Tokens that teach nothing; near 1 with reward/solved_all or solved_none."),
+        )
+    ),
     *(
         Metric(f"{area}/{key}", unit, definition, reading)
         for area, what in (("kl", "kl/k3 or kl/k3_max"), ("train", "train/grad_norm"))
@@ -526,6 +557,12 @@ def describe(key: str) -> Metric:
         why="an unlisted key has no definition, so nobody could read or compare it",
         fix=f"{near} docs/metrics.md lists every key; a new one is added in alpkit/metrics.py first".lstrip(),
     )
+
+
+def known_keys() -> list[str]:
+    """List every key; of a family whose members a run decides, its template (`sigma/layer_{nn}`)."""
+    sets = [f"eval/{{set}}/{stat}" for stat in _SET_STATS]
+    return [*_table(), *(metric.key for metric in _BY_LAYER.values()), *sets]
 
 
 def check_keys(keys: Iterable[str]) -> None:

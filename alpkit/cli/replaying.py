@@ -1,15 +1,16 @@
 """`alpkit replay`: apply other corrections to a run's recorded batches."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from alpkit.replay import Replay
+    from alpkit.replay.report import Pooled
 
 _METHODS = {
     "loss": "loss",
@@ -45,6 +46,7 @@ def replay(
     methods: str,
     steps: Sequence[int] | None,
     gradients: bool | None,
+    policy: Path | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -59,14 +61,16 @@ def replay(
     # Heavy (pandas, torch), so only once there is something to do.
     import alpkit.replay as room
 
-    found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
+    found = room.replay(run_id, names, steps=steps or None, gradients=gradients, policy=policy)
     written = room.write(found)
     if as_json:
         print_json(
             {**room.as_json(found), "report": str(written.folder), "replaced": written.replaced}
         )
     else:
-        for table in _tables(room.pooled(found), found.cell.arm):
+        for number, table in enumerate(_tables(room.pooled(found), found.cell.arm)):
+            if number:
+                print()
             print_table(table)
     for text in found.notes:
         note(text if text.startswith("warning: ") else f"note: {text}")
@@ -88,60 +92,60 @@ def _verdict(found: "Replay") -> str:
     )
 
 
-def _tables(numbers: Mapping[str, Any], arm: str) -> list[Table]:
-    own = {row["method"] for row in (*numbers["methods"], *numbers["gradients"]) if row["own"]}
+def _tables(numbers: "Pooled", arm: str) -> list[TextTable]:
+    rows = (*numbers["methods"], *numbers["gradients"])
+    own = {str(row["method"]) for row in rows if row["own"]}
     names = {
         name: f"{name} ({arm}, as run)" if name == "own" else f"{name} (as run)" for name in own
     }
-    tables = [
-        _rows("on the recorded tokens, means over {} step(s)", numbers["methods"], _METHODS, names)
-    ]
+    tables = [_rows("on the recorded tokens, means over {}", numbers["methods"], _METHODS, names)]
     for of, title in _OVERLAPS.items():
         matrix = numbers["overlap"].get(of, {})
         if any(value is not None for row in matrix.values() for value in row.values()):
             tables.append(_matrix(title, matrix, names))
     if numbers["gradients"]:
-        title = "gradients of the first update, means over {} step(s)"
+        title = "gradients of the first update, means over {}"
         tables.append(_rows(title, numbers["gradients"], _GRADIENTS, names))
         tables.append(_matrix("cosines of gradients", numbers["cosines"], names))
-    return [table for table in tables if table.row_count]
+    return [table for table in tables if table.rows]
 
 
 def _rows(
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     columns: Mapping[str, str],
     names: Mapping[str, str],
-) -> Table:
+) -> TextTable:
     used = {
         key: text for key, text in columns.items() if any(row.get(key) is not None for row in rows)
     }
-    table = _table(
-        title.format(max((row["steps"] for row in rows), default=0)), "method", *used.values()
-    )
-    for row in rows:
-        cells = (_text(row.get(key), share=key in _SHARES) for key in used)
-        table.add_row(names.get(row["method"], row["method"]), *cells)
-    return table
+    steps = max((int(str(row["steps"])) for row in rows), default=0)
+    texts = [
+        [
+            names.get(str(row["method"]), str(row["method"])),
+            *(_text(row.get(key), share=key in _SHARES) for key in used),
+        ]
+        for row in rows
+    ]
+    return _table(title.format("1 step" if steps == 1 else f"{steps} steps"), used.values(), texts)
 
 
 def _matrix(
-    title: str, matrix: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str]
-) -> Table:
-    table = _table(title, "", *matrix)
-    for name, row in matrix.items():
-        table.add_row(names.get(name, name), *(_text(row.get(other)) for other in matrix))
-    return table
+    title: str, matrix: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
+) -> TextTable:
+    rows = [
+        [names.get(name, name), *(_text(row.get(other)) for other in matrix)]
+        for name, row in matrix.items()
+    ]
+    return _table(title, list(matrix), rows)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
-    return table
+def _table(title: str, columns: Iterable[str], rows: Sequence[Sequence[str]]) -> TextTable:
+    heads = [Column("method"), *(Column(name, right=True) for name in columns)]
+    return TextTable(heads, rows, title)
 
 
-def _text(value: float | None, *, share: bool = False) -> str:
-    if value is None:
+def _text(value: object, *, share: bool = False) -> str:
+    if not isinstance(value, int | float):
         return "–"
     return f"{100 * value:.3g} %" if share else f"{value:.4g}"

@@ -120,6 +120,10 @@ def markdown() -> str:
     launch = AblationConfig.model_fields["launch"].annotation
     if is_section(launch):
         lines += _block("`launch`", launch, "launch: {launcher: processes, jobs: 4}")
+    tracking = AblationConfig.model_fields["tracking"].annotation
+    if is_section(tracking):
+        example = "tracking: {metrics: [default, 'ratio/raw/geometric/*', sigma/layer_00]}"
+        lines += _block("`tracking`", tracking, example)
     lines += _block("Run fields", RunConfig, "")
     shown: set[type[BaseModel]] = set()
     for part in parts(RunConfig):
@@ -131,7 +135,7 @@ def markdown() -> str:
 
 
 def parts(model: type[BaseModel], prefix: str = "") -> Iterator[_Part]:
-    """Yield the sections below a config, in the order of the fields, each before its own."""
+    """Yield a config's sections in the order of its fields, and after each the sections inside it."""
     for name, info in model.model_fields.items():
         siblings = list(sections(info.annotation))
         a_list = any(get_origin(branch) in (list, tuple) for branch in branches(info.annotation))

@@ -112,7 +112,7 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
-    """How long to train, and the optimizer."""
+    """Length of the training, and its optimizer."""
 
     refused: ClassVar[dict[str, str]] = renamed("train")
 
@@ -147,7 +147,7 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
-    """How often the ratio's factors are measured, and when a run stops itself."""
+    """Measurements of the ratio's factors, and when a run stops itself."""
 
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
@@ -156,6 +156,9 @@ class DiagnosticsConfig(Section):
 
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
+    batching_floor: NonNegativeInt = 32
+    """Responses of the first step that are scored alone and eight at a time, which shows what batching alone does
+    to the log-probs; 0: not measured."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
@@ -163,7 +166,7 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
-    """Which steps keep the log-probs of every token."""
+    """Records: the steps that keep the log-probs of every token."""
 
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
@@ -177,7 +180,7 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """How often a run saves itself. No part of a cell's id."""
+    """Checkpoints, from which a run resumes. No part of a cell's id."""
 
     every: PositiveInt = 10
     """Steps between checkpoints."""

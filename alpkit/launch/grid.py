@@ -1,4 +1,4 @@
-"""A grid from its cells to its end: what is left to do, its runs, its launcher, its outcome.
+"""Run a grid to its end: find the cells that are left, open their runs, launch them, gather the outcome.
 
 Running the same grid again runs what has not finished; an amended grid adds its new cells. Everything
 that can be checked is checked before the first file or run is created.
@@ -28,7 +28,7 @@ from alpkit.launch.base import (
 from alpkit.launch.describe import git_commit
 from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
-from alpkit.launch.preflight import check_cells, check_store
+from alpkit.launch.preflight import check_cells, check_launcher, check_store
 from alpkit.launch.processes import Processes
 from alpkit.launch.publish import open_cell, open_parent
 from alpkit.runs.configs import write_config
@@ -49,19 +49,23 @@ from alpkit.runs.states import (
 )
 from alpkit.tracking import Store, is_local, masked, prepare_store, resolve_uri
 
-LauncherName = Literal["inline", "processes"]
+LauncherName = Literal["inline", "processes", "ray"]
+Retry = Literal["failed", "all", "none"]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a grid is run; None: as the grid's file says."""
+    """Options of a launch; None: as the grid's file says."""
 
     root: Path = Path(".")
     tracking_uri: str | None = None
     launcher: LauncherName | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
+    retry: Retry = "failed"
+    """failed: cells that failed go on from their checkpoints; none: they are left; all: every chosen cell runs
+    again from its start, finished or not. What was never run, or interrupted, runs in every case."""
     fail_fast: bool = False
     source: str = ""
     """The ablation file's text, kept as an artifact of the parent run."""
@@ -92,7 +96,7 @@ class Outcome:
 
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
-    """Where every cell of the grid stands on disk; `pending` if it never ran."""
+    """Read every cell's state from disk; `pending` if it never ran."""
     grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
     listed = {c.cell_id: c for m in scan_manifest(folder).rows for c in (*m.cells, *m.retired)}
@@ -117,7 +121,7 @@ def _record(cell: Cell, folder: Path, grid: str, listed: ManifestCell | None) ->
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells of the arms in `only` (all, if empty); a name that is no arm is an error."""
+    """Give the cells of the arms in `only` (all, if it is empty); `GridError` for a name that is no arm."""
     for name in only:
         if name not in grid.arms:
             raise GridError(
@@ -130,12 +134,14 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
-    """Check what needs no file to be created; give the cells that a launch would run."""
+    """Make every check that creates no file; give the cells that a launch would run."""
     grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
-    finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
-    todo = tuple(cell for cell in cells if cell.cell_id not in finished)
+    over = {"failed": ("finished",), "none": ("finished", "failed"), "all": ()}[options.retry]
+    left = {r.cell_id for r in states(grid, options.root) if r.state in over}
+    todo = tuple(cell for cell in cells if cell.cell_id not in left)
     check_store(resolve_uri(options.tracking_uri))
+    check_launcher(options.launcher or grid.launch.launcher)
     check_cells(todo, models=options.trainer in (TRAINER, PROFILED_TRAINER))
     return todo
 
@@ -147,9 +153,12 @@ def run_grid(
     grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
+    launcher = _launcher(grid, options)
     with lock(folder), on_signals(raise_interrupt):
         # Asked again under the lock: another launch may just have finished some.
         todo = check(grid, options)
+        if options.retry == "all":
+            _start_over(todo, folder, grid)
         store = _store(options)
         ledger = _open(grid, todo, folder, store, options)
         tasks = [
@@ -162,9 +171,7 @@ def run_grid(
             for cell in todo
         ]
         try:
-            _launcher(grid, options).run(
-                tasks, ledger.listener(on_event), fail_fast=options.fail_fast
-            )
+            launcher.run(tasks, ledger.listener(on_event), fail_fast=options.fail_fast)
         except BaseException:
             _close_hurried(ledger)
             raise
@@ -188,8 +195,20 @@ def run_grid(
     )
 
 
+def _start_over(cells: Sequence[Cell], folder: Path, grid: Grid) -> None:
+    """Set the folders of cells aside, so that they run from their start; `alpkit clean` finds what was set aside."""
+    for cell in cells:
+        place = folder / cell.cell_id
+        if not place.is_dir():
+            continue
+        run_id = next((record.run_id for record in scan_cell(place).rows), "")
+        set_aside(place)
+        # With the old run's id: its numbers are discarded where the new ones begin.
+        write_cell(place, CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name, run_id))
+
+
 def _store(options: Options) -> Store | None:
-    """Open the store; None for a server that is out, which no training waits for."""
+    """Open the store; None for a server that does not answer: training does not wait for it."""
     try:
         return prepare_store(options.tracking_uri)
     except TrackingError as error:
@@ -202,7 +221,7 @@ def _store(options: Options) -> Store | None:
 
 
 def _close_hurried(ledger: Ledger) -> None:
-    """Leave every state behind while another error, or Ctrl-C, is on its way up."""
+    """Write every state while another error, or Ctrl-C, is on its way up; raises nothing."""
     try:
         unsent = ledger.close("KILLED", hurried=True)
     except TrackingError as error:
@@ -215,12 +234,19 @@ def _close_hurried(ledger: Ledger) -> None:
 
 
 def _launcher(grid: Grid, options: Options) -> Launcher:
+    told = grid.launch.jobs if options.jobs is None else options.jobs
+    jobs = None if told == "auto" else told
     match options.launcher or grid.launch.launcher:
         case "inline":
             return Inline()
         case "processes":
-            jobs = grid.launch.jobs if options.jobs is None else options.jobs
-            return Processes(None if jobs == "auto" else jobs)
+            return Processes(jobs)
+        case "ray":
+            from alpkit.launch.ray import Ray
+
+            cluster = Ray(jobs, cpus=grid.launch.cpus, gpus=grid.launch.gpus)
+            cluster.refuse_a_file_store(resolve_uri(options.tracking_uri))
+            return cluster
 
 
 def _open(
@@ -307,7 +333,7 @@ def _mark_retired(
 
 
 def _retired(old: GridRecord | None, grid: Grid) -> tuple[CellRecord, ...]:
-    """Cells that an earlier version of the file had: kept and findable, but not compared."""
+    """List the cells that an earlier version of the file had: they are kept, but not compared."""
     if old is None:
         return ()
     current = {cell.cell_id for cell in grid.cells}

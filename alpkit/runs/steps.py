@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
@@ -18,6 +18,8 @@ from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
 
+_TAIL: Final = 200_000
+"""Bytes at the end of a file that hold its last line for certain: a line has some 15,000."""
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
@@ -95,8 +97,26 @@ def last_step(folder: Path) -> int:
     return max((row.step for row in scan_steps(folder).rows), default=-1)
 
 
+def newest_step(folder: Path) -> Step | None:
+    """Read the last whole line of a run's `metrics.jsonl`, without the rest of it; None where there is none."""
+    path = RunFolder(folder).metrics
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    # What follows the last line break is being written.
+    for line in reversed(lines[:-1]):
+        try:
+            return _step(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 class Proof(NamedTuple):
-    """How far a run's `metrics.jsonl` proves it, and what breaks off there."""
+    """Steps of a run that its `metrics.jsonl` proves, and what breaks off after them."""
 
     step: int
     """The last step of the lines 0, 1, 2, … that follow one another; -1 for none."""
@@ -133,7 +153,7 @@ def write_steps(folder: Path, steps: Iterable[Step]) -> None:
     write_text(RunFolder(folder).metrics, "".join(map(_line, steps)))
 
 
-def _step(line: dict[str, Any]) -> Step:
+def _step(line: dict[str, object]) -> Step:
     step = line.pop("step")
     if type(step) is not int or step < 0:
         raise ValueError("no step")

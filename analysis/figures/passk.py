@@ -22,7 +22,7 @@ OVER_SEEDS: Final = ["low_seeds", "high_seeds"]
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
+    """Give columns arm, k, when, step, mean, low, high, n, interval: pass@k on held-out items.
 
     Every k up to the samples where the cells kept how often each item was solved, with 95 % intervals
     clustered by problem (`interval` is `problems`) and those over seeds beside them (low_seeds, high_seeds);
@@ -131,7 +131,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Both ends of every arm's curve."""
+    """Say both ends of every arm's curve."""
     last = data[data["when"] == "last"]
     ends = [
         f"{row['arm']} {row['mean']:.3f} at k = {row['k']}"

@@ -1,4 +1,4 @@
-"""pass@k for every k up to the samples, from how often each item was solved (`evaluations.jsonl`)."""
+"""Compute pass@k for every k up to the samples, from how often each item was solved (`evaluations.jsonl`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures drawn for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
+"""Draw figures for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
 
 One drawing gives all of them. `single_column` sets the same panels one under the other for a paper's column.
 """
@@ -79,7 +79,7 @@ def single_column(sheet: Figure) -> Figure | None:
 
 
 def _saved(sheet: Figure, ending: str) -> bytes:
-    """The sheet as a file; without a date the same data gives the same file."""
+    """Save the sheet; the file holds no date, so that equal data gives an equal file."""
     content = io.BytesIO()
     dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     sheet.savefig(content, format=ending, metadata=dates.get(ending))
