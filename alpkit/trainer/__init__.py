@@ -160,7 +160,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("records"):
             record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
-    metrics |= state.speed.metrics(Work.of(batch), clock)
+    work = Work.of(micro for micros in plan for micro in micros)
+    metrics |= state.speed.metrics(work, clock)
     return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 
