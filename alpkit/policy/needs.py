@@ -59,8 +59,14 @@ class Needs(NamedTuple):
         return {**self.standing, name: self.phases[name]}
 
 
-def needs(shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT) -> Needs:
-    """Estimate what one cell needs, for prompts of `prompt` tokens; `gpu_bytes`: the GPU's memory."""
+def prompt_tokens(config: RunConfig) -> int:
+    """Give the tokens of a prompt that are reckoned with."""
+    return config.rollout.filter.max_prompt or PROMPT
+
+
+def needs(shape: Shape, config: RunConfig, *, gpu_bytes: int | None) -> Needs:
+    """Estimate what one cell needs; `gpu_bytes`: the GPU's memory."""
+    prompt = prompt_tokens(config)
     weights = 4 * shape.parameters
     standing = {
         "process": _PROCESS if gpu_bytes is None else _CUDA_CONTEXT,
