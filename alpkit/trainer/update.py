@@ -169,7 +169,10 @@ def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogpro
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
         perturbed = _logprobs(state, micro)
-    return TokenLogprobs(*map(with_gradient_of, scored, perturbed))
+    return TokenLogprobs(
+        with_gradient_of(scored.logp, perturbed.logp),
+        with_gradient_of(scored.entropy, perturbed.entropy),
+    )
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
