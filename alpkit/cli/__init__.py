@@ -32,6 +32,15 @@ class LauncherChoice(StrEnum):
     processes = "processes"
 
 
+class TrainerChoice(StrEnum):
+    """Name the formats of `alpkit import` again, for the same reason."""
+
+    auto = "auto"
+    prime_rl = "prime-rl"
+    verl = "verl"
+    columns = "columns"
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Ablation file (YAML).")]
 RunId = Annotated[
     str,
@@ -105,6 +114,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print what would run, create nothing.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Profile the second step of every cell: a Chrome trace, and a table of where its time went.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
@@ -122,6 +138,7 @@ def run(
         only=only or [],
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
+        profile=profile,
     )
     done = running.run(file, sets or [], options, dry_run=dry_run, as_json=json, many=yes)
     if not done:
@@ -137,17 +154,20 @@ def plan(
         bool,
         typer.Option(
             "--probe",
-            help="Also check models and tasks, and measure every arm's noise on 64 held-out items.",
+            help="Also check models and tasks, measure every arm's noise on 64 held-out items, and run one "
+            "step of every arm for its time and disk.",
         ),
     ] = False,
     yes: Yes = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print every cell of a grid with its id, axes and state; trains nothing.
+    """Print every cell of a grid with its id, axes and state, and whether this device holds it; trains nothing.
 
-    With --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small
-    that the arm is nearly its control, or so large that it is another policy.
+    Memory is an estimate from the model's sizes; where it does not fit, the keys to change are named. With
+    --probe it loads every perturbed arm's model and sampler once, and says where the noise is so small that the
+    arm is nearly its control, or so large that it is another policy; and it takes one step of every arm in a
+    temporary folder, and says what time and disk a cell will take.
     """
     from alpkit.cli import looking
 
@@ -204,6 +224,13 @@ def replay(
             help="Compute gradients, or not; default: where the run kept its weights (records.replay)."
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A model with the weights from before the one --step: gradients for a run that kept none.",
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -215,7 +242,79 @@ def replay(
     """
     from alpkit.cli import replaying
 
-    replaying.replay(run_id, methods, steps, gradients, as_json=json)
+    replaying.replay(run_id, methods, steps, gradients, policy, as_json=json)
+
+
+@app.command("import")
+def import_dump(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="prime-rl's token_exports, verl's rollout_data_dir, or a JSONL or Parquet file or folder.",
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The run to write: runs/<grid>/<cell>.")
+    ],
+    trainer: Annotated[
+        TrainerChoice,
+        typer.Option("--from", help="Whose format it is; auto looks at the names of the files."),
+    ] = TrainerChoice.auto,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="OURS=THEIRS",
+            help="A column that goes by another name, for example logp_rollout=sampler_lp; repeatable.",
+        ),
+    ] = None,
+    arm: Annotated[
+        str, typer.Option(metavar="NAME", help="The run's arm; default: the format's name.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(min=0, help="The run's seed: arms are compared by seed.")
+    ] = 0,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that was trained, for reports.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The loss it trained with, a preset or a method file (YAML); default: not known.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest response it allowed; default: not known.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="The sampler's temperature, for gradients; default: taken to be 1."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn another trainer's token dump into a run folder that analyze, compare and replay read.
+
+    Says what the dump lacks (pi_old, entropy, prompts, …); what cannot be computed without it is left out.
+    """
+    from alpkit.cli import importing
+
+    mapping = importing.mapping_of(columns or [])
+    from alpkit.integrations.importing import Known
+
+    known = Known(
+        trainer=trainer.value,
+        columns=mapping,
+        arm=arm,
+        seed=seed,
+        model=model,
+        objective=objective,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    importing.import_dump(source, folder, known, as_json=json)
 
 
 @app.command("eval")
@@ -283,6 +382,27 @@ def evaluate(
         seed=seed,
         as_json=json,
     )
+
+
+@app.command()
+def export(
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ID", help="A cell: its folder, its id, its MLflow run id, or their start."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, new or empty.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a cell's policy as a folder that transformers and vLLM load: weights, tokenizer, where it comes from.
+
+    The newest checkpoint's weights in float32, without noise. DIR appears whole or not at all.
+    """
+    from alpkit.cli import exporting
+
+    exporting.export(run_id, folder, as_json=json)
 
 
 @app.command()

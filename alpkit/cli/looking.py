@@ -18,6 +18,7 @@ from alpkit.tracking import has_secret, masked, report_path, resolve_uri
 if TYPE_CHECKING:
     from alpkit.config import Grid
     from alpkit.diagnostics.noise_size import NoiseSize
+    from alpkit.trainer.cost_probe import Cost
 
 
 def plan(
@@ -29,18 +30,27 @@ def plan(
     as_json: bool,
     many: bool = False,
 ) -> None:
+    from alpkit.cli import fitting
     from alpkit.config import dump_yaml, expand, load_ablation
     from alpkit.launch import adopt, states
+    from alpkit.launch.fitting import fits
+    from alpkit.launch.fitting import rows as memory_rows
 
     grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
     rows = tables.cell_rows(grid, states(grid))
+    memory = fits(grid.cells, grid.launch.jobs)
     sizes = _probe(grid) if probe else {}
+    costs = _probe_costs(grid) if probe else {}
     if as_json:
         configs = [cell.config.model_dump(mode="json") for cell in grid.cells]
         whole = [{**row, "config": config} for row, config in zip(rows, configs, strict=True)]
-        more: dict[str, object] = {"planned_tests": list(grid.planned_tests())}
+        more: dict[str, object] = {
+            "planned_tests": list(grid.planned_tests()),
+            "memory": memory_rows(memory),
+        }
         if probe:
             more["probe"] = [tables.noise_row(arm, size) for arm, size in sizes.items()]
+            more["costs"] = [{"arm": arm, **cost._asdict()} for arm, cost in costs.items()]
         print_json({**grid.manifest(), **more, "cells": whole if full else rows})
         return
     if full:
@@ -50,6 +60,8 @@ def plan(
         print_table(tables.plan_table(rows))
     if sizes:
         print_table(tables.noise_table(sizes))
+    if costs:
+        print_table(tables.cost_table(costs))
     for perturbed, control in grid.controls.items():
         note(f"control: {control} is {perturbed} without its noise")
     for text in grid.planned_tests():
@@ -61,6 +73,8 @@ def plan(
     for arm, size in sizes.items():
         for text in size.cautions():
             note(f"caution: {arm!r}: {text}")
+    for text in fitting.lines(memory):
+        note(text)
     finished = sum(row["state"] == "finished" for row in rows)
     note(f"{len(rows)} cells, {finished} finished: alpkit run {file}")
 
@@ -74,6 +88,14 @@ def _probe(grid: "Grid") -> "dict[str, NoiseSize]":
     first = {cell.arm: cell for cell in reversed(grid.cells)}
     sizes = {arm: probe_noise(first[arm].config) for arm in grid.controls}
     return {arm: size for arm, size in sizes.items() if size is not None}
+
+
+def _probe_costs(grid: "Grid") -> "dict[str, Cost]":
+    """Measure what a cell of every arm costs, by one step of its first cell."""
+    from alpkit.trainer.cost_probe import probe_cost
+
+    first = {cell.arm: cell for cell in reversed(grid.cells)}
+    return {arm: probe_cost(first[arm].config) for arm in grid.arms}
 
 
 def show(run_id: str, *, as_json: bool) -> None:

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from alpkit.analysis.frames import GridFrame
 
 
-def print_overview(rows: Sequence[Mapping[str, str]], colours: Mapping[str, str]) -> None:
+def print_overview(rows: Sequence[Mapping[str, object]], colours: Mapping[str, str]) -> None:
     """Print rows of text; `colours`: arm -> hex colour, shown where there is a terminal."""
     columns = list(rows[0]) if rows else ["arm"]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column == "arm", justify=_side(column))
     for row in rows:
-        arm = Text(row["arm"], style=colours.get(row["arm"], ""))
-        table.add_row(arm, *(row[column] for column in columns[1:]))
+        arm = str(row["arm"])
+        cells = (str(row[column]) for column in columns[1:])
+        table.add_row(Text(arm, style=colours.get(arm, "")), *cells)
     out().print(table)
 
 

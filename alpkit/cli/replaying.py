@@ -1,7 +1,8 @@
 """`alpkit replay`: apply other corrections to a run's recorded batches."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -10,6 +11,7 @@ from alpkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from alpkit.replay import Replay
+    from alpkit.replay.report import Pooled
 
 _METHODS = {
     "loss": "loss",
@@ -45,6 +47,7 @@ def replay(
     methods: str,
     steps: Sequence[int] | None,
     gradients: bool | None,
+    policy: Path | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -59,7 +62,7 @@ def replay(
     # Heavy (pandas, torch), so only once there is something to do.
     import alpkit.replay as room
 
-    found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
+    found = room.replay(run_id, names, steps=steps or None, gradients=gradients, policy=policy)
     written = room.write(found)
     if as_json:
         print_json(
@@ -88,8 +91,9 @@ def _verdict(found: "Replay") -> str:
     )
 
 
-def _tables(numbers: Mapping[str, Any], arm: str) -> list[Table]:
-    own = {row["method"] for row in (*numbers["methods"], *numbers["gradients"]) if row["own"]}
+def _tables(numbers: "Pooled", arm: str) -> list[Table]:
+    rows = (*numbers["methods"], *numbers["gradients"])
+    own = {str(row["method"]) for row in rows if row["own"]}
     names = {
         name: f"{name} ({arm}, as run)" if name == "own" else f"{name} (as run)" for name in own
     }
@@ -109,7 +113,7 @@ def _tables(numbers: Mapping[str, Any], arm: str) -> list[Table]:
 
 def _rows(
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     columns: Mapping[str, str],
     names: Mapping[str, str],
 ) -> Table:
@@ -117,16 +121,19 @@ def _rows(
         key: text for key, text in columns.items() if any(row.get(key) is not None for row in rows)
     }
     table = _table(
-        title.format(max((row["steps"] for row in rows), default=0)), "method", *used.values()
+        title.format(max((int(str(row["steps"])) for row in rows), default=0)),
+        "method",
+        *used.values(),
     )
     for row in rows:
         cells = (_text(row.get(key), share=key in _SHARES) for key in used)
-        table.add_row(names.get(row["method"], row["method"]), *cells)
+        name = str(row["method"])
+        table.add_row(names.get(name, name), *cells)
     return table
 
 
 def _matrix(
-    title: str, matrix: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str]
+    title: str, matrix: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
 ) -> Table:
     table = _table(title, "", *matrix)
     for name, row in matrix.items():
@@ -141,7 +148,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _text(value: float | None, *, share: bool = False) -> str:
-    if value is None:
+def _text(value: object, *, share: bool = False) -> str:
+    if not isinstance(value, int | float):
         return "–"
     return f"{100 * value:.3g} %" if share else f"{value:.4g}"

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from alpkit.cli.overview import print_grid
 from alpkit.cli.progress import screen
 from alpkit.config import Grid, expand, load_ablation
 from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
+from alpkit.launch.base import PROFILED_TRAINER
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
 from alpkit.tracking import resolve_uri
@@ -25,8 +27,9 @@ def options(
     only: Sequence[str],
     fail_fast: bool,
     tracking_uri: str | None,
+    profile: bool = False,
 ) -> Options:
-    return Options(
+    chosen = Options(
         jobs=jobs,
         launcher=launcher,
         only=only,
@@ -34,6 +37,7 @@ def options(
         tracking_uri=tracking_uri,
         source=_source(file),
     )
+    return replace(chosen, trainer=PROFILED_TRAINER) if profile else chosen
 
 
 def run(
@@ -70,12 +74,12 @@ def run(
         outcome = run_grid(grid, options, show)
     for cell_id in outcome.skipped:
         note(f"skipped {cell_id}: it has finished")
-    _report(outcome, as_json=as_json)
+    _report(outcome, _profiles(outcome, options), as_json=as_json)
     return not outcome.failed
 
 
 def _source(file: Path) -> str:
-    """The file's text as an artifact; what is wrong with the file is said by who reads it as YAML."""
+    """Read the file's text, to keep with the runs; empty where it cannot be read, which the YAML reader reports."""
     with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
         return text.read(1_000_000)
     return ""
@@ -91,7 +95,25 @@ def _dry_run(grid: Grid, todo: set[str], *, as_json: bool) -> None:
         note(f"dry run: {len(chosen)} of {len(rows)} cells would run; nothing was created")
 
 
-def _report(outcome: Outcome, *, as_json: bool) -> None:
+def _profiles(outcome: Outcome, options: Options) -> list[RunFolder]:
+    """List the launched cells that were profiled, if that was asked for."""
+    if options.trainer != PROFILED_TRAINER:
+        return []
+    folders = [RunFolder(outcome.folder / cell_id) for cell_id in outcome.launched]
+    return [folder for folder in folders if folder.profile_table.is_file()]
+
+
+def _print_profiles(folders: Sequence[RunFolder]) -> None:
+    """Print where a step's time went in the first cell, and name every cell's files."""
+    for folder in folders[:1]:
+        print(folder.profile_table.read_text(encoding="utf-8"))
+    for folder in folders:
+        note(
+            f"profile: {folder.profile_table} and {folder.profile_trace} (open in ui.perfetto.dev)"
+        )
+
+
+def _report(outcome: Outcome, profiles: Sequence[RunFolder], *, as_json: bool) -> None:
     if as_json:
         results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
@@ -104,10 +126,12 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
                 "skipped": list(outcome.skipped),
                 "cells": tables.state_rows(outcome.records),
                 "arms": results,
+                "profiles": [str(folder.profile) for folder in profiles],
             }
         )
     else:
         print_grid(outcome.folder)
+        _print_profiles(profiles)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log
         first = (record.error or "").partition("\n")[0]

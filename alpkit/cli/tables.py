@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from rich.table import Table
 
@@ -15,6 +15,7 @@ from alpkit.runs.steps import read_steps
 
 if TYPE_CHECKING:
     from alpkit.diagnostics.noise_size import NoiseSize  # would bring scipy with it
+    from alpkit.trainer.cost_probe import Cost  # would bring torch with it
 
 
 class Column(NamedTuple):
@@ -87,6 +88,15 @@ def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
     return table
 
 
+def cost_table(costs: "Mapping[str, Cost]") -> Table:
+    """Lay out what a cell of every arm costs, as `plan --probe` measured it."""
+    table = _table("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    for arm, cost in costs.items():
+        numbers = (cost.step_seconds, cost.eval_seconds, cost.seconds / 3600, cost.disk / 2**30)
+        table.add_row(arm, *(f"{number:.3g}" for number in numbers))
+    return table
+
+
 def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
     return [
         {
@@ -114,7 +124,7 @@ def state_table(records: Iterable[CellRecord]) -> Table:
     return table
 
 
-def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, object]]:
     """Give every arm's scores: mean and standard deviation over the seeds that finished."""
     arms: dict[str, list[CellRecord]] = {}
     for record in records:
@@ -123,7 +133,7 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     for arm, cells in arms.items():
         finished = [cell for cell in cells if cell.state == "finished"]
         histories = [read_steps(folder / cell.cell_id) for cell in finished]
-        row: dict[str, Any] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
+        row: dict[str, object] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
         for column in RESULTS:
             scores = [s for history in histories if (s := _score(history, column)) is not None]
             row[column.key] = {

@@ -17,7 +17,27 @@ class NamedBase(NamedTuple):
 _SCRIPTS = "released single-turn scripts of arXiv:2603.19470"
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 _EVAL_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
+_MULTI = "released multi-turn scripts of arXiv:2603.19470"
+_TOOL = (
+    "Solve the problem step by step. You may write Python code in a block that starts with ```python and ends with "
+    "```; end your turn behind it, and its printed output comes back to you. Put your final answer within \\boxed{}."
+)
 _SETS = ("math-500", "minerva", "olympiadbench", "aime24", "aime25")
+
+
+def _turn_evals() -> list[dict[str, Any]]:
+    """List the sets of the multi-turn evaluation that have a name here; 50 problems of each during training."""
+    return [
+        {
+            "name": name,
+            "task": {"name": "math", "set": name, "deadline": 20.0},
+            "items": items,
+            "k": 32,
+            "temperature": 1.0,
+            "top_p": 0.7,
+        }
+        for name, items in zip(_SETS, (50, 50, 50, 30, 30), strict=True)
+    ]
 
 
 def _evals(max_tokens: int) -> list[dict[str, Any]]:
@@ -104,5 +124,35 @@ BASES: dict[str, NamedBase] = {
             "checkpoint": {"every": 20},
         },
         f"{_SCRIPTS}, Qwen3-4B",
+    ),
+    "paper/multi-turn-7b": NamedBase(
+        {
+            "model": "Qwen/Qwen2.5-7B",
+            "dtype": "bfloat16",
+            "task": {
+                "name": "file",
+                "path": "data/simplerl_deepscaler_math.parquet",
+                "prompt": "prompt",
+                "answer": "reward_model.ground_truth",
+                "deadline": 20.0,
+                "held_out": "none",
+            },
+            "prompt": {"system": _TOOL, "stop": ["<|im_end|>"]},
+            "environment": {
+                "name": "tool_math",
+                "turns": 5,
+                "turn_tokens": 8000,
+                "reply_tokens": 256,
+                "void": "mask",
+            },
+            "rollout": _rollout(128, 11904, 16000) | {"group": 16},
+            "train": _train(4),
+            "hardware": {"micro_batch_tokens": 24000},
+            "eval": {"every": 20, "k": 32, "engine": "sampler"},
+            "evals": _turn_evals(),
+            "records": {"every": 20},
+            "checkpoint": {"every": 20},
+        },
+        f"{_MULTI}, Qwen2.5-7B base",
     ),
 }

@@ -303,6 +303,11 @@ class ObjectiveConfig(Section):
         )
 
     @property
+    def cut_matters(self) -> bool:
+        """Whether the loss depends on how a mini-batch is cut into forwards: one published script's does."""
+        return self.aggregate == "token_mean_per_micro_batch"
+
+    @property
     def of_whole_batch(self) -> frozenset[str]:
         """Name the ratios that must be known for a whole mini-batch before its first micro-batch's loss."""
         weight = [self.weight.of] if self.weight.normalize == "batch" else []

@@ -64,6 +64,9 @@ EXAMPLES: Final = {
     "task math": "task: {name: math, set: builtin, levels: [1, 2]}",
     "task any other": "task: {name: countdown, params: {highest: 800}}",
     "prompt": "prompt: {suffix: ' Put the final answer in a box.', stop: ['Question:']}",
+    "environment tool_math": "task: {name: math}\nrollout: {max_tokens: 1024}\n"
+    "environment: {name: tool_math, turns: 5, turn_tokens: 400}",
+    "environment any other": "environment: {name: maze, turns: 20, params: {size: 5}}",
     "evals[]": "evals: [{name: greedy-set, items: 128, k: 1}, {name: wide-set, items: 32, k: 16, temperature: 1.2}]",
     "rollout hf": "rollout: {engine: hf, weights: int4, prompts: 64, group: 8}",
     "rollout vllm": "rollout: {engine: vllm, dtype: bfloat16, kv_cache_dtype: fp8_e5m2, max_tokens: 64}",
@@ -128,7 +131,7 @@ def markdown() -> str:
 
 
 def parts(model: type[BaseModel], prefix: str = "") -> Iterator[_Part]:
-    """Yield the sections below a config, in the order of the fields, each before its own."""
+    """Yield a config's sections in the order of its fields, and after each the sections inside it."""
     for name, info in model.model_fields.items():
         siblings = list(sections(info.annotation))
         a_list = any(get_origin(branch) in (list, tuple) for branch in branches(info.annotation))
@@ -251,7 +254,8 @@ def _defaults(part: _Part) -> str:
 
 def _yaml(value: Any) -> str:
     """Write a value in YAML's flow style."""
-    return value if isinstance(value, str) and value else json.dumps(value)
+    plain = isinstance(value, str) and value and "\n" not in value
+    return str(value) if plain else json.dumps(value)
 
 
 def _line(text: str | None) -> str:

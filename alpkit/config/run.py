@@ -4,7 +4,7 @@ Cells are hashed by `RunConfig.identity()` (`identity.py`). How often a run save
 can hold are no part of it.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from alpkit.config.base import Section
+from alpkit.config.environment import EnvironmentConfig, ToolMathConfig
 from alpkit.config.filters import FilterConfig, Overlong, sample_bounds
 from alpkit.config.hardware import HardwareConfig, renamed
 from alpkit.config.identity import cell_id, identity
@@ -28,10 +29,13 @@ from alpkit.config.tasks import (
     AdditionConfig,
     EvalConfig,
     EvalSetConfig,
+    FileConfig,
     PromptConfig,
     TaskConfig,
 )
 
+ANY_TURNS: Final = "any_turns"
+"""Validation context of a run that stands for a method alone: turn levels are legal, whatever it is used on."""
 _FABRICATES = (
     "so the returned log-prob is not the trainer's quantity and every ratio is fabricated; remove it "
     "(trl#6789 measured mean ratio = kept probability mass)"
@@ -108,7 +112,7 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
-    """How long to train, and the optimizer."""
+    """Length of the training, and its optimizer."""
 
     refused: ClassVar[dict[str, str]] = renamed("train")
 
@@ -143,7 +147,7 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
-    """How often the ratio's factors are measured, and when a run stops itself."""
+    """Measurements of the ratio's factors, and when a run stops itself."""
 
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
@@ -152,6 +156,9 @@ class DiagnosticsConfig(Section):
 
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
+    batching_floor: NonNegativeInt = 32
+    """Responses of the first step that are scored alone and eight at a time, which shows what batching alone does
+    to the log-probs; 0: not measured."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
@@ -159,7 +166,7 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
-    """Which steps keep the log-probs of every token."""
+    """Records: the steps that keep the log-probs of every token."""
 
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
@@ -173,7 +180,7 @@ class RecordsConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """How often a run saves itself. No part of a cell's id."""
+    """Checkpoints, from which a run resumes. No part of a cell's id."""
 
     every: PositiveInt = 10
     """Steps between checkpoints."""
@@ -185,7 +192,7 @@ class RunConfig(Section):
     """One cell: everything that decides its numbers."""
 
     model: str = "builtin:tiny-addition"
-    """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
+    """builtin:tiny-addition | builtin:tiny-tool | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -194,6 +201,8 @@ class RunConfig(Section):
     """float32: LM head and log-softmax stay out of the autocast; without one it makes no difference and is dropped."""
     task: TaskConfig = AdditionConfig()
     prompt: PromptConfig = PLAIN_PROMPT
+    environment: EnvironmentConfig | None = None
+    """What answers between the model's turns; absent: a response is one turn."""
     rollout: RolloutConfig = HfRolloutConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -214,7 +223,9 @@ class RunConfig(Section):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        for section, key, default in (("task", "name", "addition"), ("rollout", "engine", "hf")):
+        defaults = {"task": ("name", "addition"), "rollout": ("engine", "hf")}
+        defaults["environment"] = ("name", "tool_math")
+        for section, (key, default) in defaults.items():
             if isinstance(data.get(section), dict):
                 data[section] = {key: default, **data[section]}
         return data
@@ -278,10 +289,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"{by} needs the sampler's likeliest tokens; set rollout.top_logprobs (128 is usual)"
             )
-        if centred and self.task.multi_turn:
+        if (centred or self.records.top_logprobs) and self.environment is not None:
+            by = "objective.centering" if centred else "records.top_logprobs"
             raise ValueError(
-                "objective.centering: a conversation's turns are sampled apart and their likeliest tokens are not put "
-                "together; use a task of one turn, or centering.kind: none"
+                f"{by}: a conversation's turns are sampled apart and their likeliest tokens are not put together; "
+                "leave environment out, or this"
             )
         if self.rollout.top_logprobs and not centred and not self.records.top_logprobs:
             unused = self.rollout.model_copy(update={"top_logprobs": 0})
@@ -289,16 +301,45 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _turns_need_a_task_that_has_them(self) -> Self:
+    def _turn_levels_need_turns(self, info: ValidationInfo) -> Self:
         objective = self.objective
+        if (info.context or {}).get(ANY_TURNS):
+            return self
         for section, level in (
             ("ratio", objective.ratio.level),
             ("weight", objective.weight.level),
         ):
-            if level in ("turn", "cumulative_turn") and not self.task.multi_turn:
+            if level in ("turn", "cumulative_turn") and self.environment is None:
                 raise ValueError(
-                    f"objective.{section}.level: on a task of one turn, {level} is the product, so this arm would be "
-                    "another one's copy under its own name; set level: product"
+                    f"objective.{section}.level: in responses of one turn, {level} is the product, so this arm would "
+                    "be another one's copy under its own name; set level: product, or add an environment"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_environment_can_act(self) -> Self:
+        environment, whole = self.environment, self.rollout.max_tokens
+        if environment is None:
+            return self
+        if environment.turn_tokens is not None and environment.turn_tokens >= whole:
+            raise ValueError(
+                f"environment.turn_tokens {environment.turn_tokens} bounds nothing: rollout.max_tokens {whole} holds "
+                "all turns and what comes between them; lower the one, or raise the other"
+            )
+        if self.rollout.engine == "vllm" and self.rollout.max_model_len <= whole:
+            raise ValueError(
+                f"rollout.max_model_len {self.rollout.max_model_len} must hold a prompt and a response of "
+                f"rollout.max_tokens {whole}, all turns and what comes between them; raise it"
+            )
+        tasks = [("task", self.task)]
+        tasks += [(f"evals[{i}].task", e.task) for i, e in enumerate(self.evals) if e.task]
+        for where, task in tasks if isinstance(environment, ToolMathConfig) else ():
+            exact = isinstance(task, FileConfig) and task.grader == "exact"
+            if exact or isinstance(task, AdditionConfig):
+                raise ValueError(
+                    f"environment: tool_math ends with an answer in \\boxed{{}}, and {where} compares whole texts, so "
+                    "that no response could be right; use a task that reads a box, such as math, file with grader: "
+                    "math or number, or reasoning_gym"
                 )
         return self
 
@@ -318,6 +359,12 @@ class RunConfig(Section):
         return self
 
     @property
+    def turn_tokens(self) -> int:
+        """Longest turn of the model, tokens; of a response of one turn, all of it."""
+        own = None if self.environment is None else self.environment.turn_tokens
+        return own or self.rollout.max_tokens
+
+    @property
     def draws(self) -> int:
         """Forwards with noise per micro-batch; 1 without noise."""
         return 1 if self.perturbation is None else self.perturbation.draws
@@ -330,11 +377,7 @@ class RunConfig(Section):
     def identity(self) -> dict[str, object]:
         """Return the canonical JSON-ready form of what decides this run's numbers."""
         made, budget = identity(self), self.hardware.micro_batch_tokens
-        # The one method whose loss depends on how a mini-batch is cut.
-        if (
-            self.objective.aggregate == "token_mean_per_micro_batch"
-            and budget != HardwareConfig().micro_batch_tokens
-        ):
+        if self.objective.cut_matters and budget != HardwareConfig().micro_batch_tokens:
             made["micro_batch_tokens"] = budget
         return made
 

@@ -1,4 +1,4 @@
-"""What is asked, how it is put to the model, and where it is evaluated. Imports no torch.
+"""Settings of tasks, prompts and evaluation sets. Imports no torch.
 
 What a task does with its section is in `alpkit.tasks`; a third party's task is a `PluginTaskConfig`.
 """
@@ -37,20 +37,13 @@ MathSet = Literal[
 ]
 
 
-class _Task(Section):
-    @property
-    def multi_turn(self) -> bool:
-        """Whether a response may have several turns, so that the turn levels differ from the product."""
-        return False
-
-
-class AdditionConfig(_Task):
+class AdditionConfig(Section):
     name: Literal["addition"] = "addition"
     digits: Annotated[int, Field(ge=1, le=9)] = 3
     """Digits of each operand."""
 
 
-class ReasoningGymConfig(_Task):
+class ReasoningGymConfig(Section):
     name: Literal["reasoning_gym"]
     dataset: str
     """Any data set of the reasoning-gym package, for example chain_sum."""
@@ -60,8 +53,8 @@ class ReasoningGymConfig(_Task):
     """Seed of the data set itself; train and eval items are disjoint whatever it is."""
 
 
-class _Grading(_Task):
-    """How a response is graded as mathematics; unused by graders that compare text."""
+class _Grading(Section):
+    """Grading of a response as mathematics; unused by graders that compare text."""
 
     tail: PositiveInt = 300
     """Words at the end of a response in which the last \\boxed{} is looked for."""
@@ -109,7 +102,7 @@ class MathConfig(_Grading):
         return self
 
 
-class PluginTaskConfig(_Task):
+class PluginTaskConfig(Section):
     name: str
     """Name of an entry point in the group alpkit.tasks of an installed package."""
     params: dict[str, Any] = Field(default_factory=dict)
@@ -149,7 +142,7 @@ TaskConfig = Annotated[
 
 
 class PromptConfig(Section):
-    """How a question becomes a prompt, and what ends the response besides the model's end tokens."""
+    """Prompt that a question becomes, and strings that end the response beside the model's end tokens."""
 
     template: Literal["auto", "none"] = "auto"
     """auto: the tokenizer's chat template where it has one; none: plain text, for base models."""
@@ -181,7 +174,7 @@ PLAIN_PROMPT = PromptConfig()
 
 
 class EvalConfig(Section):
-    """Evaluation on the held-out items of the training task; and the defaults of every set in `evals`."""
+    """Evaluation on held-out items of the training task. Sets under `evals` take their defaults from it."""
 
     every: PositiveInt = 10
     """Evaluate after every n-th step; step 0, before training, always."""

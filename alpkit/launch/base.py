@@ -21,6 +21,8 @@ from alpkit.config import RunConfig
 from alpkit.runs.steps import Tracker
 
 TRAINER: Final = "alpkit.trainer:train_cell"
+PROFILED_TRAINER: Final = "alpkit.trainer.profiling:train_cell"
+"""The same, with one step of the cell under torch's profiler."""
 
 TrainCell = Callable[[RunConfig, Path, Tracker], None]
 

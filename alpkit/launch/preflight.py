@@ -9,6 +9,7 @@ from functools import cache
 from urllib.parse import urlparse
 
 from alpkit.config import Cell, RunConfig
+from alpkit.config.environment import PluginEnvironmentConfig, ToolMathConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
 from alpkit.launch.base import visible_gpus
@@ -25,6 +26,7 @@ def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
             _check_engine(cell.config)
             _check_optimizer(cell.config)
             _check_task(cell.config)
+            _check_environment(cell.config)
             if models:
                 _check_model(cell.config)
         except AlpkitError as error:
@@ -70,6 +72,24 @@ def _check_optimizer(config: RunConfig) -> None:
         )
 
 
+def _check_environment(config: RunConfig) -> None:
+    environment = config.environment
+    if isinstance(environment, ToolMathConfig):
+        if environment.sandbox == "strict":
+            from alpkit.sandbox import check
+
+            check()  # a promise of isolation is tried once per process, not assumed
+    elif environment is not None:
+        _build_environment(environment.model_dump_json())
+
+
+@cache
+def _build_environment(config: str) -> None:
+    from alpkit.tasks.environments import load_environment
+
+    load_environment(PluginEnvironmentConfig.model_validate_json(config)).close()
+
+
 def _check_task(config: RunConfig) -> None:
     tasks = [config.task, *(entry.task for entry in config.evals if entry.task is not None)]
     needed = {"reasoning_gym": "reasoning_gym", "file": "datasets"}
@@ -98,7 +118,12 @@ def _ask(config: str) -> None:
 def _check_model(config: RunConfig) -> None:
     # Imports torch: a few seconds, against a grid of runs that all fail.
     from alpkit.policy.checking import check_model, model_without_weights
-    from alpkit.policy.round_trip import TEXT_FIELDS, check_texts
+    from alpkit.policy.round_trip import (
+        CONVERSATION_FIELDS,
+        TEXT_FIELDS,
+        check_conversation,
+        check_texts,
+    )
     from alpkit.rollout.precision import check_rounding
 
     check_model(config.model, config.revision, config.perturbation)
@@ -107,6 +132,8 @@ def _check_model(config: RunConfig) -> None:
         check_rounding(model, config.rollout.weights)
     if config.prompt != PLAIN_PROMPT:
         _check_prompt(config.model, config.revision, config.prompt.model_dump_json())
+    if config.environment is not None:
+        check_conversation(config.model_dump_json(include=CONVERSATION_FIELDS))
     # All that texts depend on, so that a grid's cells ask once.
     check_texts(config.model_dump_json(include=TEXT_FIELDS))
 

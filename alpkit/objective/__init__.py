@@ -3,7 +3,7 @@
 Takes arrays and plain settings, so that a notebook can call it on anyone's log-probs.
 """
 
-from alpkit.objective.advantage import group_advantage
+from alpkit.objective.advantage import group_advantage, turn_advantage
 from alpkit.objective.aggregate import Normalizer, normalizer_sums, whole_batch
 from alpkit.objective.centering import TopTokens
 from alpkit.objective.correction import Correction, mismatch_correction
@@ -28,5 +28,6 @@ __all__ = [
     "reference_kl",
     "sketch_state",
     "surrogate",
+    "turn_advantage",
     "whole_batch",
 ]

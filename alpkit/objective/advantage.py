@@ -41,3 +41,19 @@ def group_advantage(
             return centred * others[index]
         case _:
             assert_never(config.kind)
+
+
+def turn_advantage(
+    rewards: Float[Tensor, "batch turn"], group: Int[Tensor, " batch"], config: AdvantageConfig
+) -> Float[Tensor, "batch turn"]:
+    """Compute one advantage per turn: the normalised rewards of this turn and of all that follow it.
+
+    `rewards` is NaN for turns that a response did not take; their advantage is 0. Every turn's reward is normalised
+    over all turns of the group's responses, as `group_advantage` does it, then summed from the last turn back
+    (process supervision, arXiv:2402.03300 section 4.1.3). With one turn each it is `group_advantage`.
+    """
+    taken = ~rewards.isnan()
+    owner = group[:, None].expand_as(rewards)
+    normalised = torch.zeros_like(rewards)
+    normalised[taken] = group_advantage(rewards[taken], owner[taken], config)
+    return normalised.flip(1).cumsum(1).flip(1) * taken

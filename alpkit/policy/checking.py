@@ -19,13 +19,11 @@ from alpkit.config import PerturbationConfig
 from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.files import check_files
+from alpkit.policy.folders import BUILTINS, converted_folder, local_folder
 from alpkit.policy.loading import (
-    BUILTINS,
     asks_for_its_own_code,
     check_prompt,
-    converted_folder,
     load_tokenizer,
-    local_folder,
     own_code,
 )
 from alpkit.policy.perturbation import LayerwisePerturbation
@@ -55,7 +53,7 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
 
 @cache
 def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
-    """Build the architecture on the meta device; None for a built-in that is not converted yet."""
+    """Build a model's architecture without weights (meta device); None for a built-in that was never loaded."""
     folder = converted_folder(name)
     if folder is None and name in BUILTINS:
         return None  # its config is still inside the package

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,11 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError, PrerequisiteError
+from alpkit.policy.folders import BUILTINS, local_folder
 from alpkit.policy.perturbation.sites import decoder_layers
-
-BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
-
-_ASSETS = Path(__file__).parent / "assets"
 
 
 class Policy(NamedTuple):
@@ -204,40 +201,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None:
             return int(token)
     return 0
-
-
-def local_folder(name: str) -> Path | None:
-    """Resolve a builtin or a folder; None for what can only be a hub id."""
-    if name == "builtin:tiny-addition":
-        return _ASSETS / "tiny-addition"
-    if name == "builtin:smollm2-135m":
-        from alpkit.policy.smollm2 import materialise
-
-        return materialise()
-    if name.startswith("builtin:"):
-        raise ConfigError(
-            f"{name} is not a built-in model", where="model", fix=f"use {' or '.join(BUILTINS)}"
-        )
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise PrerequisiteError(
-            f"model folder {name} does not exist",
-            where="model",
-            why="relative folders are looked up from the working directory",
-            fix=f"correct the path, or use a hub id or {' or '.join(BUILTINS)}",
-        )
-    return None
-
-
-def converted_folder(name: str) -> Path | None:
-    """Resolve like `local_folder`, without converting a built-in: None where that is still to do."""
-    if name == "builtin:smollm2-135m":
-        from alpkit.policy.smollm2 import converted
-
-        return converted()
-    return local_folder(name)
 
 
 def _commit(name: str, revision: str | None) -> str:

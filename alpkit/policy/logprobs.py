@@ -145,11 +145,7 @@ def _score(
     head_float32: bool,
     entropy_gradient: bool,
 ) -> HeadLogprobs:
-    """The head's part: at once where it fits one chunk; else chunk by chunk, and again in the backward."""
-    if rows.shape[0] <= chunk:
-        at = HeadTokens(*where.unbind(1))
-        settings = (temperature, head_float32, entropy_gradient)
-        return HeadLogprobs(*_head(model, rows, targets, at, *settings))
+    """The head's part: in place where its logits are a plain product; else chunk by chunk, again in the backward."""
     transform, weight = logit_transform(model), plain_head(model)
     exact = head_float32 or not torch.is_autocast_enabled(rows.device.type)
     if weight is not None and transform.cap is None and exact:
@@ -162,6 +158,10 @@ def _score(
                 chunk=chunk,
                 entropy_gradient=entropy_gradient,
             )
+    if rows.shape[0] <= chunk:
+        at = HeadTokens(*where.unbind(1))
+        settings = (temperature, head_float32, entropy_gradient)
+        return HeadLogprobs(*_head(model, rows, targets, at, *settings))
     logps, entropies = [], []
     for piece, target, at_piece in zip(
         rows.split(chunk), targets.split(chunk), where.split(chunk), strict=True

@@ -1,32 +1,36 @@
-"""How much goes through a model at once, from the memory that there is: rows to generate, tokens for the head.
+"""Choose how much goes through a model at once, by the memory that is free: rows to generate, tokens for the head.
 
 Results change by float rounding only, whatever these say. Not here: the token budget of a micro-batch,
-which is the user's (`hardware.micro_batch_tokens`).
+which is the user's (`hardware.micro_batch_tokens`), and what all of a run needs (`alpkit.policy.needs`).
 """
 
 import ctypes
 import os
 import sys
-from typing import Final
 
 import torch
 from transformers import PreTrainedModel
 
-_MIB: Final = 2**20
-_LOGITS_CPU: Final = 64 * _MIB
-"""Bytes of one chunk's float32 logits; a few times as much lives at once. More is no faster on a CPU."""
-_LOGITS_GPU_SHARE: Final = 1 / 256
-_MOST_ROWS: Final = 512
-_CACHE_SHARE: Final = 1 / 8
+from alpkit.config.hardware import HardwareConfig
+from alpkit.policy import needs
+from alpkit.policy.shapes import shape_of
+
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
 
 
 def head_chunk(model: PreTrainedModel, device: torch.device) -> int:
     """Tokens whose logits fit one chunk of the LM head."""
-    room = _LOGITS_CPU
-    if device.type == "cuda":
-        room = max(room, int(total_memory(device) * _LOGITS_GPU_SHARE))
-    return max(1, room // (4 * int(model.config.get_text_config().vocab_size)))
+    gpu = total_memory(device) if device.type == "cuda" else None
+    return needs.head_chunk(int(model.config.get_text_config().vocab_size), gpu)
+
+
+def forward_tokens(
+    model: PreTrainedModel, hardware: HardwareConfig, *, autocast: bool
+) -> int | None:
+    """Tokens that a forward with gradient should aim at; None: as many as the budget allows."""
+    shape = shape_of(model.config.to_dict())
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return needs.forward_tokens(shape, hardware, autocast=autocast, on_gpu=on_gpu)
 
 
 def generated_rows(model: PreTrainedModel, tokens: int, device: torch.device) -> int:
@@ -35,7 +39,7 @@ def generated_rows(model: PreTrainedModel, tokens: int, device: torch.device) ->
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * 4 * int(config.num_hidden_layers) * int(heads) * int(width) * tokens
-    return max(1, min(_MOST_ROWS, int(total_memory(device) * _CACHE_SHARE) // row))
+    return needs.generated_rows(row, total_memory(device))
 
 
 def keep_freed_memory() -> bool:

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
+from alpkit.config.environment import OUTPUT, EnvironmentConfig, ToolMathConfig
 from alpkit.config.run import RunConfig
 from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
 from alpkit.errors import ConfigError
 from alpkit.policy.checking import tokenizer_of
 from alpkit.policy.loading import encode_prompt
+from alpkit.policy.messages import Messages
 from alpkit.policy.prompt_lengths import check_lengths
 from alpkit.tasks import Item, train_items
 from alpkit.tasks.evaluation import ask
@@ -26,6 +28,14 @@ TEXT_FIELDS: Final[dict[str, Any]] = {
     "hardware": {"micro_batch_tokens"},
 }
 """Fields of a run that decide which texts its model reads and writes, and how long they may be."""
+CONVERSATION_FIELDS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("model", "revision", "task", "prompt", "environment"), True),
+    "rollout": {"engine", "max_tokens", "max_model_len"},
+    "hardware": {"micro_batch_tokens"},
+}
+"""Fields of a run that decide how its model talks with an environment."""
+_SPOKEN: Final = "```python\nprint(1)\n```\n\\boxed{42}"
+"""What a model must be able to write to use the tool and to answer."""
 _ITEMS = 20
 
 
@@ -51,6 +61,50 @@ def check_texts(run: str) -> None:
             error.what, error.where = f"{config.model} cannot hold {error.what}", where
             raise
     check_lengths(tokenizer, asked, config)
+
+
+@cache
+def check_conversation(run: str) -> None:
+    """Refuse a run (its `CONVERSATION_FIELDS` as JSON) whose model could not talk with its environment.
+
+    Reads the tokenizer only.
+    """
+    config = RunConfig.model_validate_json(run)
+    tokenizer = tokenizer_of(config.model, config.revision)
+    if tokenizer is None or config.environment is None:
+        return
+    try:
+        check_talk(tokenizer, config.environment, config.prompt)
+    except ConfigError as error:
+        error.what = error.what.replace("the model", config.model, 1)
+        raise
+
+
+def check_talk(
+    tokenizer: PreTrainedTokenizerBase,
+    environment: EnvironmentConfig,
+    prompt: PromptConfig = PLAIN_PROMPT,
+) -> None:
+    """Raise `ConfigError` where the template has no place for replies, or the tokenizer loses what is said."""
+    messages = Messages.of(tokenizer, prompt, stop_ids=(), role=environment.role)
+    if not isinstance(environment, ToolMathConfig):
+        return
+    said = {
+        "output": environment.output.replace(OUTPUT, "42"),
+        "final_prompt": environment.final_prompt,
+        "name": _SPOKEN,
+    }
+    for name, text in said.items():
+        read = _decode(tokenizer, messages.ordinary(text))
+        if _plain(text) != _plain(read):
+            raise ConfigError(
+                f"the model cannot hold the text {_short(text)}, which comes back as {_short(read)}",
+                where=f"environment.{name}",
+                why="what has no token vanishes: neither calls nor replies would be what they seem",
+                fix="choose a model that can write code"
+                if name == "name"
+                else "write it in characters that the model knows",
+            )
 
 
 def check_round_trip(

@@ -21,6 +21,12 @@ class Request(NamedTuple):
 
     prompt_ids: tuple[int, ...]
     seed: int
+    max_tokens: int | None = None
+    """Longest response, tokens, where that is less than `generate` is told."""
+
+    def limit(self, max_tokens: int) -> int:
+        """Give the longest response, tokens, where `generate` is told `max_tokens`."""
+        return max_tokens if self.max_tokens is None else min(self.max_tokens, max_tokens)
 
 
 class Likeliest(NamedTuple):
@@ -40,12 +46,24 @@ class Response(NamedTuple):
     """One sampled response; `logp` in nats, one per token, the end token included where it was sampled.
 
     `top`: the likeliest tokens, where they were asked for.
+    In a response of several turns, tokens that `sampled` does not mark were put in by an environment: they have a
+    filler for a log-prob, and no loss, ratio or statistic may look at it. `turn` counts the model's turns from 0.
     """
 
     token_ids: tuple[int, ...]
     logp: tuple[float, ...]
     finish: FinishReason
+    sampled: tuple[bool, ...] | None = None
+    """One mark per token; None: the model sampled all of them."""
+    turn: tuple[int, ...] | None = None
+    """Turn of each token, never falling; None: all are of one turn."""
+
     top: Likeliest | None = None
+
+    @property
+    def turns(self) -> int:
+        """Turns that the model took."""
+        return 1 if self.turn is None else self.turn[-1] + 1
 
 
 class Sampler(Protocol):
@@ -89,14 +107,16 @@ class Rollout:
     """A step's sampled batch, padded: prompts on the left, responses on the right.
 
     `tokens` are all ids, `attention` marks the real ones, `response` marks the sampled ones and is the
-    loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and 0 outside `response`. `top_ids` and
-    `top_logp` are the sampler's likeliest tokens at every position, where they were asked for.
+    loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and means nothing outside `response`.
+    `turn` is the turn of each response token, from 0, never falling along a row. `top_ids` and `top_logp` are the
+    sampler's likeliest tokens at every position, where they were asked for.
     """
 
     tokens: Int[Tensor, "batch len"]
     attention: Bool[Tensor, "batch len"]
     response: Bool[Tensor, "batch len"]
     logp_rollout: Float[Tensor, "batch len"]
+    turn: Int[Tensor, "batch len"]
     prompt: Int[Tensor, " batch"]
     policy_version: int
     top_ids: Int[Tensor, "batch len k"] | None = None
@@ -113,6 +133,7 @@ class Rollout:
             attention=self.attention.to(device),
             response=self.response.to(device),
             logp_rollout=self.logp_rollout.to(device),
+            turn=self.turn.to(device),
             prompt=self.prompt.to(device),
             top_ids=None if self.top_ids is None else self.top_ids.to(device),
             top_logp=None if self.top_logp is None else self.top_logp.to(device),
@@ -129,6 +150,7 @@ class Rollout:
             attention=self.attention[index][:, columns],
             response=self.response[index][:, columns],
             logp_rollout=self.logp_rollout[index][:, columns],
+            turn=self.turn[index][:, columns],
             prompt=self.prompt[index],
             top_ids=None if self.top_ids is None else self.top_ids[index][:, columns],
             top_logp=None if self.top_logp is None else self.top_logp[index][:, columns],
@@ -152,17 +174,23 @@ def collate(
     attention = torch.zeros(shape, dtype=torch.bool)
     response_mask = torch.zeros(shape, dtype=torch.bool)
     logp = torch.zeros(shape, dtype=torch.float32)
+    turn = torch.zeros(shape, dtype=torch.long)
     for row, (request, response) in enumerate(zip(requests, responses, strict=True)):
         start, stop = left - len(request.prompt_ids), left + len(response.token_ids)
         tokens[row, start:stop] = torch.tensor(request.prompt_ids + response.token_ids)
         attention[row, start:stop] = True
-        response_mask[row, left:stop] = True
+        response_mask[row, left:stop] = (
+            True if response.sampled is None else torch.tensor(response.sampled)
+        )
+        if response.turn is not None:
+            turn[row, left:stop] = torch.tensor(response.turn)
         logp[row, left:stop] = torch.tensor(response.logp, dtype=torch.float32)
     return Rollout(
         tokens=tokens,
         attention=attention,
         response=response_mask,
         logp_rollout=logp,
+        turn=turn,
         prompt=torch.tensor(prompt),
         policy_version=policy_version,
         **_likeliest(responses, left, shape),

@@ -64,6 +64,9 @@ class _Batch:
         self.ids, self.mask = ids.to(device), mask.to(device)
         self.uniform = torch.from_numpy(draws).to(device)
         self.rows = torch.arange(len(requests), device=device)
+        self.limits = torch.tensor(
+            [request.limit(max_tokens) for request in requests], device=device
+        )
 
     def logits(self) -> Float[Tensor, "batch vocab"]:
         positions = positions_of(self.mask)[:, -self.ids.shape[1] :]
@@ -118,10 +121,11 @@ def generate(
         batch = generated_rows(model, longest, device)
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
-        state = _Batch(model, part, pad_id, max_tokens, head_float32=precision.head_float32)
+        longest_part = max(request.limit(max_tokens) for request in part)
+        state = _Batch(model, part, pad_id, longest_part, head_float32=precision.head_float32)
         with precision.autocast(device):
             responses += _generate(
-                state, max_tokens, temperature, ends, pad_id, top_p, top_logprobs
+                state, longest_part, temperature, ends, pad_id, top_p, top_logprobs
             )
     return responses
 
@@ -162,7 +166,7 @@ def _generate(
     shape = (len(state.rows), max_tokens)
     tokens = torch.full(shape, pad_id, device=state.ids.device)
     logps = torch.zeros(shape, device=state.ids.device)
-    length = torch.full(shape[:1], max_tokens, device=state.ids.device)
+    length = state.limits.clone()
     stopped = torch.zeros(shape[:1], dtype=torch.bool, device=state.ids.device)
     likeliest = _LikeliestTokens(shape, top_logprobs, state.ids.device)
     for t in range(max_tokens):
@@ -171,7 +175,7 @@ def _generate(
             token = logits.argmax(dim=-1)
         else:
             token = sample_token(_nucleus(logits, top_p), state.uniform[:, t])
-        open_rows = ~stopped[state.rows]
+        open_rows = ~stopped[state.rows] & (state.limits[state.rows] > t)
         rows = state.rows[open_rows]
         tokens[rows, t] = token[open_rows]
         every = logits.log_softmax(dim=-1)
@@ -181,14 +185,14 @@ def _generate(
         ended = rows[ends.reached(tokens[rows, : t + 1])]
         stopped[ended] = True
         length[ended] = t + 1
-        alive = ~stopped[state.rows]
+        alive = ~stopped[state.rows] & (state.limits[state.rows] > t + 1)
         if not alive.any():
             break
         state.append(token, alive)
     lists = zip(tokens.tolist(), logps.tolist(), length.tolist(), stopped.tolist(), strict=True)
     return [
         Response(
-            tuple(ids[:n]), tuple(logp[:n]), "stop" if done else "length", likeliest.of(row, n)
+            tuple(ids[:n]), tuple(logp[:n]), "stop" if done else "length", top=likeliest.of(row, n)
         )
         for row, (ids, logp, n, done) in enumerate(lists)
     ]

@@ -59,7 +59,7 @@ class StopText(NamedTuple):
         if end is None:
             return response
         top = None if response.top is None else response.top.until(end)
-        return Response(response.token_ids[:end], response.logp[:end], "stop", top)
+        return Response(response.token_ids[:end], response.logp[:end], "stop", top=top)
 
 
 def before_stop(text: str, strings: Sequence[str]) -> str:

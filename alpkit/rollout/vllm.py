@@ -86,14 +86,16 @@ class VllmSampler:
         temperature: float,
         top_p: float = 1.0,
     ) -> list[Response]:
-        self._check_length(max((len(r.prompt_ids) for r in requests), default=0) + max_tokens)
+        limits = [request.limit(max_tokens) for request in requests]
+        whole = (len(r.prompt_ids) + limit for r, limit in zip(requests, limits, strict=True))
+        self._check_length(max(whole, default=0))
         # Evaluation samples at other temperatures or greedily, and uses none.
         top = self._top if temperature == self.config.temperature else 0
         params = [
             _params(
                 temperature=temperature,
                 top_p=top_p,
-                max_tokens=max_tokens,
+                max_tokens=limit,
                 **self._stop_settings(),
                 # Requests that share a seed get the same sample: one seed each, never n copies.
                 seed=request.seed,
@@ -102,7 +104,7 @@ class VllmSampler:
                 ignore_eos=True,
                 stop_token_ids=self._stop_ids,
             )
-            for request in requests
+            for request, limit in zip(requests, limits, strict=True)
         ]
         outputs = self._run([request.prompt_ids for request in requests], params)
         responses = [_response(output.outputs[0], top) for output in outputs]
@@ -341,7 +343,8 @@ def _response(completion: Any, top: int) -> Response:
     logp = tuple(
         entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)
     )
-    return Response(tokens, logp, completion.finish_reason, _likeliest(completion.logprobs, top))
+    likeliest = _likeliest(completion.logprobs, top)
+    return Response(tokens, logp, completion.finish_reason, top=likeliest)
 
 
 def _likeliest(positions: Sequence[Mapping[int, Any]], top: int) -> Likeliest | None:

@@ -18,16 +18,27 @@ from pathlib import Path
 import torch
 
 from alpkit.config import RunConfig
+from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
+from alpkit.runs.batching import write_batching
 from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
 from alpkit.trainer.batches import Batch, TokenTable, cut, gather, likeliest_rows
+from alpkit.trainer.batching_floor import floor_metrics, measure_batching
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
 from alpkit.trainer.divergence import DivergedPolicy, refuse_divergence
-from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
+from alpkit.trainer.measure import (
+    advantage_part,
+    engine_part,
+    ratio_part,
+    read_out,
+    receipt_part,
+    rollout_part,
+)
+from alpkit.trainer.speed import Work
 from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import (
     TrainerState,
@@ -76,19 +87,20 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                 save(state, step)
         state.records.flush()
     finally:
-        try:
-            state.sampler.close()
-        finally:
-            state.records.close()
+        state.close()
 
 
 def start_line(state: TrainerState) -> str:
-    """Describe the run in one line: model, precision, engine and what the engine says of itself."""
+    """Describe the run in one line: model, precision, engine, environment, and what is not isolated in it."""
     config, facts = state.config, state.sampler.facts()
+    environment = config.environment
+    talk = f", environment {environment.name} of {environment.turns} turns" if environment else ""
+    if text := not_isolated(environment):
+        talk += f" ({text})"
     told = "".join(f", {key} {value:.3f}" for key, value in facts.items())
     return (
         f"start: {config.model}, dtype {config.dtype}, head {config.head}, "
-        f"sampler {config.rollout.engine}{told}"
+        f"sampler {config.rollout.engine}{told}{talk}"
     )
 
 
@@ -118,12 +130,19 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         batch,
         updates=config.train.updates_per_rollout,
         tokens=config.hardware.micro_batch_tokens,
+        aim=state.forward_tokens,
         padded=state.packing is None,
     )
     if diagnose or config.objective.needs_logp_old:
         with clock("logp_old"):
             plan = with_logp_old(state, plan)
 
+    floor: dict[str, float] = {}
+    if step == 1 and config.diagnostics.batching_floor:
+        with clock("diagnostics"):
+            measured = measure_batching(state, batch)
+            write_batching(state.folder, measured)
+            floor = floor_metrics(measured)
     if due and config.records.replay:
         with clock("records"):
             save_for_replay(state, step)
@@ -135,10 +154,11 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         parts = [
             rollout_part(batch, config.rollout.group),
             receipt_part(outputs, config.objective, draws=config.draws),
+            advantage_part(tokens),
         ]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
-        metrics = {"policy/lag": float(lag)} | read_out(parts)
+        metrics = {"policy/lag": float(lag)} | floor | read_out(parts)
         metrics |= _update_metrics(updates) | state.loss_scale.metrics() | state.rates.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(
@@ -158,6 +178,7 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("records"):
             record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
+    metrics |= state.speed.metrics(Work.of(batch), clock)
     return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 
@@ -184,7 +205,8 @@ def record(
     internal = {"slope"} if state.config.records.weight else {"slope", "weight"}
     recorded = {name: values for name, values in columns.items() if name not in internal}
     rollout = batch.rollout
-    prompt_mask = rollout.attention & ~rollout.response
+    # Up to its first response token a row is prompt.
+    prompt_mask = rollout.attention & (rollout.response.long().cumsum(dim=1) == 0)
     sequences: dict[str, list[object]] = {
         "sample": list(range(len(rollout))),
         "prompt": rollout.prompt.tolist(),
@@ -192,8 +214,12 @@ def record(
             row[mask].tolist() for row, mask in zip(rollout.tokens, prompt_mask, strict=True)
         ],
         "response_ids": [list(response.token_ids) for response in batch.responses],
+        "response_mask": [
+            None if response.sampled is None else list(map(int, response.sampled))
+            for response in batch.responses
+        ],
         "reward": batch.reward.tolist(),
-        "advantage": batch.advantage.tolist(),
+        "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
     likeliest = likeliest_rows(batch) if state.config.records.top_logprobs else None
@@ -214,9 +240,8 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
 
 
 def _refuse_too_many_nonfinite(batch: Batch, limit: float) -> None:
-    rollout = batch.rollout
-    missing = rollout.response & ~rollout.logp_rollout.isfinite()
-    bad, sampled = torch.stack([missing.sum(), rollout.response.sum()]).tolist()
+    response = batch.rollout.response
+    bad, sampled = torch.stack([batch.nonfinite.sum(), response.sum()]).tolist()
     share = bad / sampled
     if share > limit:
         raise NumericalError(

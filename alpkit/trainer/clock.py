@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import torch
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _GIB = 1 << 30
+SPAN: Final = "alpkit."
+"""Begins the names of the clock's spans in a profiler's trace."""
 
 
 class Clock:
@@ -28,16 +31,21 @@ class Clock:
         _wait_for_the_gpu()
         start = time.perf_counter()
         try:
-            yield
+            with torch.profiler.record_function(SPAN + name):
+                yield
         finally:
             _wait_for_the_gpu()
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
+    def elapsed(self) -> float:
+        """Return the seconds since the clock was made."""
+        return time.perf_counter() - self.start
+
     def metrics(self) -> dict[str, float]:
         """Return `time/*` of every span, and `time/step` since the clock was made."""
         spans = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return spans | {"time/step": time.perf_counter() - self.start}
+        return spans | {"time/step": self.elapsed()}
 
 
 class PeakMemory:

@@ -1,9 +1,9 @@
 """Sample a step: the training rollout with its rewards, and the held-out evaluation."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from alpkit.objective import group_advantage
 from alpkit.policy.loading import encode_prompt, pad_id
@@ -14,20 +14,26 @@ from alpkit.seeds import derive
 from alpkit.tasks import Item, Scores, score_all
 from alpkit.tasks.evaluation import EvalSet
 from alpkit.trainer.batches import Batch
+from alpkit.trainer.conversations import (
+    advantage_of_turns,
+    conversation_metrics,
+    response_rewards,
+    void_rows,
+)
 from alpkit.trainer.evaluate import Evaluation, evaluate, grading_metrics, over_sets
-from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, select
-from alpkit.trainer.state import TrainerState, decode
+from alpkit.trainer.groups import Group, cut_off, overlong_receipt, rewarded, rewards_of, select
+from alpkit.trainer.state import TrainerState
 
 
 def collect(state: TrainerState, step: int) -> Batch:
     """Sample the step's responses, score them, and choose what is trained on."""
     config, prompts = state.config, state.prompts
     size, overlong = config.rollout.group, config.rollout.overlong
-    graded: list[Scores] = []
+    scored: list[Scores] = []
 
     def ask(items: Sequence[Item], places: Sequence[int], draw: int) -> list[Group]:
         groups, scores = _ask(state, step, items, places, draw)
-        graded.append(scores)
+        scored.append(scores)
         return groups
 
     def again(draw: int, places: Sequence[int], taken: Sequence[str]) -> list[Group]:
@@ -36,7 +42,8 @@ def collect(state: TrainerState, step: int) -> Batch:
     count = config.rollout.prompts
     first = ask(prompts.of_step(step, count), range(count), 0)
     groups, trained, receipt = select(first, config.rollout.filter, again)
-    responses = [response for group in groups for response in group.responses]
+    conversations = [each for group in groups for each in group.conversations]
+    responses = [each.response for each in conversations]
     rollout = collate(
         [request for group in groups for request in group.requests],
         responses,
@@ -44,9 +51,15 @@ def collect(state: TrainerState, step: int) -> Batch:
         pad_id=pad_id(state.policy.tokenizer),
         policy_version=state.history.sampler_version,
     )
-    reward = _rewards(groups)
-    masked = [overlong == "mask" and cut_off(response) for response in responses]
-    used = torch.tensor(trained).repeat_interleave(size) & ~torch.tensor(masked)
+    reward = rewards_of(groups)
+    if config.environment is not None and config.environment.credit == "turn":
+        advantage = advantage_of_turns(reward.tolist(), conversations, rollout, config)
+    else:
+        advantage = group_advantage(reward, rollout.prompt, config.objective.advantage)
+    masked = torch.tensor([overlong == "mask" and cut_off(response) for response in responses])
+    used = (
+        torch.tensor(trained).repeat_interleave(size) & ~masked & ~void_rows(conversations, config)
+    )
     valid = rollout.response & rollout.logp_rollout.isfinite() & used[:, None]
     return Batch(
         step=step,
@@ -54,15 +67,12 @@ def collect(state: TrainerState, step: int) -> Batch:
         responses=tuple(responses),
         valid=valid.to(state.device),
         reward=reward,
-        advantage=group_advantage(reward, rollout.prompt, config.objective.advantage),
-        grading={f"grading/{name}": value for name, value in grading_metrics(*graded).items()},
-        drawn=_rewards(first),
+        advantage=advantage,
+        grading={f"grading/{name}": value for name, value in grading_metrics(*scored).items()},
+        drawn=rewards_of(first),
         receipt=prompts.receipt() | receipt | overlong_receipt(groups, overlong),
+        turns=conversation_metrics(conversations, config),
     )
-
-
-def _rewards(groups: Sequence[Group]) -> Tensor:
-    return torch.tensor([reward for group in groups for reward in group.rewards])
 
 
 def _ask(
@@ -77,18 +87,20 @@ def _ask(
         for prompt, place in zip(map(state.prompts.encode, items), places, strict=True)
         for sample in range(size)
     ]
-    responses = state.sampler.generate(
-        requests, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
-    )
-    scores = score_all(
-        state.task,
-        [item for item in items for _ in range(size)],
-        [decode(state.policy, response, config.prompt.stop) for response in responses],
-    )
-    rewards = rewarded(scores.rewards, responses, config.rollout.overlong)
+    asked = [item for item in items for _ in range(size)]
+
+    def sample(requests: Sequence[Request], limit: int) -> list[Response]:
+        return state.sampler.generate(
+            requests, max_tokens=limit, temperature=config.rollout.temperature
+        )
+
+    conversations = state.answering(sample, requests, asked, config.rollout.max_tokens)
+    scores = score_all(state.task, asked, [each.text for each in conversations])
+    graded = response_rewards(scores.rewards, conversations)
+    rewards = rewarded(graded, [each.response for each in conversations], config.rollout.overlong)
     rows = [slice(start, start + size) for start in range(0, len(requests), size)]
     groups = [
-        Group(item, requests[row], responses[row], scores.rewards[row], rewards[row])
+        Group(item, requests[row], conversations[row], graded[row], rewards[row])
         for item, row in zip(items, rows, strict=True)
     ]
     return groups, scores
@@ -120,16 +132,16 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
     """Evaluate one set: the trainer's own weights, or the sampler's rendering of them."""
     config, policy = state.config, state.policy
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         top_p = entry.top_p if temperature else 1.0
         if config.eval.engine == "sampler":
             return state.sampler.generate(
-                requests, max_tokens=entry.max_tokens, temperature=temperature, top_p=top_p
+                requests, max_tokens=limit, temperature=temperature, top_p=top_p
             )
         return generate(
             policy.model,
             requests,
-            max_tokens=entry.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=state.stop_ids,
             pad_id=pad_id(policy.tokenizer),
@@ -139,6 +151,10 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
             top_p=top_p,
         )
 
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in state.answering(tokens, requests, items, entry.max_tokens)]
+
     return evaluate(
         task=entry.task,
         items=entry.items,
@@ -146,7 +162,6 @@ def _evaluate(state: TrainerState, entry: EvalSet) -> Evaluation:
         k=entry.k,
         temperature=entry.temperature,
         seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, config.prompt.stop),
+        answer=answer,
         name=entry.name if config.evals else None,
     )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alpkit.rollout import Request, Response
+from alpkit.rollout import Request
 from alpkit.runs.evaluations import Counts, item_id
 from alpkit.seeds import derive
 from alpkit.tasks import Item, Scores, Task, score_all
 
-Generate = Callable[[Sequence[Request], float], list[Response]]
+Answer = Callable[[Sequence[Request], Sequence[Item], float], list[str]]
+"""Answers requests about items at a temperature, with the texts that are scored."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,24 @@ def evaluate(
     k: int,
     temperature: float,
     seed: int,
-    generate: Generate,
-    decode: Callable[[Response], str],
+    answer: Answer,
     name: str | None = None,
 ) -> Evaluation:
     """Answer every item greedily and k times at `temperature`.
 
     The draws depend on (seed, set, item, sample) only: every evaluation of every arm shares them.
     """
-    greedy = generate([Request(prompt, 0) for prompt in prompts], 0.0)
+    greedy = answer([Request(prompt, 0) for prompt in prompts], items, 0.0)
     purpose = ("eval",) if name is None else ("eval", name)
     requests = [
         Request(prompt, derive(seed, *purpose, index, sample))
         for index, prompt in enumerate(prompts)
         for sample in range(k)
     ]
-    sampled = generate(requests, temperature)
-    first = score_all(task, items, [decode(response) for response in greedy])
-    many = score_all(
-        task,
-        [items[row // k] for row in range(len(sampled))],
-        [decode(response) for response in sampled],
-    )
+    repeated = [items[row // k] for row in range(len(requests))]
+    sampled = answer(requests, repeated, temperature)
+    first = score_all(task, items, greedy)
+    many = score_all(task, repeated, sampled)
     return Evaluation(
         np.array(first.rewards), np.array(many.rewards).reshape(len(items), k), (first, many)
     )
@@ -89,7 +86,10 @@ def grading_metrics(*graded: Scores) -> dict[str, float]:
 
 
 def over_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Name each set's metrics, and average over sets, unweighted, under the plain names (counts: the sum)."""
+    """Make every set's metrics, under `eval/<set>/`, and their mean over sets, under `eval/` (of counts: the sum).
+
+    The mean is over sets, whatever their number of items.
+    """
     metrics = {
         f"eval/{name}/{stat}": value for name, own in found.items() for stat, value in own.items()
     }

@@ -6,18 +6,18 @@ the run's precision (a bare model's in float32), sampled by the transformers eng
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
 
 from alpkit.config import RunConfig, explain
 from alpkit.config.files.yaml import Document
-from alpkit.config.stored import as_of_now
 from alpkit.config.tasks import EvalSetConfig
 from alpkit.diagnostics.passes import Mean, mean_over_problems, pass_at_k
-from alpkit.errors import ConfigError, GridError, TrackingError
+from alpkit.errors import ConfigError, GridError
 from alpkit.policy.autocast import Precision
 from alpkit.policy.loading import (
     Policy,
@@ -31,14 +31,13 @@ from alpkit.policy.loading import (
 from alpkit.rollout import Request, Response
 from alpkit.rollout.hf import generate
 from alpkit.rollout.stopping import StopText
-from alpkit.runs.checkpoint import latest_checkpoint, load_checkpoint
-from alpkit.runs.configs import scan_config
+from alpkit.runs.checkpoint import load_checkpoint
 from alpkit.runs.find import resolve
-from alpkit.runs.folder import GridFolder
-from alpkit.runs.states import read_grid
+from alpkit.tasks import Item
 from alpkit.tasks.evaluation import EvalSet, resolve_set
 from alpkit.trainer.evaluate import Evaluation, evaluate
-from alpkit.trainer.state import decode
+from alpkit.trainer.state import answering_of
+from alpkit.trainer.trained import trained
 
 _LONGEST = 512
 """Response tokens for a model that no run says more about."""
@@ -48,7 +47,7 @@ _LONGEST = 512
 class Asked:
     """Settings of one evaluation; None: as the run did, or the configuration's default."""
 
-    task: dict[str, Any] | None = None
+    task: dict[str, object] | None = None
     items: int | None = None
     k: int | None = None
     temperature: float | None = None
@@ -84,7 +83,7 @@ def examine(what: str, asked: Asked) -> Found:
     check_prompt(policy.tokenizer, chosen.prompt)
     step = None
     if checkpoint is not None:
-        step = int(load_checkpoint(checkpoint, policy.model)["step"])
+        step = load_checkpoint(checkpoint, policy.model)["step"]
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     result = _evaluate(config, policy, chosen, asked)
     solved = (result.sampled >= 1).sum(axis=1)
@@ -103,11 +102,11 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
     """Draw as the run itself does for its one set, so that a cell's numbers come again."""
     tokenizer, stop = policy.tokenizer, chosen.prompt.stop
 
-    def respond(requests: Sequence[Request], temperature: float) -> list[Response]:
+    def sample(requests: Sequence[Request], limit: int, *, temperature: float) -> list[Response]:
         return generate(
             policy.model,
             requests,
-            max_tokens=chosen.max_tokens,
+            max_tokens=limit,
             temperature=temperature,
             stop_ids=stop_ids(policy.model, tokenizer, stop),
             pad_id=pad_id(tokenizer),
@@ -117,19 +116,27 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
             top_p=chosen.top_p if temperature else 1.0,
         )
 
-    return evaluate(
-        task=chosen.task,
-        items=chosen.items,
-        prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
-        k=chosen.k,
-        temperature=chosen.temperature,
-        seed=config.seed,
-        generate=respond,
-        decode=lambda response: decode(policy, response, stop),
-    )
+    answering = answering_of(config, policy)
+
+    def answer(requests: Sequence[Request], items: Sequence[Item], temperature: float) -> list[str]:
+        tokens = partial(sample, temperature=temperature)
+        return [each.text for each in answering(tokens, requests, items, chosen.max_tokens)]
+
+    try:
+        return evaluate(
+            task=chosen.task,
+            items=chosen.items,
+            prompts=[encode_prompt(tokenizer, item.prompt, chosen.prompt) for item in chosen.items],
+            k=chosen.k,
+            temperature=chosen.temperature,
+            seed=config.seed,
+            answer=answer,
+        )
+    finally:
+        answering.close()
 
 
-def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
+def _origin(what: str) -> tuple[dict[str, object], Path | None]:
     """Give the run fields that `what` comes with, and its newest checkpoint."""
     if what.startswith("builtin:") or (Path(what).expanduser() / "config.json").is_file():
         return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
@@ -139,33 +146,11 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
         if what.count("/") == 1 and not what.startswith((".", "/", "~")):
             return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
         raise
-    cell = target.cell_id
-    if cell is None:
-        cells = read_grid(target.folder).cells
-        if len(cells) != 1:
-            shown = "; ".join(f"{c.cell_id} ({c.arm}, seed {c.seed})" for c in cells[:12])
-            raise GridError(
-                f"{what!r} is a grid of {len(cells)} cells, and one policy is evaluated",
-                where=str(target.folder),
-                why=shown,
-                fix="name one of its cells",
-            )
-        cell = cells[0].cell_id
-    run = GridFolder(target.folder).run(cell)
-    newest = latest_checkpoint(run.checkpoints)
-    if newest is None:
-        raise TrackingError(
-            f"cell {cell} has no checkpoint to evaluate",
-            where=str(run.path),
-            why="it was stopped before its first one, or it was removed",
-            fix="run the grid again to finish it",
-        )
-    fix = "run the grid again: it writes the cell's configuration anew"
-    stored = scan_config(run.path).strict("the cell's configuration cannot be read", fix)[0]
-    return as_of_now(stored), newest
+    found = trained(what, asked="one policy is evaluated", target=target)
+    return found.config, found.checkpoint
 
 
-def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
+def _config(what: str, data: dict[str, object], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
     entry = {
         "name": "eval",
         "task": asked.task,
@@ -176,7 +161,8 @@ def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, E
         "suffix": asked.suffix,
         **({} if asked.top_p is None else {"top_p": asked.top_p}),
     }
-    prompt = dict(data.get("prompt") or {})
+    given = data.get("prompt")
+    prompt: dict[str, object] = dict(given) if isinstance(given, dict) else {}
     prompt |= {} if asked.system is None else {"system": asked.system}
     if asked.plain:
         prompt |= {"template": "none", "template_args": {}}

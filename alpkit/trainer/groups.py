@@ -7,8 +7,13 @@ A group whose rewards are all equal has no advantage. It may be left out, or ano
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from alpkit.config.filters import FilterConfig, Overlong
 from alpkit.rollout import Request, Response
+from alpkit.rollout.turns import Conversation
 from alpkit.tasks import Item
 
 
@@ -17,9 +22,14 @@ class Group(NamedTuple):
 
     item: Item
     requests: Sequence[Request]
-    responses: Sequence[Response]
+    conversations: Sequence[Conversation]
     graded: Sequence[float]
     rewards: Sequence[float]
+
+    @property
+    def responses(self) -> list[Response]:
+        """List the responses of the conversations, which may be of one turn."""
+        return [each.response for each in self.conversations]
 
     @property
     def flat(self) -> bool:
@@ -72,6 +82,11 @@ def rewarded(
         0.0 if cut_off(response) else reward
         for reward, response in zip(graded, responses, strict=True)
     ]
+
+
+def rewards_of(groups: Sequence[Group]) -> Float[Tensor, " batch"]:
+    """Line up the rewards that all responses are trained with."""
+    return torch.tensor([reward for group in groups for reward in group.rewards])
 
 
 def overlong_receipt(groups: Sequence[Group], overlong: Overlong) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How large a perturbation's noise is before anything is trained: for `alpkit plan --probe`.
+"""Measure a perturbation's noise before anything is trained, for `alpkit plan --probe`.
 
 size = probe_noise(config)         # loads the model and starts its sampler; writes nothing
 """
@@ -43,8 +43,7 @@ def probe_noise(config: RunConfig) -> NoiseSize | None:
             match_sigma(state)
             return None if state.perturbation is None else _measure(state, state.perturbation)
         finally:
-            state.sampler.close()
-            state.records.close()
+            state.close()
 
 
 @torch.no_grad()
@@ -52,7 +51,7 @@ def _measure(state: TrainerState, noise: LayerwisePerturbation) -> NoiseSize:
     rollout = state.config.rollout
     requests = probe_requests(state)
     responses = state.sampler.generate(
-        requests, max_tokens=rollout.max_tokens, temperature=rollout.temperature
+        requests, max_tokens=state.config.turn_tokens, temperature=rollout.temperature
     )
     batch = probe_batch(state, requests, responses)
     clean = _logp(state, batch)

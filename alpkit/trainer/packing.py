@@ -1,4 +1,4 @@
-"""Which rows go through one forward: longest first, within a hard token budget.
+"""Choose the rows of each forward: longest first, within a hard token budget.
 
 Where a row goes changes no number: noise and records are by sample, denominators by mini-batch. Not here:
 how a packed row is attended to (`alpkit.policy.attention`).
@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from alpkit.errors import ConfigError
 
 
-def pack(prompts: Sequence[int], responses: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows by forward, each in ascending order, for rows of so many prompt and response tokens.
+def pack(
+    prompts: Sequence[int], responses: Sequence[int], budget: int, aim: int | None = None
+) -> list[list[int]]:
+    """List the rows of each forward, ascending, for rows of so many prompt and response tokens.
 
     First-fit decreasing: at most 11/9 of the fewest possible bins. `ConfigError` where a row is longer
-    than `budget`.
+    than `budget`. `aim`: no more than so many tokens together where no single row is longer.
     """
     lengths = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     _refuse_longer(lengths, budget)
+    budget = _lowered(budget, aim, max(lengths, default=0))
     bins: list[list[int]] = []
     room: list[int] = []
     for row in _longest_first(lengths):
@@ -29,10 +32,13 @@ def pack(prompts: Sequence[int], responses: Sequence[int], budget: int) -> list[
     return sorted(sorted(rows) for rows in bins)
 
 
-def pack_padded(prompts: Sequence[int], responses: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows by forward as `pack`, where prompts are padded on the left and responses on the right."""
+def pack_padded(
+    prompts: Sequence[int], responses: Sequence[int], budget: int, aim: int | None = None
+) -> list[list[int]]:
+    """List the rows of each forward as `pack` does, where prompts are padded on the left and responses on the right."""
     lengths = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     _refuse_longer(lengths, budget)
+    budget = _lowered(budget, aim, max(lengths, default=0))
     bins: list[list[int]] = []
     for row in _longest_first(lengths):
         together = [*bins[-1], row] if bins else [row]
@@ -42,6 +48,10 @@ def pack_padded(prompts: Sequence[int], responses: Sequence[int], budget: int) -
         else:
             bins.append([row])
     return sorted(sorted(rows) for rows in bins)
+
+
+def _lowered(budget: int, aim: int | None, longest: int) -> int:
+    return budget if aim is None else min(budget, max(aim, longest))
 
 
 def _longest_first(lengths: Sequence[int]) -> list[int]:

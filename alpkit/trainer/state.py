@@ -1,6 +1,7 @@
 """Hold what a running cell needs; start it, save it, resume it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from alpkit.policy.loading import (
     stop_texts,
 )
 from alpkit.policy.logprobs import verify_head
-from alpkit.policy.memory import keep_freed_memory
+from alpkit.policy.memory import forward_tokens, keep_freed_memory
+from alpkit.policy.messages import Messages
 from alpkit.policy.perturbation import LayerwisePerturbation
 from alpkit.policy.perturbation.calibration import calibrate_sigma
 from alpkit.rollout import Request, Response, Rollout, Sampler, collate
@@ -29,12 +31,14 @@ from alpkit.rollout.hf import generate
 from alpkit.rollout.probe import SyncProbe, default_tolerance
 from alpkit.rollout.staleness import WeightHistory
 from alpkit.rollout.stopping import StopText, before_stop
+from alpkit.rollout.turns import Answering
 from alpkit.runs.checkpoint import load_newest, save_checkpoint
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.records import BackgroundWriter
 from alpkit.runs.steps import proved_steps, sync_steps
 from alpkit.seeds import derive
 from alpkit.tasks import Item, ListedTask, Task, eval_items
+from alpkit.tasks.environments import load_environment
 from alpkit.tasks.evaluation import EvalSet, ask
 from alpkit.trainer.loss_scale import LossScale
 from alpkit.trainer.measure import ReceiptWatch
@@ -42,6 +46,7 @@ from alpkit.trainer.noise_watch import NoiseWatch
 from alpkit.trainer.optim import LearningRates, build_optimizer
 from alpkit.trainer.prompts import Prompts
 from alpkit.trainer.reward_watch import RewardWatch
+from alpkit.trainer.speed import Speed, speed_of
 from alpkit.trainer.spike_watch import SpikeWatch
 
 _PROBE_ITEMS = 8
@@ -65,16 +70,28 @@ class TrainerState:
     """How forwards are packed; None: the architecture cannot, and they are padded."""
     reference: PreTrainedModel | None
     """The frozen starting policy; None unless the objective pulls towards it."""
+    forward_tokens: int | None
+    """Tokens to aim at for one forward below the budget; None: as many as the budget allows."""
     optimizer: torch.optim.Optimizer
     rates: LearningRates
     records: BackgroundWriter
+    answering: Answering
+    """How requests become responses and the texts that are scored."""
     probe: SyncProbe
     receipts: ReceiptWatch
     loss_scale: LossScale
     noise: NoiseWatch
+    speed: Speed
     rewards: RewardWatch = field(default_factory=RewardWatch)
     spikes: SpikeWatch = field(default_factory=SpikeWatch)
     tokens: int = 0
+
+    def close(self) -> None:
+        """Free sampler and environment, and write what is still to be written."""
+        with ExitStack() as stack:
+            stack.callback(self.records.close)
+            stack.callback(self.answering.close)
+            stack.callback(self.sampler.close)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether some set is due after `step`; the last step always is."""
@@ -153,13 +170,16 @@ def set_up(config: RunConfig, folder: Path) -> TrainerState:
         perturbation=perturbation,
         packing=packing_of(policy.model, config.hardware),
         reference=_reference(config, policy) if config.objective.reference_kl.coef > 0 else None,
+        forward_tokens=_forward_tokens(config, policy),
         optimizer=optimizer,
         rates=LearningRates(config.train, optimizer),
         records=BackgroundWriter(RunFolder(folder).records),
+        answering=answering_of(config, policy),
         probe=probe,
         receipts=ReceiptWatch(config.bounds),
         loss_scale=loss_scale,
         noise=NoiseWatch(config.objective.ratio.denominator),
+        speed=speed_of(policy.model, getattr(torch, config.dtype), draws=config.draws),
     )
 
 
@@ -176,7 +196,7 @@ def match_sigma(state: TrainerState) -> None:
     responses = generate(
         policy.model,
         requests,
-        max_tokens=rollout.max_tokens,
+        max_tokens=state.config.turn_tokens,
         temperature=rollout.temperature,
         stop_ids=state.stop_ids,
         pad_id=pad_id(policy.tokenizer),
@@ -263,9 +283,12 @@ def resume(state: TrainerState) -> int | None:
         return None
     state.optimizer.load_state_dict(rest["optimizer"])
     if state.perturbation is not None:
+        log_sigma = rest["log_sigma"]
+        assert log_sigma is not None, "a perturbed run's checkpoint has its sigma"
         with torch.no_grad():
-            state.perturbation.log_sigma.copy_(rest["log_sigma"])
-    state.history.restore(**rest["history"])
+            state.perturbation.log_sigma.copy_(log_sigma)
+    history = rest["history"]
+    state.history.restore(history["version"], history["snapshots"])
     state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
     state.receipts.restore(rest["receipts"])
     state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none
@@ -283,9 +306,30 @@ def decode(policy: Policy, response: Response, stop: Sequence[str] = ()) -> str:
     return before_stop(text, stop)
 
 
+def answering_of(config: RunConfig, policy: Policy) -> Answering:
+    """Build what answers the run's requests; an environment starts what it runs in at its first use."""
+
+    def text_of(response: Response) -> str:
+        return decode(policy, response, config.prompt.stop)
+
+    if config.environment is None:
+        return Answering(text_of)
+    ends = stop_ids(policy.model, policy.tokenizer, config.prompt.stop)
+    messages = Messages.of(
+        policy.tokenizer, config.prompt, stop_ids=ends, role=config.environment.role
+    )
+    return Answering(text_of, load_environment(config.environment), messages, config.environment)
+
+
 def decoder(policy: Policy) -> Callable[[list[int]], str]:
     """Make a decoder of token ids that shows special tokens, for readers of spikes."""
     return lambda ids: str(policy.tokenizer.decode(ids))
+
+
+def _forward_tokens(config: RunConfig, policy: Policy) -> int | None:
+    if config.objective.cut_matters:
+        return None  # its numbers are those of the budget
+    return forward_tokens(policy.model, config.hardware, autocast=config.dtype != "float32")
 
 
 def _reference(config: RunConfig, policy: Policy) -> PreTrainedModel:
@@ -306,7 +350,7 @@ def _probe_sequences(
     responses = generate(
         policy.model,
         [Request(prompt, 0) for prompt in prompts],
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=config.turn_tokens,
         temperature=0.0,
         stop_ids=stop_ids(policy.model, tokenizer, config.prompt.stop),
         pad_id=pad_id(tokenizer),

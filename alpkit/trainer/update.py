@@ -74,10 +74,12 @@ def with_logp_old(
 ) -> list[list[MicroBatch]]:
     """Give every micro-batch its log pi_old: scored as the updates will be, on the sampler's weights, no noise."""
     with state.history.as_sampled():
-        return [
-            [replace(micro, logp_old=_logprobs(state, micro).logp) for micro in micros]
-            for micros in plan
-        ]
+        return [[_with_logp_old(state, micro) for micro in micros] for micros in plan]
+
+
+def _with_logp_old(state: TrainerState, micro: MicroBatch) -> MicroBatch:
+    scored = _logprobs(state, micro)
+    return replace(micro, logp_old=scored.logp, entropy_old=scored.entropy)
 
 
 def update_policy(
@@ -111,7 +113,7 @@ def _accumulate(
         columns["logp_old"] = micro.logp_old
     if state.perturbation is not None and diagnose:
         with clock("clean_forward"), torch.no_grad():
-            clean = _logprobs(state, micro)
+            clean = _clean(state, micro)
         columns |= {"logp_train": clean.logp, "entropy": clean.entropy}
     with clock("update"):
         drawn = _backward(state, micro, normalizers)
@@ -125,6 +127,14 @@ def _accumulate(
         rows = token_rows(micro, columns)
     loss = torch.stack([draw.output.loss.detach() for draw in drawn]).mean()
     return _Accumulated(loss, [draw.output for draw in drawn], rows)
+
+
+def _clean(state: TrainerState, micro: MicroBatch) -> TokenLogprobs:
+    """Score without noise; in the first update of a sampler that is up to date, log pi_old is that already."""
+    unmoved = micro.update == 0 and state.history.sampler_version == state.history.version
+    if unmoved and micro.logp_old is not None and micro.entropy_old is not None:
+        return TokenLogprobs(micro.logp_old, micro.entropy_old)
+    return _logprobs(state, micro)
 
 
 def _backward(
@@ -159,19 +169,20 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
     objective = state.config.objective
+    candidates = None if objective.centering.kind == "none" else micro.rollout.top_ids
     scored = _logprobs(
-        state,
-        micro,
-        entropy_gradient=objective.entropy_bonus > 0,
-        candidates=None if objective.centering.kind == "none" else micro.rollout.top_ids,
+        state, micro, entropy_gradient=objective.entropy_bonus > 0, candidates=candidates
     )
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
-        perturbed = _logprobs(state, micro)
-    return TokenLogprobs(
-        with_gradient_of(scored.logp, perturbed.logp),
-        with_gradient_of(scored.entropy, perturbed.entropy),
+        perturbed = _logprobs(state, micro, candidates=candidates)
+    mixed = TokenLogprobs(*map(with_gradient_of, scored[:2], perturbed[:2]))
+    if scored.top is None or perturbed.top is None or scored.rest is None or perturbed.rest is None:
+        return mixed
+    return mixed._replace(
+        top=with_gradient_of(scored.top, perturbed.top),
+        rest=with_gradient_of(scored.rest, perturbed.rest),
     )
 
 

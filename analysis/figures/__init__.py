@@ -28,6 +28,8 @@ _MODULES: Final = (
     "qq",
     "khat",
     "factors",
+    "turns",
+    "by_turn",
     "removed",
     "sigma",
     "layers_intervals",

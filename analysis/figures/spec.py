@@ -1,4 +1,4 @@
-"""What a figure of the report is, before it is drawn: its numbers, its drawing and its words."""
+"""The parts of a figure of the report, before it is drawn: its numbers, its drawing and its words."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -10,7 +10,14 @@ from alpkit.analysis.figures.panels import Looks
 from alpkit.analysis.frames import GridFrame
 
 Place = Literal[
-    "Summary", "Results", "The ratio", "Corrections", "Noise", "Layers and sites", "All cells"
+    "Summary",
+    "Results",
+    "The ratio",
+    "Turns",
+    "Corrections",
+    "Noise",
+    "Layers and sites",
+    "All cells",
 ]
 """Sections of the report that show figures."""
 
@@ -32,6 +39,6 @@ class ReportFigure(NamedTuple):
 
 
 def range_text(values: "pd.Series[float]") -> str:
-    """Lowest to highest of some numbers, as alt texts say it."""
+    """Write the lowest and the highest of some numbers, as alt texts say it."""
     values = values.dropna()
     return f"{values.min():.3f} to {values.max():.3f}" if len(values) else "none"

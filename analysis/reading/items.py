@@ -13,8 +13,13 @@ import numpy as np
 from alpkit.analysis.reading.records import Batch
 from alpkit.diagnostics import Level, reduce_to_level
 
-COLUMNS: Final = ("sample", "prompt", "logp_rollout", "logp_old", "logp_train", "logp_perturbed")
+COLUMNS: Final = (
+    *("sample", "prompt", "turn"),
+    *("logp_rollout", "logp_old", "logp_train", "logp_perturbed"),
+)
 LEVELS: Final[tuple[Level, ...]] = ("token", "geometric", "product")
+TURN_LEVELS: Final[tuple[Level, ...]] = ("token", "product")
+"""Levels at which turns are looked at apart: their tokens, and the product over a turn's tokens."""
 ROUNDOFF: Final = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
 """Half a unit in the last place of a number between 1 and 2."""
 
@@ -42,6 +47,8 @@ class StepItems(NamedTuple):
     logps: Mapping[str, np.ndarray]
     response: np.ndarray
     """Each token's response, numbered from 0; tokens of a response stand together."""
+    turns: Mapping[tuple[str, int], Items] = {}
+    """Items of each level and turn; empty where every response is one turn."""
 
 
 def step_items(batch: Batch) -> StepItems:
@@ -70,7 +77,8 @@ def step_items(batch: Batch) -> StepItems:
     levels: dict[str, Items] = {
         level: _at_level(tokens, numbered, first, level) for level in LEVELS
     }
-    return StepItems(batch.step, levels, logps, numbered)
+    turn = batch.columns["turn"][keep]
+    return StepItems(batch.step, levels, logps, numbered, _by_turn(tokens, numbered, turn))
 
 
 def unit_rounding(log_mu: np.ndarray, step: int) -> np.ndarray:
@@ -96,6 +104,30 @@ def _at_level(tokens: Items, response: np.ndarray, first: np.ndarray, level: Lev
         tokens.cluster[first],
         tokens.clusters,
     )
+
+
+def _by_turn(tokens: Items, response: np.ndarray, turn: np.ndarray) -> dict[tuple[str, int], Items]:
+    """Split a step's tokens by turn, and reduce each turn of a response to one item at the product level."""
+    numbers = np.unique(turn)
+    if len(numbers) < 2:
+        return {}
+    found: dict[tuple[str, int], Items] = {}
+    for number in numbers.tolist():
+        own = np.flatnonzero(turn == number)
+        prompts, cluster = np.unique(tokens.cluster[own], return_inverse=True)
+        part = Items(
+            tokens.log_ratio[own],
+            tokens.perturbed[own],
+            tokens.log_mu[own],
+            tokens.rounding[own],
+            cluster,
+            len(prompts),
+        )
+        _, first, renumbered = np.unique(response[own], return_index=True, return_inverse=True)
+        found |= {
+            (level, number): _at_level(part, renumbered, first, level) for level in TURN_LEVELS
+        }
+    return found
 
 
 def _pairs(seed: np.ndarray, number: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ and k-hat and the factors of a few recorded steps. Not here: rows of tables (`al
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -78,6 +78,8 @@ class ArmPool(NamedTuple):
     levels: Mapping[str, Pool]
     tails: tuple[StepTail, ...]
     factors: tuple[StepFactors, ...]
+    turns: Mapping[tuple[str, int], Pool] = {}
+    """By level and turn; empty for responses of one turn."""
 
 
 def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
@@ -88,15 +90,19 @@ def pool_arm(records: Records, arm: str, cells: Collection[str]) -> ArmPool:
     looked_at = spread(sorted(steps), STEPS)
     tails: list[StepTail] = []
     factors: list[StepFactors] = []
+    turns: dict[tuple[str, int], _Pooling] = {}
     for batch in records.batches(arm, COLUMNS, cells=cells):
         found = step_items(batch)
         for level, pool in pools.items():
             pool.add(found.levels[level], found.step)
+        for key, items in found.turns.items():
+            turns.setdefault(key, _Pooling(most)).add(items, found.step)
         if batch.step in looked_at:
             tails += _tails(found)
             factors += _factors(found)
     levels: dict[str, Pool] = {level: pool.result() for level, pool in pools.items() if pool.n}
-    return ArmPool(levels, tuple(tails), tuple(factors))
+    split = {key: turns[key].result() for key in sorted(turns)}
+    return ArmPool(levels, tuple(tails), tuple(factors), split)
 
 
 def spread(values: list[int], most: int) -> list[int]:
@@ -155,10 +161,8 @@ def _tails(found: StepItems) -> list[StepTail]:
     for level in _FOLLOWED:
         items = found.levels[level]
         for side in SIDES:
-            options: dict[str, Any] = {"cluster": items.cluster, "n_boot": STEP_RESAMPLES}
-            fits.append(
-                StepTail(found.step, level, side, fit_khat(items.log_ratio, side=side, **options))
-            )
+            fit = fit_khat(items.log_ratio, side=side, cluster=items.cluster, n_boot=STEP_RESAMPLES)
+            fits.append(StepTail(found.step, level, side, fit))
     return fits
 
 

@@ -1,7 +1,7 @@
-"""What the report says: its sections, in the order in which they are read."""
+"""Order the report into sections, in the order in which they are read."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -41,6 +41,7 @@ from alpkit.analysis.tables.steadiness import steadiness_table
 from alpkit.analysis.tables.subsets import subset_table
 from alpkit.analysis.tables.tails import tails_table
 from alpkit.analysis.tables.tasks import tasks_table
+from alpkit.analysis.tables.turns import by_turn_table, open_to, turns_table
 from alpkit.analysis.text import first_line, row_dicts
 from alpkit.config.grid.comparisons import REFERENCES
 from alpkit.tracking.address import masked
@@ -50,7 +51,7 @@ class Composed(NamedTuple):
     """The page, its numbers, and tables that have a file although the page has no room for them."""
 
     page: Page
-    summary: dict[str, Any]
+    summary: dict[str, object]
     unshown: tuple[Table, ...]
 
 
@@ -66,6 +67,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
         Section(
             "The ratio", _ratio(frame, results, tails), "divergence, spread and tails by level"
         ),
+        Section("Turns", _turns(frame), "turns, tool calls, the ratio turn by turn"),
         Section("Spikes", _spikes(frame, results.spikes), _no_spikes(results.spikes)),
         Section("Layers and sites", _ablations(frame, results)),
         Section("Noise", _drawn(frame, "Noise"), "the noise's scale over steps"),
@@ -90,7 +92,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
 
 
 def _has_more_than_absence(section: Section) -> bool:
-    """Whether a section has something to show: one that is all `not drawn` has not."""
+    """Whether a section shows anything beside notes that a figure was not drawn."""
     return any(
         not (isinstance(block, Text) and ": not drawn, " in block.words) for block in section.blocks
     )
@@ -149,11 +151,23 @@ def _ratio(frame: GridFrame, results: Results, tails: Table) -> list[Block]:
 
 
 def _level(table: Table, tails: pd.DataFrame, level: str) -> Table:
-    """The rows of one level; the file has all of them."""
+    """Keep a table's rows of one level for the page; its file has all of them."""
     if tails.empty:
         return table
     own = (tails["level"] == level).to_numpy()
     return replace(table, data=table.data[own], shown=table.shown[own].drop(columns="level"))
+
+
+def _turns(frame: GridFrame) -> list[Block]:
+    """Compose the part of grids whose responses have several turns; empty for all others."""
+    table = turns_table(frame)
+    if not len(table.data):
+        return []
+    open_doors = sorted({text for arm in frame.arms if (text := open_to(frame, arm))})
+    warnings: list[Block] = [Bullets(open_doors, warning=True)] if open_doors else []
+    split = by_turn_table(frame)
+    tables = [table, *([split] if len(split.data) else [])]
+    return [*warnings, *tables, *_drawn(frame, "Turns")]
 
 
 def _spikes(frame: GridFrame, log: SpikeLog) -> list[Block]:
@@ -193,7 +207,7 @@ def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
 
 
 def _common(cells: pd.DataFrame, *columns: str) -> str:
-    """The values of these columns, every one that occurs."""
+    """List every value that occurs in these columns."""
     seen = cells[list(columns)].dropna(how="all").drop_duplicates()
     rows = [
         ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in r) for r in seen.to_numpy()
@@ -236,7 +250,7 @@ def _cells(frame: GridFrame, results: Results) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != FINISHED]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
-        + (f" ({first_line(row['error'])})" if row["error"].strip() else "")
+        + (f" ({first_line(row.text('error'))})" if row.text("error").strip() else "")
         + "; not in any mean."
         for row in row_dicts(rows)
     ]

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertModel
 from alpkit.config import PerturbationConfig
 from alpkit.errors import ConfigError, PrerequisiteError
 from alpkit.policy.checking import check_model
-from alpkit.policy.loading import load_policy, local_folder
+from alpkit.policy.folders import local_folder
+from alpkit.policy.loading import load_policy
 
 
 def test_the_built_in_model_passes_and_no_weight_is_read(monkeypatch):

@@ -5,12 +5,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alpkit.config import RunConfig
+from alpkit.config.environment import ToolMathConfig
 from alpkit.config.tasks import PromptConfig
 from alpkit.errors import ConfigError
 from alpkit.launch import preflight
 from alpkit.policy.loading import load_policy
-from alpkit.policy.round_trip import check_round_trip
+from alpkit.policy.round_trip import check_round_trip, check_talk
 from alpkit.tasks import Item
+from tests.support.talk import chat_tokenizer
 
 TINY = load_policy("builtin:tiny-addition").tokenizer
 
@@ -75,6 +77,40 @@ def test_suffix_and_system_are_part_of_the_prompt():
     for prompt in (PromptConfig(suffix=" THINK"), PromptConfig(system="BE BRIEF")):
         with pytest.raises(ConfigError, match=r"THINK|BE BRIEF"):
             check_round_trip(tokenizer, items, prompt)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "settings", "where"),
+    [
+        (TINY, {}, "environment.output"),
+        (TINY, {"output": "{output}"}, "environment.final_prompt"),
+        (TINY, {"output": "{output}", "final_prompt": "42="}, "environment.name"),
+    ],
+)
+def test_a_model_that_cannot_talk_with_its_environment_is_refused(tokenizer, settings, where):
+    with pytest.raises(ConfigError, match="the model cannot hold the text") as caught:
+        check_talk(tokenizer, ToolMathConfig(**settings))
+    assert caught.value.where == where
+    assert caught.value.fix
+
+
+def test_a_model_that_can_write_code_may_talk():
+    check_talk(chat_tokenizer(), ToolMathConfig())
+    check_talk(chat_tokenizer(), ToolMathConfig(role="tool"))
+
+
+def test_a_run_is_asked_before_anything_is_created():
+    config = RunConfig.model_validate(
+        {
+            "task": {"name": "math"},
+            "environment": {},
+            "rollout": {"max_tokens": 5000, "prompts": 3},
+            "train": {"updates_per_rollout": 1},
+            "hardware": {"micro_batch_tokens": 6000},
+        }
+    )
+    with pytest.raises(ConfigError, match="builtin:tiny-addition cannot hold the text"):
+        preflight._check_model(config)
 
 
 GYM = {"name": "reasoning_gym", "dataset": "chain_sum"}

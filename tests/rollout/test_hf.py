@@ -31,6 +31,16 @@ def run(model, asked, *, temperature=1.0, max_tokens=12, batch=512):
     )
 
 
+def test_a_request_may_be_shorter_than_the_rest_and_changes_no_other():
+    model = tiny_qwen2()
+    whole = run(model, requests())
+    short = [r._replace(max_tokens=n) for r, n in zip(requests(), (1, 3, None, 12), strict=True)]
+    for cut, full, n in zip(run(model, short), whole, (1, 3, 12, 12), strict=True):
+        assert cut.token_ids == full.token_ids[:n]
+        np.testing.assert_allclose(cut.logp, full.logp[:n], rtol=0, atol=1e-5)
+        assert cut.finish == ("length" if len(full.token_ids) > n else full.finish)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logp_is_the_models_own_for_the_sampled_tokens(temperature):
     model = tiny_qwen2()

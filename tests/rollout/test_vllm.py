@@ -277,6 +277,25 @@ def test_cached_keys_and_values_of_the_old_weights_are_dropped(tied: Engine) -> 
     tied.sampler.sync(tied.model.named_parameters())
 
 
+def test_a_later_turn_finds_the_turns_before_it_in_the_cache(
+    tied: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = tuple(2 + i * i % 37 for i in range(150))
+    (first,) = tied.sampler.generate([Request(prompt, 0)], max_tokens=8, temperature=1.0)
+    later = [Request((*prompt, *first.token_ids, 5, 6, 7), 1, max_tokens=3)]
+    run, outputs = tied.sampler._run, []
+    monkeypatch.setattr(tied.sampler, "_run", lambda *a: outputs.extend(run(*a)) or outputs)
+    responses = tied.sampler.generate(later, max_tokens=8, temperature=1.0)
+    assert outputs[0].num_cached_tokens >= 128  # a whole block of the first turn
+    assert len(responses[0].token_ids) <= 3
+    torch.testing.assert_close(
+        flat([r.logp for r in responses]),
+        trainer_logp(tied.model, paired(later, responses), 1.0),
+        rtol=0,
+        atol=FLOAT32,
+    )
+
+
 def test_samples_follow_their_seeds_alone(tied: Engine) -> None:
     def sample(requests: Sequence[Request]) -> list[Response]:
         return tied.sampler.generate(requests, max_tokens=12, temperature=1.0)

@@ -8,6 +8,7 @@ import torch
 from alpkit.config.filters import FilterConfig
 from alpkit.errors import ConfigError
 from alpkit.rollout import Request, Response, collate
+from alpkit.rollout.turns import Conversation
 from alpkit.tasks import Item, ListedTask
 from alpkit.tasks.grading import ExactGrader
 from alpkit.trainer.batches import Batch, cut
@@ -18,7 +19,7 @@ STOPPED, CUT_OFF = Response((1,), (-0.5,), "stop"), Response((1, 2), (-0.5, -0.5
 
 
 def group(name, *rewards):
-    answers = [STOPPED] * len(rewards)
+    answers = [Conversation(STOPPED, "")] * len(rewards)
     return Group(Item(name, ""), [Request((1,), 0)] * len(rewards), answers, rewards, rewards)
 
 
@@ -73,7 +74,8 @@ def test_a_response_that_was_cut_off_loses_its_reward_or_its_place():
     responses, graded = [STOPPED, CUT_OFF, CUT_OFF], [1.0, 1.0, 0.0]
     assert rewarded(graded, responses, "keep") == rewarded(graded, responses, "mask") == graded
     assert rewarded(graded, responses, "zero_reward") == [1.0, 0.0, 0.0]
-    whole = [Group(Item("", ""), [], responses, graded, graded)]
+    answers = [Conversation(response, "") for response in responses]
+    whole = [Group(Item("", ""), [], answers, graded, graded)]
     assert overlong_receipt(whole, "keep") == {}
     # Two were cut off; one of them had a reward to lose.
     assert overlong_receipt(whole, "mask") == {"receipt/overlong": pytest.approx(2 / 3)}

@@ -39,3 +39,13 @@ def test_a_sequence_longer_than_the_budget_is_an_error_that_says_what_to_raise(c
     with pytest.raises(ConfigError, match="a sequence of 11 tokens is longer") as caught:
         choose([3, 5], [5, 6], 10)
     assert "raise it to 11" in caught.value.fix
+
+
+@pytest.mark.parametrize("choose", [pack, pack_padded])
+@given(rows=LENGTHS, aim=st.integers(1, 200))
+def test_an_aim_lowers_the_budget_to_no_less_than_the_longest_row(choose, rows, aim):
+    prompts, responses = zip(*rows, strict=True)
+    longest = max(prompt + response for prompt, response in rows)
+    assert choose(prompts, responses, 400, aim) == choose(
+        prompts, responses, min(400, max(aim, longest))
+    )

@@ -55,7 +55,7 @@ def metrics_of(folder):
 
 def without_times(metrics):
     return {
-        s: {k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))}
+        s: {k: v for k, v in m.items() if not k.startswith(("time/", "memory/", "perf/"))}
         for s, m in metrics.items()
     }
 

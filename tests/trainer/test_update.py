@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from alpkit.config import PRESETS, RunConfig
+from alpkit.trainer import update as update_module
 from alpkit.trainer.batches import cut, gather
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.collect import collect
@@ -61,3 +62,34 @@ def test_micro_batches_know_where_they_stand_and_the_policy_they_were_sampled_wi
             # int4 sampler against float32 trainer: near, and not the same.
             gap = (inputs.logp - inputs.logp_rollout)[inputs.mask].abs()
             assert 0 < gap.max() < 5
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_first_updates_clean_forward_is_log_pi_old_to_the_bit(tmp_path, monkeypatch, lag):
+    """Nothing has moved yet, so it is not run again; a lagging sampler's weights are others."""
+    torch.set_num_threads(1)
+    settings = SMALL | PRESETS["seq-alp"].settings
+    settings = {**settings, "rollout": {**SMALL["rollout"], "lag": lag}}
+    state = set_up(RunConfig.model_validate(settings), tmp_path)
+    scored, real = [], update_module._logprobs
+
+    def counted(state, micro, model=None):
+        scored.append(micro.update)
+        return real(state, micro, model)
+
+    monkeypatch.setattr(update_module, "_logprobs", counted)
+    try:
+        for _ in range(lag + 1):  # at lag 1: until the weights are no longer the sampler's
+            plan = with_logp_old(state, cut(collect(state, 1), updates=4, tokens=60))
+            scored.clear()
+            done = [update_policy(state, micros, diagnose=True, clock=Clock()) for micros in plan]
+            state.history.advance()
+    finally:
+        state.sampler.close()
+        state.records.close()
+    assert scored.count(0) == (2 if lag else 1) * len(plan[0])
+    assert scored.count(1) == 2 * len(plan[1])
+    table = gather([rows for part in done for rows in part.rows]).host()
+    first = table["update"] == 0
+    assert np.array_equal(table["logp_train"][first], table["logp_old"][first]) == (lag == 0)
+    assert (table["entropy"][first] > 0).any()

@@ -6,6 +6,7 @@ What can never act or counts twice is an error of the config itself (`objective.
 import math
 from collections.abc import Iterator, Mapping
 
+from alpkit.config.environment import not_isolated
 from alpkit.config.objective import CenteringConfig
 from alpkit.config.perturbation import ScheduleConfig
 from alpkit.config.run import RunConfig
@@ -49,6 +50,8 @@ def _collapses(config: RunConfig) -> bool:
 
 
 def _of_one(arm: str, config: RunConfig) -> Iterator[str]:
+    if text := not_isolated(config.environment):
+        yield f"environment.sandbox: weak: {text}"
     objective, tokens = config.objective, config.rollout.max_tokens
     weight = objective.weight
     if weight.action != "none" and weight.level == "product" and tokens > _LONG:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, get_args
 from pydantic import BaseModel
 
 from alpkit.config.correction import WeightConfig
+from alpkit.config.environment import ENVIRONMENT_FIELDS
 from alpkit.config.files.yaml import Document, KeyPath, Mark
 from alpkit.config.objective import AdvantageConfig, CenteringConfig, RatioConfig
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, Site
@@ -44,6 +45,7 @@ _KINDS: dict[KeyPath, _Kinds] = {
         },
     ),
     ("task",): _Kinds("name", "addition", TASK_FIELDS),
+    ("environment",): _Kinds("name", "tool_math", ENVIRONMENT_FIELDS),
     ("rollout",): _Kinds(
         "engine", "hf", {"hf": _fields(HfRolloutConfig), "vllm": _fields(VllmRolloutConfig)}
     ),

@@ -24,7 +24,7 @@ from alpkit.config.files.faults import faults_of
 from alpkit.config.files.yaml import Document, Fault, config_error, load_yaml
 from alpkit.config.grid.overlay import Overlay
 from alpkit.config.presets import PRESETS, Preset, preset
-from alpkit.config.run import RunConfig
+from alpkit.config.run import ANY_TURNS, RunConfig
 from alpkit.errors import ConfigError
 
 _SETTINGS = ("objective", "perturbation")
@@ -96,7 +96,7 @@ def read_method(path: str | Path) -> OwnMethod | list[Fault]:
             overlay.merge((key,), document.data[key], document, (key,))
     run = RunConfig()
     try:
-        run = RunConfig.model_validate(overlay.data)
+        run = RunConfig.model_validate(overlay.data, context={ANY_TURNS: True})
     except ValidationError as error:
         faults += faults_of(error, overlay.document, model=RunConfig)
     given = document.data.get("name")

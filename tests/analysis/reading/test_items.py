@@ -11,6 +11,7 @@ def test_interleaved_responses_and_lost_tokens():
     columns = {
         "sample": np.array([7, 3, 7, 3]),
         "prompt": np.array([1, 0, 1, 0]),
+        "turn": np.zeros(4, int),
         "logp_rollout": mu,
         "logp_old": mu,
         "logp_train": np.array([-0.9, -1.2, -1.7, -1.0]),

@@ -35,8 +35,8 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
         (
             "steps: 5",
             "f.yaml:1:1  steps is not a field of the run config\n"
-            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, eval, evals, hardware, head, "
-            "model, objective, perturbation, prompt, records, revision, rollout, seed, task, train",
+            "  did you mean 'train.steps'?  allowed: checkpoint, diagnostics, dtype, environment, eval, evals, "
+            "hardware, head, model, objective, perturbation, prompt, records, revision, rollout, seed, task, train",
         ),
         (
             "train: {steps: ten}",

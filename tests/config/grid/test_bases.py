@@ -22,6 +22,8 @@ def load(folder, text):
     [
         ("paper/single-turn-1.5b", "single_turn_qwen2.5_math_1.5b"),
         ("paper/single-turn-4b", "single_turn_qwen3_4b"),
+        ("paper/multi-turn-7b", "multi_turn_qwen2.5_7b"),
+        ("paper/multi-turn-7b", "layers_7b"),
     ],
 )
 def test_a_named_base_is_what_its_experiment_spells_out(tmp_path, base, file):
@@ -43,6 +45,23 @@ def test_the_published_settings_of_the_small_run():
     assert (config.train.lr, config.train.weight_decay, config.train.grad_clip) == (1e-6, 0.01, 1.0)
     assert (config.rollout.max_tokens, config.rollout.temperature) == (2048, 1.0)
     assert [entry.k for entry in config.evals] == [32] * 5
+
+
+def test_the_published_settings_of_the_multi_turn_run():
+    grid = expand(load_ablation(PAPER / "multi_turn_qwen2.5_7b.yaml"))
+    config = grid.cells[0].config
+    rollout, environment = config.rollout, config.environment
+    assert (rollout.prompts, rollout.group, config.train.updates_per_rollout) == (128, 16, 4)
+    assert (environment.turns, environment.turn_tokens, environment.reply_tokens) == (5, 8000, 256)
+    assert (environment.void, environment.sandbox) == ("mask", "strict")
+    # A context of 16,000 tokens, of which a first prompt may take 4,096.
+    assert (rollout.max_model_len, rollout.max_tokens + 4096) == (16000, 16000)
+    assert {(entry.k, entry.temperature, entry.top_p) for entry in config.evals} == {(32, 1.0, 0.7)}
+    assert "paper/mt-seq-alp" in grid.controls
+    layers = expand(load_ablation(PAPER / "layers_7b.yaml"))
+    assert {
+        cell.config.perturbation.layers for cell in layers.cells if cell.config.perturbation
+    } == {*("all", "early", "middle", "late")}
 
 
 def test_what_stands_beside_from_wins_and_a_kind_may_change(tmp_path):
