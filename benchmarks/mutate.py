@@ -56,6 +56,8 @@ OWN_TESTS = {
     "sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch"]],
     "centering": [[CENTERING], LAST_STAGE],
     "entropy": [[ENTROPY], LAST_STAGE],
+    "rejection": [[REGIONS, CORRECTION], LAST_STAGE],
+    "surrogate": [[REGIONS, LOSS, "-k", "not paper"], LAST_STAGE],
 }
 PYTEST = [
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
