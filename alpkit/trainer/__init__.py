@@ -26,7 +26,7 @@ from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
-from alpkit.trainer.batches import Batch, TokenTable, cut, gather
+from alpkit.trainer.batches import Batch, TokenTable, cut, gather, likeliest_rows
 from alpkit.trainer.batching_floor import floor_metrics, measure_batching
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
@@ -227,7 +227,8 @@ def record(
         "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
-    state.records.write(batch.step, recorded, sequences)
+    likeliest = likeliest_rows(batch) if state.config.records.top_logprobs else None
+    state.records.write(batch.step, recorded, sequences, likeliest)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
