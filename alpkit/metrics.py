@@ -559,6 +559,12 @@ def describe(key: str) -> Metric:
     )
 
 
+def known_keys() -> list[str]:
+    """List every key; of a family whose members a run decides, its template (`sigma/layer_{nn}`)."""
+    sets = [f"eval/{{set}}/{stat}" for stat in _SET_STATS]
+    return [*_table(), *(metric.key for metric in _BY_LAYER.values()), *sets]
+
+
 def check_keys(keys: Iterable[str]) -> None:
     """Raise `TrackingError` for the first of `keys` that is not a metric."""
     for key in keys:

@@ -22,6 +22,7 @@ from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
 from alpkit.runs.batching import write_batching
 from alpkit.runs.evaluations import rewind_evaluations
+from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
@@ -83,8 +84,11 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                     metrics |= held_out_scores(state, step)
             tracker.log(step, metrics | clock.metrics())
             # After the log: a kill in between repeats the step instead of leaving a hole.
-            if step % config.checkpoint.every == 0 or step == config.train.steps:
+            stop = asked_to_stop() and step < config.train.steps
+            if step % config.checkpoint.every == 0 or step == config.train.steps or stop:
                 save(state, step)
+            if stop:
+                raise stopped(step)
         state.records.flush()
     finally:
         state.close()
