@@ -1,4 +1,4 @@
-"""What `alpkit plan` says of memory, in words: need, device, and the keys to change."""
+"""Say what `alpkit plan` knows of memory: need, device, and the keys to change."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -24,7 +24,7 @@ _FEWEST_ROWS: Final = 8
 
 
 class Device(NamedTuple):
-    """Where cells run: one GPU or this machine, its memory, and how many cells share it."""
+    """Device that cells run on: one GPU or this machine, its memory, and how many cells share it."""
 
     name: str
     bytes: int
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """What cells of equal need ask of the device that each of them runs on; None: the model is not known."""
+    """Need of cells of one size, beside the device that each of them runs on; None: the model is not known."""
 
     arms: tuple[str, ...]
     model: str

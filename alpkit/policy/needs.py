@@ -1,4 +1,4 @@
-"""What a run needs of a device's memory, from a model's shape alone; imports no torch.
+"""Estimate a run's need of a device's memory from the model's shape alone; imports no torch.
 
     found = needs(shape, config, gpu_bytes=None)      # None: a CPU
     found.total, found.parts

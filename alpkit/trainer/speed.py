@@ -1,4 +1,4 @@
-"""How fast a step was: tokens a second, and the share of what the device can multiply at all.
+"""Measure a step's speed: tokens a second, and the share of what the device can multiply at all.
 
 Operations are counted from the model's shape (`alpkit.policy.shapes`): two forward and four backward for a
 weight and a token in the layers' matrices, the LM head on response tokens only, attention for the pairs of
@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """What turns a step's seconds into perf/*; `limit` is in operations a second."""
+    """Facts that turn a step's seconds into perf/*; `limit` is in operations a second."""
 
     shape: Shape | None
     limit: float
