@@ -21,7 +21,13 @@ HEAD = "name: a\narms: [grpo]\n"
 BEYOND = (
     *("must be below upper", "does not divide", "so that no step would have", "does nothing with"),
     *("is a hard bound", "listed twice", "must have one length", "in axes and in zip"),
-    *("there is no arm", "leaves no cell", "task.dataset is missing", "wanted a finite number"),
+    *(
+        "there is no arm",
+        "correct the",
+        "leaves no cell",
+        "task.dataset is missing",
+        "wanted a finite number",
+    ),
 )
 
 
