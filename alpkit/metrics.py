@@ -157,6 +157,37 @@ _PLAIN = (
     Metric("kl/k3_max", "nats",
         "Largest per-update mean of exp(d) - 1 - d of the step.",
         "Divergence grows inside a step: the last updates are the stalest."),
+    Metric("kl/k3_kept", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight and rejections left in.",
+        "The divergence that the update still acts on; kl/k3 where nothing is removed."),
+    Metric("kl/k3_removed", "nats",
+        "Mean of exp(d) - 1 - d over the valid tokens that weight or rejection took out. Absent where none was.",
+        "Far above kl/k3_kept: the correction finds the tail. Near it: it removes at random."),
+    Metric("kl/k3_over_entropy", "ratio",
+        "kl/k3 / train/entropy, both over the step's valid tokens: a ratio of means. Absent where the entropy is 0.",
+        "Divergence measured by how undecided the policy is (prime-rl's kl_ent_ratio): a sure policy "
+        "can afford less of it."),
+    *(
+        Metric(f"batching/{name}", unit, f"{definition} d = log pi alone - log pi eight rows at a time, equal "
+            "weights and tokens; at step 1.", reading)
+        for name, unit, definition, reading in (
+            ("std", "nats", "Population standard deviation of d.",
+                "The floor of ratio/*/std: what lies below is arithmetic of the trainer, not policy."),
+            ("p95", "nats", "95 % quantile of |d|.", "As std, for the shoulders."),
+            ("max", "nats", "Largest |d|.", "A tail that ends here is no tail of the policy."),
+            ("outside_band", "share", "Tokens with exp(d) outside [0.9, 1.1] / tokens.",
+                "0 in float32; 8 % in a bfloat16 run of trl#6789. Float32 masters, a float32 head or float16 "
+                "lower it."),
+        )
+    ),
+    *(
+        Metric(f"advantage/{name}", "share", f"Valid tokens with {sign} advantage / valid tokens.", reading)
+        for name, sign, reading in (
+            ("positive", "positive", "Long wrong answers push it down although rewards stay."),
+            ("negative", "negative", "Where the left tail hurts: their ratios fall as training moves."),
+            ("zero", "zero", "Tokens that teach nothing; near 1 with reward/solved_all or solved_none."),
+        )
+    ),
     *(
         Metric(f"{area}/{key}", unit, definition, reading)
         for area, what in (("kl", "kl/k3 or kl/k3_max"), ("train", "train/grad_norm"))
@@ -265,6 +296,24 @@ _PLAIN = (
     Metric("receipt/weight_removed", "share",
         "Sum over valid tokens of max(weight before - weight after, 0) / sum of the weight before.",
         "How much of the importance mass the correction threw away: its bias."),
+    Metric("receipt/soft_weight", "ratio",
+        "Mean over valid tokens of vespo's weight phi of their response.",
+        "1 at ratio 1; near 0 the responses are silenced. Its quantiles follow from ratio/loss/product/*."),
+    Metric("receipt/head_mass", "share",
+        "Mean over valid tokens of pi_theta's mass on the sampler's likeliest tokens (score centering).",
+        "Below 0.99: much of the mean score is modelled, not known; raise rollout.top_logprobs."),
+    Metric("receipt/head_mass_rollout", "share",
+        "Mean over valid tokens of mu's mass on the sampler's likeliest tokens (score centering).",
+        "Beside head_mass: the two should agree to the size of the mismatch."),
+    Metric("receipt/tail_excess", "ratio",
+        "Mean over valid tokens of (mu's mass off the head) / (pi_theta's), both floored at 1e-6 with tail: floored.",
+        "1 when the engines agree; far from it the modelled tail leads the correction."),
+    Metric("receipt/centering", "share",
+        "Mean over valid tokens of the sum of |coefficient| over the candidates (score centering).",
+        "0: nothing is centred, as where no candidate meets the weight's bounds. With tail: softmax it is near 1."),
+    Metric("receipt/outside_head", "share",
+        "Valid tokens that are not among the sampler's likeliest / valid tokens (score centering).",
+        "Above 0.01: raise rollout.top_logprobs."),
     Metric("receipt/surviving", "share",
         "Valid tokens that neither the clip, the weight nor the clamp took the gradient from / valid "
         "tokens; tokens of zero advantage count as surviving.",

@@ -1,4 +1,4 @@
-"""Reads runs, never makes them: frames, scores over seeds, tails, figures and one report.
+"""Read runs, never make them: frames, scores over seeds, tails, figures and one report.
 
 from alpkit import analysis
 frame = analysis.load("latest")

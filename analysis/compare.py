@@ -1,4 +1,4 @@
-"""Arms side by side, of one grid or of several: what differs in their configs, and in their scores.
+"""Compare arms of one grid or of several: where their configurations differ, and where their scores do.
 
 Arms of another task, model or backend are refused: their numbers answer different questions. Not here:
 the report of one grid (`alpkit.analysis.report`).
@@ -9,7 +9,7 @@ the report of one grid (`alpkit.analysis.report`).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pandas as pd
 
@@ -53,13 +53,15 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """`differences`: dotted config field -> its value per item; `verdicts`: every item against the first.
+    """Result of a comparison.
+
+    `differences`: dotted config field -> its value per item; `verdicts`: every item against the first.
 
     `notes`: what a reader must know before believing a difference.
     """
 
     items: tuple[Item, ...]
-    differences: dict[str, list[Any]]
+    differences: dict[str, list[object]]
     table: Table
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
@@ -155,7 +157,7 @@ def _chosen(name: str, root: Path, frame_of: Callable[[Path], GridFrame]) -> lis
 
 
 def _find(name: str, root: Path) -> tuple[Target, str | None]:
-    """The whole name first: a folder may hold a colon."""
+    """Find what a name means: the whole of it first, as a folder may hold a colon."""
     grid, colon, arm = name.partition(":")
     try:
         return resolve(name, root), None
@@ -165,7 +167,7 @@ def _find(name: str, root: Path) -> tuple[Target, str | None]:
     return resolve(grid, root), arm
 
 
-def _differences(items: Sequence[Item]) -> dict[str, list[Any]]:
+def _differences(items: Sequence[Item]) -> dict[str, list[object]]:
     fields: dict[str, None] = {}
     for item in items[1:]:
         fields |= dict.fromkeys(differing(items[0].config, item.config))
@@ -173,7 +175,9 @@ def _differences(items: Sequence[Item]) -> dict[str, list[Any]]:
     return {field: [value.get(field) for value in values] for field in fields}
 
 
-def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: bool) -> list[str]:
+def _questions(
+    items: Sequence[Item], differences: dict[str, list[object]], force: bool
+) -> list[str]:
     """Refuse items that answer different questions; with `force`, say so first instead."""
     faults = [
         f"{what}: " + ", ".join(f"{i.label} {v}" for i, v in zip(items, values))
@@ -195,7 +199,7 @@ def _questions(items: Sequence[Item], differences: dict[str, list[Any]], force: 
 
 
 def _notes(
-    items: Sequence[Item], differences: dict[str, list[Any]], frames: Iterable[GridFrame]
+    items: Sequence[Item], differences: dict[str, list[object]], frames: Iterable[GridFrame]
 ) -> list[str]:
     notes = []
     parts = ingredients(differences)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 NOTEBOOK_WIDTH: Final = 10.0
 """Inches of a figure in a notebook."""
-Config = dict[str, Any]
+Config = dict[str, object]
 """A resolved configuration as plain sections and values."""
 
 
 @dataclass(frozen=True)
 class GridFrame:
-    """What one grid (or one of its cells) left behind.
+    """A grid (or one of its cells) as it lies on disk.
 
     `cells`: a row per cell, scores only where it finished; `steps`: a row per cell and step, metric
     keys as columns (step 0 is the evaluation before training); `records`: per-token rows on demand.
@@ -123,7 +123,7 @@ class GridFrame:
         return figure
 
     def table(self, name: str = "overview") -> pd.DataFrame:
-        """The numbers of a table of the report by its name, `tails` say: what its CSV holds.
+        """Give the numbers of a table of the report by its name, `tails` say: what its CSV holds.
 
         Raises `GridError` for a name that is no table of this grid's report.
         """
@@ -132,14 +132,14 @@ class GridFrame:
         return table_named(name, self).data
 
     def summary(self) -> pd.DataFrame:
-        """A row per arm as on the report's first screen, as text with units and intervals."""
+        """Give a row per arm as on the report's first screen, as text with units and intervals."""
         from alpkit.analysis.tables.overview import overview, overview_table
 
         shown = overview_table(overview(self)).shown
         return shown.set_index("arm") if len(shown) else shown
 
     def sample(self, cell: str, step: int, row: int) -> "Sample":
-        """A recorded response with its prompt; a notebook shows its tokens coloured by their log ratio.
+        """Read a recorded response with its prompt; a notebook shows its tokens coloured by their log ratio.
 
         `row` is the response's number in its step (`sample` in the records). Raises `GridError` where the
         step has no such response, `TrackingError` where the step was not recorded.
@@ -149,7 +149,7 @@ class GridFrame:
         return sample(self.grid.folder, cell, step, row)
 
     def _repr_html_(self) -> str:
-        """The question and the first screen's table, as a notebook shows a grid."""
+        """Show the question and the first screen's table in a notebook."""
         question = f"<p>{html.escape(self.grid.question)}</p>" if self.grid.question else ""
         states = ", ".join(
             f"{n} {state}" for state, n in self.cells["state"].value_counts().items()
@@ -197,12 +197,15 @@ def load(
     missing = [item for cell in read for item in cell.missing]
     cells = pd.DataFrame(rows, columns=None if rows else [*CELL_COLUMNS, *headline({})])
     records = Records(
-        [RecordedCell(r["cell_id"], r["arm"], r["seed"], folder / r["cell_id"]) for r in rows]
+        [
+            RecordedCell(own.cell_id, own.arm, own.seed, folder / own.cell_id)
+            for own in (cell.listed for cell in read)
+        ]
     )
     missing += [
-        Missing(records.place(row["cell_id"]), "no token records; tails leave this cell out")
-        for row in rows
-        if row["state"] == FINISHED and not records.steps(row["cell_id"])
+        Missing(records.place(cell.listed.cell_id), "no token records; tails leave this cell out")
+        for cell in read
+        if cell.state == FINISHED and not records.steps(cell.listed.cell_id)
     ]
     missing += [
         Missing(fault.place_in(folder), f"not readable as Parquet ({fault.reason})")
@@ -217,7 +220,7 @@ def load(
         )
     steps = _join([cell.steps for cell in read])
     scored = add_scores(cells, steps)
-    configs = {cell.row["cell_id"]: cell.config for cell in read}
+    configs = {cell.listed.cell_id: cell.config for cell in read}
     return GridFrame(scored, steps, records, info, tuple(missing), only or "", configs)
 
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of a grid: one page of HTML for the frame, and responses coloured token by token.
+"""Show a grid in a notebook: one page of HTML for the frame, and responses coloured token by token.
 
 Behind `GridFrame.summary`, `.sample` and the frame's own display; needs nothing but the run folder.
 """
@@ -73,7 +73,7 @@ def sample(folder: Path, cell: str, step: int, row: int) -> Sample:
 
 
 def spike_prompts(folder: Path, cell: str, step: int, metric: str) -> list[str]:
-    """Prompts of the responses that made a spike, as far as the step's records have them; largest first."""
+    """Find the prompts of the responses that made a spike, as far as the step's records have them; largest first."""
     spikes, _ = scan_spikes(folder / cell)
     found = next((s for s in spikes if (s["step"], s["metric"]) == (step, metric)), None)
     if found is None:
@@ -88,7 +88,7 @@ def spike_prompts(folder: Path, cell: str, step: int, metric: str) -> list[str]:
 
 
 def _vocabulary(run: Path) -> dict[int, str]:
-    """Token id -> text, from the tokenizer's own file of the cell's model; empty where that is not at hand."""
+    """Read token id -> text from the tokenizer's own file of the cell's model; empty where that is not at hand."""
     import yaml
 
     config = yaml.safe_load(RunFolder(run).config.read_text(encoding="utf-8")) or {}
@@ -113,7 +113,7 @@ def _vocabulary(run: Path) -> dict[int, str]:
 
 
 def _shade(log_ratio: float) -> str:
-    """Red for a token that became likelier than the sampler thought, blue for the opposite."""
+    """Choose a token's colour: red where it became likelier than the sampler thought, blue where less."""
     if not np.isfinite(log_ratio):
         return "transparent"
     strength = min(abs(log_ratio) / FULL, 1.0)

@@ -1,4 +1,4 @@
-"""A loaded grid's comparisons, each with what the two arms' configurations differ in.
+"""List the comparisons of a loaded grid, each with what the two arms' configurations differ in.
 
 Which arms are compared, and which of them are tested, is `alpkit.config.grid.comparisons`: the same rules
 that `alpkit plan` prints before a run.
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 
 
 def pairs(frame: GridFrame) -> list[Pair]:
-    """Every comparison of the grid, in the arms' order; at most one per arm and kind."""
+    """List every comparison of the grid, in the arms' order; at most one per arm and kind."""
     configs = {arm: frame.arm_configs.get(arm, {}) for arm in frame.arms}
     axes = {
         str(arm): value if isinstance(value, dict) else {}
@@ -59,7 +59,7 @@ def pairs(frame: GridFrame) -> list[Pair]:
 
 
 def control_of_arms(compared: Iterable[Pair]) -> dict[str, str]:
-    """Arm -> the arm that it is measured against: without its noise, else the reference, GRPO or axis' first."""
+    """Give each arm's control: the arm without its noise, else the reference, GRPO, or the first of its axis."""
     controls: dict[str, str] = {}
     for pair in compared:
         if pair.kind not in ("layers", "site"):

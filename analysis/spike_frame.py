@@ -1,4 +1,4 @@
-"""Spikes of a grid as a frame: when, how high, which tokens made them, and what training did around them.
+"""Read the spikes of a grid as a frame: when, how high, which tokens made them, and how training went around them.
 
 Reads each cell's `spikes.jsonl`; where a run wrote none, the detector's flags in the metrics. Not here:
 the table (`alpkit.analysis.tables.spikes`).
@@ -8,7 +8,7 @@ the table (`alpkit.analysis.tables.spikes`).
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import pandas as pd
 from alpkit.analysis.reading.folders import Missing
 from alpkit.analysis.seeds.scores import FINISHED
 from alpkit.runs.folder import GridFolder
-from alpkit.runs.spike_log import scan_spikes
+from alpkit.runs.spike_log import Spike, scan_spikes
 
 NEAR: Final = 5
 """Steps before and after a spike that are averaged."""
@@ -44,8 +44,8 @@ class SpikeLog(NamedTuple):
 
 
 def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> SpikeLog:
-    """Every spike of every cell of a grid's folder, in the order of arms, seeds and steps."""
-    rows: list[dict[str, Any]] = []
+    """Read every spike of every cell of a grid's folder, in the order of arms, seeds and steps."""
+    rows: list[dict[str, object]] = []
     missing: list[Missing] = []
     by_cell = {str(cell): part.set_index("step") for cell, part in steps.groupby("cell_id")}
     for arm, seed, cell in zip(cells["arm"], cells["seed"], cells["cell_id"]):
@@ -57,18 +57,22 @@ def read_spikes(folder: Path, cells: pd.DataFrame, steps: pd.DataFrame) -> Spike
             lines = [_row(spike) for spike in spikes]
             missing += [Missing.of(fault, folder) for fault in faults]
         owner = {"arm": arm, "seed": seed, "cell_id": cell}
-        rows += [{**owner, **line, **_around(own, line["step"])} for line in lines]
+        rows += [{**owner, **line, **_around(own, int(str(line["step"])))} for line in lines]
     around = [f"{key}_{time}" for key in AROUND for time in TIMES]
     data = pd.DataFrame(rows, columns=[*IDENTITY, *SHARES, "token", "log_ratio", *around])
     return SpikeLog(data, _rates(cells, steps), tuple(missing))
 
 
-def _row(spike: Mapping[str, Any]) -> dict[str, Any]:
-    largest = (spike.get("tokens") or [{}])[0]
+def _row(spike: Spike) -> dict[str, object]:
+    largest: Mapping[str, object] = next(iter(spike.get("tokens") or []), {})
+    held = {
+        "tokens": spike.get("share_tokens") or {},
+        "sequences": spike.get("share_sequences") or {},
+    }
     shares = {
         f"{of}_{top}": _number(share)
-        for of in ("tokens", "sequences")
-        for top, share in (spike.get(f"share_{of}") or {}).items()
+        for of, shares_of in held.items()
+        for top, share in shares_of.items()
         if f"{of}_{top}" in SHARES
     }
     return {
@@ -82,11 +86,11 @@ def _row(spike: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float | str) else np.nan
 
 
-def _flagged(steps: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _flagged(steps: pd.DataFrame) -> Iterator[dict[str, object]]:
     for area, metric in FLAGS.items():
         for step, row in (
             steps[steps[f"{area}/spike"] == 1].iterrows() if f"{area}/spike" in steps else ()

@@ -1,8 +1,8 @@
-"""How values become text: numbers, intervals and dashes in tables, plain types in JSON."""
+"""Write values as text: numbers, intervals and dashes in tables, plain types in JSON."""
 
 import math
 import re
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,10 @@ SIGNIFICANT: Final = 3
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed digits, three significant ones at most; scientific where those would show nothing; NaN: a dash."""
+    """Write a number with fixed digits, three significant ones at most; NaN is a dash.
+
+    Scientific where fixed digits would show nothing.
+    """
     if not np.isfinite(value):
         return DASH
     if value != 0 and (abs(value) < 0.5 * 10.0**-digits or abs(value) >= 1e5):
@@ -29,7 +32,7 @@ def number(value: float, digits: int) -> str:
 
 
 def brief(value: float, *, signed: bool = False) -> str:
-    """Three significant digits and no more: `0.0366`, `12.4`, `1,240`; a dash for NaN."""
+    """Write three significant digits and no more: `0.0366`, `12.4`, `1,240`; a dash for NaN."""
     if not np.isfinite(value):
         return DASH
     if value == 0:
@@ -43,7 +46,10 @@ def brief(value: float, *, signed: bool = False) -> str:
 
 
 def with_bounds(value: float, low: float, high: float, digits: int) -> str:
-    """`0.41 [0.32, 0.50]`; a dash for NaN. A bound near 0 is a 0, unless all three are tiny."""
+    """Write a value with its bounds, `0.41 [0.32, 0.50]`; a dash for NaN.
+
+    A bound near 0 is written as 0, unless all three are tiny.
+    """
     if not np.isfinite(value):
         return DASH
     step = 0.5 * 10.0**-digits
@@ -53,7 +59,7 @@ def with_bounds(value: float, low: float, high: float, digits: int) -> str:
 
 
 def interval_text(interval: Interval, digits: int) -> str:
-    """Mean [low, high] from three seeds on, from-to with two, the value with one."""
+    """Write a mean over seeds: with its interval from three seeds on, as from-to with two, alone with one."""
     match interval.kind:
         case "none":
             return DASH
@@ -67,7 +73,7 @@ def interval_text(interval: Interval, digits: int) -> str:
 
 
 def signed_points(points: tuple[float, ...]) -> str:
-    """Differences seed by seed: `+0.1 · -0.02`."""
+    """Write differences seed by seed: `+0.1 · -0.02`."""
     return " · ".join(f"{p:+.3g}" for p in points) if points else DASH
 
 
@@ -76,13 +82,29 @@ def first_line(text: str) -> str:
     return text.strip().splitlines()[0][:160] if text.strip() else DASH
 
 
-def row_dicts(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as mappings by column name, whose values mypy lets through."""
-    return [{str(k): v for k, v in row.items()} for row in data.to_dict("records")]
+class Row(dict[str, object]):
+    """A row of a frame: its values by column name, read as what they are to be."""
+
+    def number(self, column: str) -> float:
+        """Read a number."""
+        value = self[column]
+        if isinstance(value, str | float | int | np.number):
+            return float(value)
+        raise TypeError(f"{column} is {value!r}, not a number")
+
+    def text(self, column: str) -> str:
+        """Read a text; '' where there is none."""
+        value = self[column]
+        return value if isinstance(value, str) else ""
 
 
-def json_ready(value: Any) -> Any:
-    """JSON's types only: numpy scalars unwrapped, NaN and infinities as null."""
+def row_dicts(data: pd.DataFrame) -> list[Row]:
+    """Read a frame's rows."""
+    return [Row((str(k), v) for k, v in row.items()) for row in data.to_dict("records")]
+
+
+def json_ready(value: object) -> object:
+    """Convert to JSON's types: numpy scalars unwrapped, NaN and infinities as null."""
     if isinstance(value, dict):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -93,5 +115,5 @@ def json_ready(value: Any) -> Any:
 
 
 def without_html(text: str) -> str:
-    """Markdown whose every `<` is a character: a name or an error may hold a tag, we write none."""
+    """Escape every `<` of a Markdown text: a name or an error may hold a tag, the report itself writes none."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)

@@ -124,12 +124,7 @@ sites.plot("sites_intervals")
 # only from three seeds on. The report of `alpkit analyze` shows them all; here are the first few.
 
 # %%
-from alpkit.analysis.pairs import pairs
-from alpkit.analysis.seeds.verdicts import verdicts
-
-for frame in (layers, sites):
-    found = verdicts(frame.cells, dict.fromkeys((p.arm, p.control) for p in pairs(frame)))
-    print(
-        f"{frame.grid.name}: {sum(v.beyond_noise for v in found)} of {len(found)} beyond seed noise"
-    )
-    print(*[f"  {verdict.sentence}" for verdict in found[:3]], sep="\n")
+found = pd.concat({frame.grid.name: frame.table("differences") for frame in (layers, sites)})
+print(f"{(found['status'] == 'beyond').sum()} of {len(found)} differences are beyond seed noise")
+columns = ["arm", "control", "endpoint", "n", "difference", "low", "high", "p_holm"]
+found[columns].groupby(level=0).head(3).round(3)

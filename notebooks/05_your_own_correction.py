@@ -145,23 +145,11 @@ receipt = steps.groupby("arm", sort=False)[[f"receipt/{key}" for key in keys]].m
 #
 # ## The ratio
 #
-# And did it help? Six steps of one seed cannot say; they can show that everything is in place. The
-# figures of the report are functions of numbers, axes and looks, so you can draw one for your own grid:
+# And did it help? Six steps of one seed cannot say; they can show that everything is in place. Any
+# figure of the report is drawn by its name:
 
 # %%
-import matplotlib.pyplot as plt
-
-from alpkit.analysis.figures import ccdf
-
-data = ccdf.numbers(frame)
-fig, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
-for panel, side, name in zip(panels, ("right", "left"), ("ratio", "1 / ratio")):
-    part = data[(data["level"] == "token") & (data["side"] == side)]
-    ccdf.draw_panel(part, panel, analysis.looks(frame.cells))
-    panel.set(title=f"{name}, tokens", xlabel="z")
-panels[0].set_ylabel("share of ratios above z")
-panels[0].legend(fontsize=8)
-plt.show()
+frame.plot("ccdf")
 
 # %% [markdown]
 # From here: give it three seeds or more and the steps of the quickstart, look at `alpkit plan own.yaml`

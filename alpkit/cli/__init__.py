@@ -48,6 +48,15 @@ class FileKind(StrEnum):
     method = "method"
 
 
+class TrainerChoice(StrEnum):
+    """Name the formats of `alpkit import` again, for the same reason."""
+
+    auto = "auto"
+    prime_rl = "prime-rl"
+    verl = "verl"
+    columns = "columns"
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Ablation file (YAML).")]
 RunId = Annotated[
     str,
@@ -262,6 +271,13 @@ def replay(
             help="Compute gradients, or not; default: where the run kept its weights (records.replay)."
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A model with the weights from before the one --step: gradients for a run that kept none.",
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -273,7 +289,79 @@ def replay(
     """
     from alpkit.cli import replaying
 
-    replaying.replay(run_id, methods, steps, gradients, as_json=json)
+    replaying.replay(run_id, methods, steps, gradients, policy, as_json=json)
+
+
+@app.command("import")
+def import_dump(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="prime-rl's token_exports, verl's rollout_data_dir, or a JSONL or Parquet file or folder.",
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The run to write: runs/<grid>/<cell>.")
+    ],
+    trainer: Annotated[
+        TrainerChoice,
+        typer.Option("--from", help="Whose format it is; auto looks at the names of the files."),
+    ] = TrainerChoice.auto,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="OURS=THEIRS",
+            help="A column that goes by another name, for example logp_rollout=sampler_lp; repeatable.",
+        ),
+    ] = None,
+    arm: Annotated[
+        str, typer.Option(metavar="NAME", help="The run's arm; default: the format's name.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(min=0, help="The run's seed: arms are compared by seed.")
+    ] = 0,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that was trained, for reports.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The loss it trained with, a preset or a method file (YAML); default: not known.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest response it allowed; default: not known.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="The sampler's temperature, for gradients; default: taken to be 1."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn another trainer's token dump into a run folder that analyze, compare and replay read.
+
+    Says what the dump lacks (pi_old, entropy, prompts, …); what cannot be computed without it is left out.
+    """
+    from alpkit.cli import importing
+
+    mapping = importing.mapping_of(columns or [])
+    from alpkit.integrations.importing import Known
+
+    known = Known(
+        trainer=trainer.value,
+        columns=mapping,
+        arm=arm,
+        seed=seed,
+        model=model,
+        objective=objective,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    importing.import_dump(source, folder, known, as_json=json)
 
 
 @app.command("eval")

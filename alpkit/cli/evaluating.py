@@ -1,14 +1,33 @@
-"""`alpkit eval`: a trained cell or a model on a task, outside of a run."""
+"""`alpkit eval`: evaluate a trained cell or a model on a task, outside of a run."""
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.config.files.yaml import parse_yaml
 from alpkit.errors import ConfigError
 
+if TYPE_CHECKING:
+    from alpkit.diagnostics.passes import Mean
 
-def read_task(text: str | None) -> dict[str, Any] | None:
+
+class Settings(TypedDict):
+    """Options of the command, as `alpkit.trainer.examine.Asked` takes them, but for the task."""
+
+    task: str | None
+    items: int | None
+    k: int | None
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    suffix: str | None
+    system: str | None
+    plain: bool
+    batch: int
+    seed: int | None
+
+
+def read_task(text: str | None) -> dict[str, object] | None:
     """Read `--task`: a task's name, or its section as YAML."""
     if text is None:
         return None
@@ -24,13 +43,26 @@ def read_task(text: str | None) -> dict[str, Any] | None:
     )
 
 
-def evaluate(what: str, *, as_json: bool, **settings: Any) -> None:
+def evaluate(what: str, *, as_json: bool, **settings: Unpack[Settings]) -> None:
     """Evaluate, and print scores with their intervals."""
-    task = read_task(settings.pop("task"))
+    task = read_task(settings["task"])
     # Heavy (torch), so only once there is something to do.
     from alpkit.trainer.examine import Asked, examine
 
-    found = examine(what, Asked(task=task, **settings))
+    asked = Asked(
+        task=task,
+        items=settings["items"],
+        k=settings["k"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        max_tokens=settings["max_tokens"],
+        suffix=settings["suffix"],
+        system=settings["system"],
+        plain=settings["plain"],
+        batch=settings["batch"],
+        seed=settings["seed"],
+    )
+    found = examine(what, asked)
     counts = found.evaluation.counts(found.step or 0, found.set.task.name, found.set.items)
     chosen = found.set
     if as_json:
@@ -71,11 +103,11 @@ def _graded(metrics: dict[str, float]) -> dict[str, float]:
     return {key: metrics[key] for key in ("timeouts", "failures") if key in metrics}
 
 
-def _mapping(mean: Any) -> dict[str, float | None]:
+def _mapping(mean: "Mean") -> dict[str, float | None]:
     parts = {"mean": mean.mean, "low": mean.low, "high": mean.high}
     return {key: value if value == value else None for key, value in parts.items()}
 
 
-def _row(name: str, mean: Any) -> list[str]:
+def _row(name: str, mean: "Mean") -> list[str]:
     known = mean.low == mean.low
     return [name, f"{mean.mean:.3f}", f"[{mean.low:.3f}, {mean.high:.3f}]" if known else "–"]

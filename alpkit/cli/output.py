@@ -1,4 +1,4 @@
-"""Printing: tables for people, JSON for programs, hints about what to type next."""
+"""Print tables for people, JSON for programs, and hints about what to type next."""
 
 import json
 import shlex
@@ -45,7 +45,7 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something beside the result."""
+    """Print a remark on stderr, so that stdout holds the result alone."""
     _wrapped(err(), text)
 
 
@@ -65,5 +65,5 @@ def ui_command(uri: str) -> str:
 
 
 def charts_link(experiment_id: str, base: str = "http://127.0.0.1:5000") -> str:
-    """Address of an experiment's charts in a UI at `base`."""
+    """Give the address of an experiment's charts in a UI at `base`."""
     return f"{base}/{charts_path(experiment_id)}"

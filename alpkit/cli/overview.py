@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from alpkit.analysis.frames import GridFrame
 
 
-def print_overview(rows: Sequence[Mapping[str, str]], colours: Mapping[str, str]) -> None:
+def print_overview(rows: Sequence[Mapping[str, object]], colours: Mapping[str, str]) -> None:
     """Print rows of text; `colours`: arm -> hex colour, shown where there is a terminal."""
     titles = list(rows[0]) if rows else ["arm"]
     columns = [Column(title, right=title != "arm") for title in titles]
-    print_table(TextTable(columns, [list(row.values()) for row in rows], styles=colours))
+    print_table(
+        TextTable(columns, [[str(value) for value in row.values()] for row in rows], styles=colours)
+    )
 
 
 def load_frame(folder: Path) -> "GridFrame":
@@ -33,7 +35,8 @@ def overview_rows(frame: "GridFrame") -> list[dict[str, object]]:
     from alpkit.analysis.tables.overview import overview, overview_table
     from alpkit.analysis.text import json_ready, row_dicts
 
-    return [json_ready(row) for row in row_dicts(overview_table(overview(frame)).data)]
+    rows = row_dicts(overview_table(overview(frame)).data)
+    return [{name: json_ready(value) for name, value in row.items()} for row in rows]
 
 
 def print_frame(frame: "GridFrame") -> None:

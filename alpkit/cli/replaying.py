@@ -1,7 +1,8 @@
 """`alpkit replay`: apply other corrections to a run's recorded batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_json, print_table
@@ -9,6 +10,7 @@ from alpkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from alpkit.replay import Replay
+    from alpkit.replay.report import Pooled
 
 _METHODS = {
     "loss": "loss",
@@ -44,6 +46,7 @@ def replay(
     methods: str,
     steps: Sequence[int] | None,
     gradients: bool | None,
+    policy: Path | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -58,7 +61,7 @@ def replay(
     # Heavy (pandas, torch), so only once there is something to do.
     import alpkit.replay as room
 
-    found = room.replay(run_id, names, steps=steps or None, gradients=gradients)
+    found = room.replay(run_id, names, steps=steps or None, gradients=gradients, policy=policy)
     written = room.write(found)
     if as_json:
         print_json(
@@ -89,8 +92,9 @@ def _verdict(found: "Replay") -> str:
     )
 
 
-def _tables(numbers: Mapping[str, Any], arm: str) -> list[TextTable]:
-    own = {row["method"] for row in (*numbers["methods"], *numbers["gradients"]) if row["own"]}
+def _tables(numbers: "Pooled", arm: str) -> list[TextTable]:
+    rows = (*numbers["methods"], *numbers["gradients"])
+    own = {str(row["method"]) for row in rows if row["own"]}
     names = {
         name: f"{name} ({arm}, as run)" if name == "own" else f"{name} (as run)" for name in own
     }
@@ -108,17 +112,17 @@ def _tables(numbers: Mapping[str, Any], arm: str) -> list[TextTable]:
 
 def _rows(
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     columns: Mapping[str, str],
     names: Mapping[str, str],
 ) -> TextTable:
     used = {
         key: text for key, text in columns.items() if any(row.get(key) is not None for row in rows)
     }
-    steps = max((row["steps"] for row in rows), default=0)
+    steps = max((int(str(row["steps"])) for row in rows), default=0)
     texts = [
         [
-            names.get(row["method"], row["method"]),
+            names.get(str(row["method"]), str(row["method"])),
             *(_text(row.get(key), share=key in _SHARES) for key in used),
         ]
         for row in rows
@@ -127,7 +131,7 @@ def _rows(
 
 
 def _matrix(
-    title: str, matrix: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str]
+    title: str, matrix: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
 ) -> TextTable:
     rows = [
         [names.get(name, name), *(_text(row.get(other)) for other in matrix)]
@@ -141,7 +145,7 @@ def _table(title: str, columns: Iterable[str], rows: Sequence[Sequence[str]]) ->
     return TextTable(heads, rows, title)
 
 
-def _text(value: float | None, *, share: bool = False) -> str:
-    if value is None:
+def _text(value: object, *, share: bool = False) -> str:
+    if not isinstance(value, int | float):
         return "–"
     return f"{100 * value:.3g} %" if share else f"{value:.4g}"

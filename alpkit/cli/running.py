@@ -92,7 +92,7 @@ def run(
 
 
 def _source(file: Path) -> str:
-    """The file's text as an artifact; what is wrong with the file is said by who reads it as YAML."""
+    """Read the file's text, to keep with the runs; empty where it cannot be read, which the YAML reader reports."""
     with suppress(OSError), file.open(encoding="utf-8", errors="replace") as text:
         return text.read(1_000_000)
     return ""

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from alpkit.cli.layout import Column as Shown
 from alpkit.cli.layout import TextTable, plain
@@ -135,7 +135,7 @@ def state_table(records: Iterable[CellRecord]) -> TextTable:
     return plain(columns, [row[: len(columns)] for row in rows], "arm", "error")
 
 
-def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, Any]]:
+def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, object]]:
     """Give every arm's scores: mean and standard deviation over the seeds that finished."""
     arms: dict[str, list[CellRecord]] = {}
     for record in records:
@@ -144,7 +144,7 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, A
     for arm, cells in arms.items():
         finished = [cell for cell in cells if cell.state == "finished"]
         histories = [read_steps(folder / cell.cell_id) for cell in finished]
-        row: dict[str, Any] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
+        row: dict[str, object] = {"arm": arm, "finished": len(finished), "cells": len(cells)}
         for column in RESULTS:
             scores = [s for history in histories if (s := _score(history, column)) is not None]
             row[column.key] = {

@@ -8,14 +8,14 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import yaml
 from pydantic import BaseModel
 
 from alpkit.config.correction import RejectDivergence, RejectRatio
 from alpkit.config.grid.own_methods import is_method_file, load_method
-from alpkit.config.objective import ObjectiveConfig
+from alpkit.config.objective import ObjectiveConfig, SurrogateConfig
 from alpkit.config.perturbation import PerturbationConfig
 from alpkit.config.presets import PRESETS, Preset, preset
 
@@ -36,6 +36,14 @@ in TRL, MIS and IcePop (here: `weight.action: mask`) and edits the response mask
 `reject` with `normalizer: shrink`); "clip" is a clamp of the weight in slime (here: `weight.action: clip`)
 and PPO's band elsewhere (here: `surrogate`). verl's `*_k1` bounds are mirrored (verl#6377): its
 "0.5_5.0" keeps w in [0.2, 2]."""
+
+
+_WHEN = {
+    "always": "",
+    "positive_advantage": ", only A > 0",
+    "negative_advantage": ", only A < 0",
+    "moving_away": ", only where the update moves away from mu",
+}
 
 
 @dataclass(frozen=True)
@@ -116,16 +124,16 @@ def cards() -> list[Card]:
 
 def _axes(objective: ObjectiveConfig, noise: PerturbationConfig | None) -> dict[str, str]:
     ratio, clip = objective.ratio, objective.surrogate
-    band = f"band [{1 - clip.epsilon_low:.6g}, {1 + clip.epsilon_high:.6g}]"
-    dual = f", dual clip {clip.dual_clip:g}" if clip.dual_clip else ""
     axes = {
         "advantage": _advantage(objective),
         "ratio": f"over {ratio.denominator}, {ratio.level}",
-        "surrogate": clip.kind + ("" if clip.kind == "reinforce" else f", {band}{dual}"),
+        "surrogate": _surrogate(clip),
         "weight": _weight(objective),
         "reject": "; ".join(_rule(rule.model_dump()) for rule in objective.reject) or "none",
         "aggregate": objective.aggregate,
     }
+    if objective.centering.kind != "none":
+        axes["centering"] = f"{objective.centering.kind}, {objective.centering.tail} tail"
     if objective.reference_kl.coef:
         kl = objective.reference_kl
         held = "" if kl.value_clamp is None else f", value into +-{kl.value_clamp:g}"
@@ -146,6 +154,25 @@ def _sigma(noise: PerturbationConfig) -> str:
         return f"sigma sought for a ratio std of {sigma.target_ratio_std:g}"
     learned = f"learned at lr {sigma.lr:g}" if sigma.learnable else "fixed"
     return f"sigma {sigma.init:g}, {learned}"
+
+
+def _surrogate(clip: SurrogateConfig) -> str:
+    match clip.kind:
+        case "ppo" | "cispo":
+            dual = f", dual clip {clip.dual_clip:g}" if clip.dual_clip else ""
+            return (
+                f"{clip.kind}, band [{1 - clip.epsilon_low:.6g}, {1 + clip.epsilon_high:.6g}]{dual}"
+            )
+        case "sapo":
+            return f"sapo, tau {clip.tau_positive:g}, {clip.tau_negative:g} for A < 0"
+        case "vespo":
+            positive = f"{clip.power_positive:g}, {clip.decay_positive:g}"
+            negative = f"{clip.power_negative:g}, {clip.decay_negative:g}"
+            return f"vespo, (k, lambda) = ({positive}), ({negative}) for A < 0"
+        case "reinforce":
+            return "reinforce"
+        case _:
+            assert_never(clip.kind)
 
 
 def _advantage(objective: ObjectiveConfig) -> str:
@@ -172,7 +199,7 @@ def _rule(rule: dict[str, Any]) -> str:
         if rule[name] is not None
     ]
     how = rule.get("level") or rule.get("reduce")
-    sign = ", only A < 0" if rule["when"] == "negative_advantage" else ""
+    sign = _WHEN[rule["when"]]
     where = f"{rule['statistic']} {how} of {rule['of']}"
     return f"{where} {' or '.join(bounds)}{sign}, denominator {rule['normalizer']}"
 

@@ -14,6 +14,11 @@ Level = Literal[
     "token", "cumulative", "cumulative_geometric", "turn", "cumulative_turn", "geometric", "product"
 ]
 Of = Literal["mismatch", "bypass"]
+When = Literal["always", "positive_advantage", "negative_advantage", "moving_away"]
+Statistic = Literal["k1", "k2", "k3", "prob_gap", "signed_prob_gap", "binary_kl", "binary_kl_both"]
+_SIGNED = ("k1", "signed_prob_gap")
+_KL_MOST = 13.8155
+"""Largest binary KL of two probabilities in [1e-6, 1 - 1e-6]."""
 
 
 class WeightConfig(Section):
@@ -71,8 +76,9 @@ class _Reject(Section):
     """Smallest value that stays; null: no lower bound."""
     upper: float | None = None
     """Largest value that stays; null: no upper bound."""
-    when: Literal["always", "negative_advantage"] = "always"
-    """negative_advantage: only tokens with a negative advantage can go (OPSM)."""
+    when: When = "always"
+    """Which tokens can go. positive_advantage, negative_advantage: those with such an advantage; moving_away:
+    those whose update would take them further from mu, A log x > 0 with this rule's x of the token."""
     normalizer: Literal["keep", "shrink"] = "keep"
     """keep: rejected tokens still count in the loss's denominator; shrink: they leave it, so what is left
     takes a larger step."""
@@ -108,25 +114,46 @@ class RejectRatio(_Reject):
 class RejectDivergence(_Reject):
     """Reject by a divergence of the token, or of the response's tokens together."""
 
-    statistic: Literal["k1", "k2", "k3", "prob_gap"]
+    statistic: Statistic
     """ratio: x itself, bounds in ratio units; k1 = -log x, k2 = (log x)^2/2, k3 = x - 1 - log x,
-    prob_gap = |numerator's probability - mu's|."""
+    signed_prob_gap = numerator's probability - mu's, prob_gap = its size, binary_kl = KL of mu over the
+    numerator as two-way choices (this token or another), binary_kl_both = the larger of both directions."""
     reduce: Literal["token", "mean", "sum", "min", "max"] = "token"
-    """k1, k2, k3, prob_gap. token: single tokens go; otherwise whole responses, by their tokens' mean, sum,
-    min or max."""
+    """All but ratio. token: single tokens go; otherwise whole responses, by their tokens' mean, sum, min or
+    max."""
 
     @model_validator(mode="after")
     def _bounds_can_act(self) -> Self:
-        if self.statistic != "k1" and self.lower is not None and self.lower <= 0:
+        signed = self.statistic in _SIGNED
+        if not signed and self.lower is not None and self.lower <= 0:
             raise ValueError(f"lower does nothing: {self.statistic} is never below 0; leave it out")
-        if self.statistic != "k1" and self.upper is not None and self.upper < 0:
+        if not signed and self.upper is not None and self.upper < 0:
             raise ValueError(
                 f"upper rejects everything: {self.statistic} is never below 0; write a number >= 0"
             )
-        whole = self.reduce != "sum" and self.statistic == "prob_gap"
-        if whole and self.upper is not None and self.upper >= 1:
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_lie_where_the_statistic_does(self) -> Self:
+        if self.statistic.startswith("binary_kl") and self.lower is not None:
+            raise ValueError(
+                f"lower would keep only what is far from mu: a region of {self.statistic} has an upper bound; "
+                "set upper"
+            )
+        if self.reduce == "sum":
+            return self
+        if self.statistic.endswith("prob_gap") and self.upper is not None and self.upper >= 1:
             raise ValueError(
                 "upper does nothing: a probability gap is never above 1; write a number < 1"
+            )
+        if self.statistic == "signed_prob_gap" and self.lower is not None and self.lower <= -1:
+            raise ValueError(
+                "lower does nothing: a probability gap is never below -1; write a number > -1"
+            )
+        if self.statistic.startswith("binary_kl") and (self.upper or 0.0) >= _KL_MOST:
+            raise ValueError(
+                f"upper does nothing: {self.statistic} is never above {_KL_MOST:g}, probabilities being held in "
+                "[1e-6, 1 - 1e-6]; write a smaller number"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What a machine can hold: the one section that decides no number of a run, and so no cell id.
+"""Settings of the machine: the one section that decides no number of a run, and so no cell id.
 
 Changing it changes nothing beyond float rounding. Names that a key had before are refused where they
 stood (`RENAMED` makes the messages) and moved silently where a run folder has stored them (`stored.py`).

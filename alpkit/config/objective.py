@@ -54,25 +54,61 @@ class RatioConfig(Section):
         return self
 
 
+_OWN_SETTINGS = {
+    "epsilon_low": (("ppo", "cispo"), "bounds a clip"),
+    "epsilon_high": (("ppo", "cispo"), "bounds a clip"),
+    "tau_positive": (("sapo",), "shapes a sigmoid"),
+    "tau_negative": (("sapo",), "shapes a sigmoid"),
+    "power_positive": (("vespo",), "shapes a weight by the ratio"),
+    "decay_positive": (("vespo",), "shapes a weight by the ratio"),
+    "power_negative": (("vespo",), "shapes a weight by the ratio"),
+    "decay_negative": (("vespo",), "shapes a weight by the ratio"),
+}
+
+
 class SurrogateConfig(Section):
-    kind: Literal["ppo", "cispo", "reinforce"] = "ppo"
+    kind: Literal["ppo", "cispo", "reinforce", "sapo", "vespo"] = "ppo"
     """ppo: clipped surrogate; cispo: detached clipped ratio times log-prob; reinforce: detached ratio
-    times log-prob."""
+    times log-prob; sapo: the ratio through a sigmoid instead of a clip; vespo: a detached weight that peaks
+    near ratio 1 and falls to 0 on both sides, times log-prob."""
     epsilon_low: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Lower clip: the band starts at 1 - epsilon_low."""
     epsilon_high: Annotated[float, Field(ge=0)] = 0.2
     """Upper clip: the band ends at 1 + epsilon_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """For negative advantages the loss is capped at -A * dual_clip (ppo only)."""
+    tau_positive: PositiveFloat = 1.0
+    """Sharpness of the sigmoid for positive advantages (sapo only)."""
+    tau_negative: PositiveFloat = 1.05
+    """Sharpness of the sigmoid for negative advantages (sapo only)."""
+    power_positive: NonNegativeFloat = 2.0
+    """k of x^k exp(lambda (1 - x)) for advantages >= 0 (vespo only)."""
+    decay_positive: Annotated[float, Field(ge=1e-4)] = 3.0
+    """lambda of x^k exp(lambda (1 - x)) for advantages >= 0 (vespo only)."""
+    power_negative: NonNegativeFloat = 3.0
+    """k for negative advantages (vespo only)."""
+    decay_negative: Annotated[float, Field(ge=1e-4)] = 2.0
+    """lambda for negative advantages (vespo only)."""
 
     @model_validator(mode="before")
     @classmethod
-    def _reinforce_clips_nothing(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("kind") == "reinforce":
-            for key in ("epsilon_low", "epsilon_high"):
-                if data.get(key, cls.model_fields[key].default) != cls.model_fields[key].default:
-                    raise ValueError(f"{key} bounds a clip, and reinforce clips nothing; remove it")
+    def _only_what_the_kind_has(cls, data: object) -> object:
+        """Refuse another kind's settings: they would do nothing. A default is no setting."""
+        if not isinstance(data, dict):
+            return data
+        kind = data.get("kind", "ppo")
+        for key, (kinds, what) in _OWN_SETTINGS.items():
+            if kind in kinds or data.get(key, cls.model_fields[key].default) == (
+                cls.model_fields[key].default
+            ):
+                continue
+            raise ValueError(f"{key} {what}, and {kind} has none; remove it")
         return data
+
+    @property
+    def has_band(self) -> bool:
+        """Whether ratios outside [1 - epsilon_low, 1 + epsilon_high] are clipped."""
+        return self.kind in ("ppo", "cispo")
 
     @model_validator(mode="after")
     def _dual_clip_is_ppo(self) -> Self:
@@ -109,6 +145,24 @@ class ReferenceKLConfig(Section):
         return {key: value for key, value in data.items() if key not in settings}
 
 
+class CenteringConfig(Section):
+    kind: Literal["none", "score"] = "none"
+    """score: subtract the mean of the weighted score over the sampler's likeliest tokens
+    (rollout.top_logprobs) at every position, so that the mean gradient of a constant advantage is 0."""
+    tail: Literal["floored", "softmax"] = "floored"
+    """The rest of the vocabulary: the sampler's missing mass in the trainer's proportions. floored: both
+    masses at least 1e-6 (as the trainers that have the method); softmax: the trainer's mass from its own
+    log-sum-exp, right also where the head holds all but 1e-8."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tail_without_a_head(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("kind", "none") == "none" and "tail" in data:
+            if data["tail"] != "floored":
+                raise ValueError("tail does nothing without kind: score; set it, or remove tail")
+        return data
+
+
 class ObjectiveConfig(Section):
     """One off-policy correction: plain GRPO by default."""
 
@@ -122,6 +176,8 @@ class ObjectiveConfig(Section):
     """A factor on the loss that carries no gradient: the importance weight."""
     reject: tuple[RejectConfig, ...] = ()
     """Tokens and responses that are left out; an item goes if any entry rejects it."""
+    centering: CenteringConfig = CenteringConfig()
+    """Score centering: what the policy would drift by whatever the advantages, taken out."""
     aggregate: Aggregate = "token_mean"
     """How per-token losses become one number: over the whole mini-batch, but for
     token_mean_per_micro_batch: the mean of micro-batch token means, weighted by responses, as the
@@ -164,6 +220,55 @@ class ObjectiveConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_weight_a_response(self) -> Self:
+        if self.surrogate.kind != "vespo":
+            return self
+        if self.ratio.level != "product":
+            raise ValueError(
+                f"surrogate.kind: vespo weighs a response by its product ratio, and ratio.level: {self.ratio.level} "
+                "is another quantity; set ratio.level: product"
+            )
+        if self.weight.action != "none":
+            raise ValueError(
+                "weight.action: vespo's weight is made of the ratio, and a second one would multiply it; set "
+                "weight.action: none, and ratio.denominator: rollout to have pi_old/mu in it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _centering_knows_every_candidate(self) -> Self:
+        if self.centering.kind == "none":
+            return self
+        weight = self.weight
+        for wrong, text in (
+            (
+                self.ratio.denominator != "current",
+                "centering: the score is centred under pi_theta/mu, and another ratio beside it would reweigh the "
+                "sampled token alone; set ratio.denominator: current and surrogate.kind: reinforce",
+            ),
+            (
+                weight.action != "none" and weight.of != "bypass",
+                "weight.of: mismatch has pi_old, of which only the sampled token is known; centering needs the "
+                "weight of every candidate: set weight.of: bypass",
+            ),
+            (
+                weight.action == "clip",
+                "weight.action: clip is no weight of centering; set truncate, mask or none",
+            ),
+            (
+                weight.action != "none" and weight.level != "token",
+                f"weight.level: {weight.level} has no value for the candidates of one position; set level: token",
+            ),
+            (
+                weight.normalize != "none",
+                "weight.normalize: batch has no value for the candidates of one position; set normalize: none",
+            ),
+        ):
+            if wrong:
+                raise ValueError(text)
+        return self
+
     @property
     def bounds(self) -> dict[str, tuple[str, ...]]:
         """List every bound that this method sets, each with the `receipt/` counts of the tokens it touched."""
@@ -173,7 +278,7 @@ class ObjectiveConfig(Section):
             "clip": ("truncated", "raised"),
             "mask": ("masked",),
         }[self.weight.action]
-        band = () if self.surrogate.kind == "reinforce" else ("clipped_low", "clipped_high")
+        band = ("clipped_low", "clipped_high") if self.surrogate.has_band else ()
         dual = ("dual_clipped",) if self.surrogate.dual_clip is not None else ()
         found = {
             f"weight {self.weight.action} (upper {self.weight.upper:g})": weight,

@@ -18,6 +18,8 @@ _TIS = (
     "baseline of arXiv:2603.19470; as old as IMPALA, arXiv:1802.01561"
 )
 _CONTROL = "without its sigma = 0 control: the published comparisons change band, denominator and noise together"
+_HEAD_OF_128 = {"rollout": {"top_logprobs": 128}}
+_BYPASS_TIS = {"weight": {"action": "truncate", "of": "bypass", "level": "token", "upper": 2.0}}
 _BYPASS_CLIP = {"epsilon_low": 0.5, "epsilon_high": 3.0, "dual_clip": 10.0}
 # Sigma 0.02, learnable at 0.01, by default: not set here, so that an arm may put target_ratio_std there.
 _NOISE = {"site": "layer_input", "layers": "all"}
@@ -46,6 +48,21 @@ def _weight(action: str, level: str, **bounds: float) -> dict[str, Any]:
 
 def _reject(**rule: Any) -> dict[str, Any]:
     return {"reject": [rule]}
+
+
+def _region(band: dict[str, float], *rules: dict[str, Any]) -> dict[str, Any]:
+    """Tokens inside a region around mu carry rho up to a cap; the others keep their place in the denominator."""
+    return {
+        "objective": {
+            "ratio": {"denominator": "rollout"},
+            "surrogate": {"kind": "cispo", **band},
+            "reject": [{"of": "bypass", **rule} for rule in rules],
+        }
+    }
+
+
+def _current() -> dict[str, Any]:
+    return {"ratio": {"denominator": "current"}, "surrogate": {"kind": "reinforce"}}
 
 
 _METHODS: dict[str, Preset] = {
@@ -178,6 +195,102 @@ _METHODS: dict[str, Preset] = {
         "drop a response when any w_t < 1e-4 (k1 = -log w > 9.21); it leaves the denominator",
         _MIS + "; 1e-4 in slime and older verl",
         "alone: it removes catastrophes and corrects nothing else; on long responses one bad token costs all",
+    ),
+    "dppo-tv": Preset(
+        _region(
+            {"epsilon_low": 1.0, "epsilon_high": 19.0},
+            {"statistic": "signed_prob_gap", "upper": 0.2, "when": "positive_advantage"},
+            {"statistic": "signed_prob_gap", "lower": -0.2, "when": "negative_advantage"},
+        ),
+        "sg(min(rho_t, 20)) A log pi_theta where pi_theta - mu <= 0.2 for A > 0, >= -0.2 for A < 0; the others are 0",
+        "DPPO, arXiv:2602.04879 eq. 13; verl dppo_tv (clip_ratio_low and _high are the bound, clip_ratio_c the cap: "
+        "20 documented, 3 stock), SkyRL policy_loss_type: dppo",
+        "to bound what rare tokens do: a token of probability 0.001 may grow two-hundredfold within 0.2",
+    ),
+    "dppo-kl": Preset(
+        _region(
+            {"epsilon_low": 1.0, "epsilon_high": 19.0},
+            {"statistic": "binary_kl", "upper": 0.05, "when": "moving_away"},
+        ),
+        "sg(min(rho_t, 20)) A log pi_theta where KL(mu | pi_theta) of token or not <= 0.05 or the update returns to mu",
+        "DPPO, arXiv:2602.04879 eq. 14; verl dppo_kl (its stock bound 0.2 is four times this one), SkyRL dppo_type: "
+        "binary_kl",
+        "as a KL of the whole distributions: two-way KL of the sampled token is a lower bound of it",
+    ),
+    "kpop": Preset(
+        {
+            "objective": {
+                "ratio": {"denominator": "rollout"},
+                "surrogate": {"kind": "reinforce"},
+                **_reject(statistic="binary_kl_both", of="bypass", upper=0.1),
+            }
+        },
+        "sg(rho_t) A log pi_theta where KL(mu | pi_theta) and KL(pi_theta | mu) of token or not are <= 0.1; else 0",
+        "Ant Group, note on KPop, 26 May 2026; AReaL rejection_sampling.metric: binary_kl (on pi_old/mu, example 2.0); "
+        "prime-rl#3283, open",
+        "as a response's rule: it takes single tokens out, and by both directions whatever the advantage's sign",
+    ),
+    "ipo": Preset(
+        _region(
+            {"epsilon_low": 1.0, "epsilon_high": 9999.0},
+            {"statistic": "prob_gap", "upper": 0.3},
+        ),
+        "sg(min(rho_t, 1e4)) A log pi_theta where |pi_theta - mu| <= 0.3; the others are 0",
+        "prime-rl's default since 18 September 2026 (prime-rl#3586; 0.1 with a pull of 1e-3 (log rho)^2 before)",
+        "as Identity Preference Optimisation, another method of that name; it also takes out tokens on their way back",
+    ),
+    "sapo": Preset(
+        {
+            "objective": {
+                "surrogate": {"kind": "sapo"},
+                "aggregate": "seq_mean_token_mean",
+            }
+        },
+        "-A (4/tau) sigmoid(tau (r_t - 1)), tau 1 for A > 0, 1.05 for A < 0: a gate that falls off on both sides",
+        "SAPO, arXiv:2511.20347; TRL loss_type: sapo, sapo_temperature_pos, _neg; verl sapo, tau_pos, tau_neg",
+        "with another aggregate under this name (AReaL divides by tokens), or to bound pi_old/mu: it is not in r_t",
+    ),
+    "vespo": Preset(
+        {
+            "objective": {
+                "ratio": {"denominator": "rollout", "level": "product"},
+                "surrogate": {"kind": "vespo"},
+            }
+        },
+        "sg(X^k exp(lambda (1 - X))) A log pi_theta, X = prod_t rho_t; (k, lambda) = (2, 3), for A < 0 (3, 2)",
+        "VESPO, arXiv:2602.10693; constants of TRL loss_type: vespo (the paper's own were not found)",
+        "on long responses without reading receipt/soft_weight: X leaves 1 with length and the weight falls to 0",
+    ),
+    "reinforce": Preset(
+        {"objective": _current()},
+        "A log pi_theta with no ratio at all: what score-centering centres",
+        "Williams 1992, Machine Learning 8; for language models Ahmadian et al. 2024, arXiv:2402.14740",
+        "as a baseline of a corrected arm unless that arm has no clip either: switching the clip off is a change too",
+    ),
+    "reinforce-tis": Preset(
+        {"objective": {**_current(), **_BYPASS_TIS}},
+        "sg(min(rho_t, 2)) A log pi_theta",
+        "IMPALA, arXiv:1802.01561; cap 2 from miles; the control of score-centering-tis",
+        "when staleness and mismatch need bounds of their own",
+    ),
+    "score-centering": Preset(
+        {**_HEAD_OF_128, "objective": {**_current(), "centering": {"kind": "score"}}},
+        "A (log pi_theta - sum_H sg(q_v - alpha p_v) log p_v), q = mu, p = pi_theta, H = the sampler's 128 likeliest, "
+        "alpha = (1 - Q_H)/(1 - P_H)",
+        "Score Centering, arXiv:2609.20807; verl score_centering, slime and vime --use-score-centering, miles "
+        "score_centering_is: none",
+        "without its control, reinforce: switching it on elsewhere takes PPO's clip off as well, and what helped is "
+        "contested (verl's Countdown gains, marin#9291 and SkyRL#2244 see none)",
+    ),
+    "score-centering-tis": Preset(
+        {
+            **_HEAD_OF_128,
+            "objective": {**_current(), **_BYPASS_TIS, "centering": {"kind": "score"}},
+        },
+        "A (f(rho_t) log pi_theta - sum_H sg(q_v f(p_v/q_v) - alpha p_v) log p_v), f(x) = min(x, 2), "
+        "alpha = x_H f(1/x_H), x_H = (1 - Q_H)/(1 - P_H)",
+        "Score Centering, arXiv:2609.20807; miles score_centering_is: tis (2)",
+        "without its control, reinforce-tis: where no candidate meets the cap the correction is 0",
     ),
     "decoupled-ppo": Preset(
         {"objective": _weight("mask", "token", upper=5.0)},

@@ -135,7 +135,7 @@ def markdown() -> str:
 
 
 def parts(model: type[BaseModel], prefix: str = "") -> Iterator[_Part]:
-    """Yield the sections below a config, in the order of the fields, each before its own."""
+    """Yield a config's sections in the order of its fields, and after each the sections inside it."""
     for name, info in model.model_fields.items():
         siblings = list(sections(info.annotation))
         a_list = any(get_origin(branch) in (list, tuple) for branch in branches(info.annotation))

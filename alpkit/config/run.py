@@ -64,6 +64,9 @@ class _Rollout(Section):
     """Longest response, tokens."""
     temperature: PositiveFloat = 1.0
     """Both engines divide logits by it."""
+    top_logprobs: NonNegativeInt = 0
+    """Likeliest tokens of every position that the sampler returns with their log-probs (at most its
+    vocabulary): for objective.centering or records.top_logprobs, 0 without one of them. 128 is usual."""
     lag: NonNegativeInt = 0
     """How many steps older than the trainer's the sampler's weights are."""
     filter: FilterConfig = FilterConfig()
@@ -109,7 +112,7 @@ RolloutConfig = Annotated[HfRolloutConfig | VllmRolloutConfig, Field(discriminat
 
 
 class TrainConfig(Section):
-    """How long to train, and the optimizer."""
+    """Length of the training, and its optimizer."""
 
     refused: ClassVar[dict[str, str]] = renamed("train")
 
@@ -144,7 +147,7 @@ class TrainConfig(Section):
 
 
 class DiagnosticsConfig(Section):
-    """How often the ratio's factors are measured, and when a run stops itself."""
+    """Measurements of the ratio's factors, and when a run stops itself."""
 
     refused: ClassVar[dict[str, str]] = {
         "agreement_with": "is no longer a field: `alpkit replay RUN_ID --methods NAME` counts the tokens that "
@@ -153,6 +156,9 @@ class DiagnosticsConfig(Section):
 
     every: PositiveInt = 1
     """Steps between the extra forwards that the factors of the ratio need; recorded steps always have them."""
+    batching_floor: NonNegativeInt = 32
+    """Responses of the first step that are scored alone and eight at a time, which shows what batching alone does
+    to the log-probs; 0: not measured."""
     max_nonfinite: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of non-finite sampler log-probs in a step past which the run stops."""
     probe_tolerance: PositiveFloat | None = None
@@ -160,19 +166,21 @@ class DiagnosticsConfig(Section):
 
 
 class RecordsConfig(Section):
-    """Which steps keep the log-probs of every token."""
+    """Records: the steps that keep the log-probs of every token."""
 
     every: PositiveInt = 10
     """Steps between per-token Parquet records (the first and the last step, and every spike, always)."""
     weight: bool = False
     """Also record each token's applied weight; it follows from the log-probs and the objective."""
+    top_logprobs: bool = False
+    """Also record the sampler's likeliest tokens of every position (rollout.top_logprobs)."""
     replay: bool = False
     """Keep the weights from before every recorded step's first update, for gradients in `alpkit replay`; a
     step recorded only because it spiked has none."""
 
 
 class CheckpointConfig(Section):
-    """How often a run saves itself. No part of a cell's id."""
+    """Checkpoints, from which a run resumes. No part of a cell's id."""
 
     every: PositiveInt = 10
     """Steps between checkpoints."""
@@ -184,7 +192,7 @@ class RunConfig(Section):
     """One cell: everything that decides its numbers."""
 
     model: str = "builtin:tiny-addition"
-    """builtin:tiny-addition | builtin:smollm2-135m | a hub id | a local folder."""
+    """builtin:tiny-addition | builtin:tiny-tool | builtin:smollm2-135m | a hub id | a local folder."""
     revision: str | None = None
     """Revision of a hub model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -271,6 +279,25 @@ class RunConfig(Section):
                 f"hardware.micro_batch_tokens {budget} is a hard bound, and a prompt with a response of "
                 f"rollout.max_tokens {response} is longer; raise it above the longest prompt and response"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_are_asked_for_where_they_are_used(self) -> Self:
+        centred = self.objective.centering.kind != "none"
+        if (centred or self.records.top_logprobs) and self.rollout.top_logprobs == 0:
+            by = "objective.centering" if centred else "records.top_logprobs"
+            raise ValueError(
+                f"{by} needs the sampler's likeliest tokens; set rollout.top_logprobs (128 is usual)"
+            )
+        if (centred or self.records.top_logprobs) and self.environment is not None:
+            by = "objective.centering" if centred else "records.top_logprobs"
+            raise ValueError(
+                f"{by}: a conversation's turns are sampled apart and their likeliest tokens are not put together; "
+                "leave environment out, or this"
+            )
+        if self.rollout.top_logprobs and not centred and not self.records.top_logprobs:
+            unused = self.rollout.model_copy(update={"top_logprobs": 0})
+            object.__setattr__(self, "rollout", unused)
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What is asked, how it is put to the model, and where it is evaluated. Imports no torch.
+"""Settings of tasks, prompts and evaluation sets. Imports no torch.
 
 What a task does with its section is in `alpkit.tasks`; a third party's task is a `PluginTaskConfig`.
 """
@@ -54,7 +54,7 @@ class ReasoningGymConfig(Section):
 
 
 class _Grading(Section):
-    """How a response is graded as mathematics; unused by graders that compare text."""
+    """Grading of a response as mathematics; unused by graders that compare text."""
 
     tail: PositiveInt = 300
     """Words at the end of a response in which the last \\boxed{} is looked for."""
@@ -142,7 +142,7 @@ TaskConfig = Annotated[
 
 
 class PromptConfig(Section):
-    """How a question becomes a prompt, and what ends the response besides the model's end tokens."""
+    """Prompt that a question becomes, and strings that end the response beside the model's end tokens."""
 
     template: Literal["auto", "none"] = "auto"
     """auto: the tokenizer's chat template where it has one; none: plain text, for base models."""
@@ -174,7 +174,7 @@ PLAIN_PROMPT = PromptConfig()
 
 
 class EvalConfig(Section):
-    """Evaluation on the held-out items of the training task; and the defaults of every set in `evals`."""
+    """Evaluation on held-out items of the training task. Sets under `evals` take their defaults from it."""
 
     every: PositiveInt = 10
     """Evaluate after every n-th step; step 0, before training, always."""

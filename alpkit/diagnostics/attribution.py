@@ -30,7 +30,7 @@ class SequenceShare(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """How concentrated a sum is: shares of its largest items, NaN where `status` says that there are none."""
+    """Concentration of a sum: shares of its largest items, NaN where `status` says that there are none."""
 
     share_tokens: dict[int, float]
     """Share of the k tokens with the largest |contribution|, for each k asked for; 1 where k >= n."""

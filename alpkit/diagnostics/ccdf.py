@@ -47,8 +47,8 @@ def ccdf(
     side : right for x = exp(d), left for 1/x.
     cluster : id of each item's prompt (or response), resampled for the band; without it items count
         as independent.
-    log_size : ascending grid of log z; pass one grid to compare arms. Default: 60 points from 0 to
-        the largest value.
+    log_size : ascending grid of log z, nats. By default 60 equal steps from 0 (z = 1) to the largest
+        log ratio, so that two arms get two grids: pass one grid to both to compare their curves.
     n_boot : resamples for the band; 0, or a single cluster, gives NaN.
     seed : seed of the resampling.
     """

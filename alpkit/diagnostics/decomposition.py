@@ -20,7 +20,7 @@ _TAIL: Final = 0.01
 
 
 class Decomposition(NamedTuple):
-    """How much of the log ratio's spread and tail each factor makes; NaN where `status` says why."""
+    """Part of each factor in the log ratio's spread and tail; NaN where `status` says why."""
 
     variance: dict[str, float]
     """nats^2 over items of mismatch, staleness, perturbation (if given) and total."""

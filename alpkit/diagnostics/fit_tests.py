@@ -30,7 +30,7 @@ _CELLS: Final = 1 << 20
 
 
 class GoodnessOfFit(NamedTuple):
-    """How far the tail is from its generalised Pareto fit; NaN where `status` says why."""
+    """Distance of the tail from its generalised Pareto fit; NaN where `status` says why."""
 
     ks: float
     """Kolmogorov-Smirnov: largest distance of the two distribution functions."""

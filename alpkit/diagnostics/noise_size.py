@@ -15,7 +15,7 @@ ANOTHER_POLICY: Final = 1.0
 
 
 class NoiseSize(NamedTuple):
-    """How large the noise of one perturbation is, where it enters and where it arrives."""
+    """Size of one perturbation's noise, where it enters and where it arrives."""
 
     to_rms: Mapping[str, float]
     """Noise over the rms of the hidden state that it is added to, by layer (or by site without layers)."""

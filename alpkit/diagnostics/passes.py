@@ -54,3 +54,23 @@ def mean_over_problems(values: Sequence[float] | np.ndarray) -> Mean:
         return Mean(mean, float("nan"), float("nan"), count)
     reach = float(student.ppf(0.975, count - 1) * array.std(ddof=1) / np.sqrt(count))
     return Mean(mean, mean - reach, mean + reach, count)
+
+
+def reach_over_sets(sets: Sequence[np.ndarray]) -> np.ndarray:
+    """Half the 95 % interval of an unweighted mean over sets, each the mean of its problems.
+
+    Parameters
+    ----------
+    sets : one array [problem, k] a set; a problem's row is the mean over whoever answered it.
+
+    Returns
+    -------
+    Array [k]: t with Welch's degrees of freedom; 0 where no problem differs, nan where a set has one problem.
+    """
+    if min(len(values) for values in sets) < 2:
+        return np.full(sets[0].shape[1], np.nan)
+    freedom = np.array([[len(values) - 1.0] for values in sets])
+    parts = np.stack([values.var(axis=0, ddof=1) / len(values) for values in sets]) / len(sets) ** 2
+    variance, spread = parts.sum(axis=0), (parts**2 / freedom).sum(axis=0)
+    degrees = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), 1.0)
+    return np.asarray(student.ppf(0.975, degrees) * np.sqrt(variance))

@@ -35,8 +35,8 @@ class QQ(NamedTuple):
     observed: Float[np.ndarray, " tail"]
     """Log excess over the threshold, nats."""
     band_low: Float[np.ndarray, " tail"]
-    """Where a power law with this mean excess puts each point, pointwise 90 % (97 % measured, as the
-    mean is the points' own)."""
+    """Lower edge of the range in which a power law with this mean excess puts the point in 90 % of draws.
+    Measured on power laws: 97 % of points, as the mean is estimated from the same points."""
     band_high: Float[np.ndarray, " tail"]
     estimate: float
     """Least-squares slope of observed on expected: a tail shape xi (Kratz & Resnick)."""

@@ -165,7 +165,10 @@ class RatioSketch:
         return self.sums["k3"] / self.n
 
     def top_share(self, share: float = 0.01) -> float:
-        """Give the sum of the ceil(share n) largest ratios over the sum of all; binned beyond the `TOP` largest."""
+        """Give the part of the ratios' sum that the largest `share` of them makes.
+
+        Exact for the `TOP` largest, which are kept; for more, to the width of the sketch's bins.
+        """
         if not self.n:
             return math.nan
         many, top = math.ceil(share * self.n), self.top("right")

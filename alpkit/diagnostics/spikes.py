@@ -75,7 +75,7 @@ class SpikeDetector:
 
 
 class SpikeSummary(NamedTuple):
-    """How spiky one metric was over one run; NaN where `status` says why."""
+    """Spikes of one metric over one run; NaN where `status` says why."""
 
     maximum: float
     """Largest finite value."""

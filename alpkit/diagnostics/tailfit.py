@@ -108,7 +108,7 @@ def tail_status(values: Float[np.ndarray, " item"], n_tail: int, start: float) -
 
 
 def no_fit(status: Status, n: int, n_tail: int) -> TailFit:
-    """Make the result where there is nothing to fit."""
+    """Make a result without numbers, whose status says why nothing was fitted."""
     return TailFit(math.nan, math.nan, math.nan, n, n_tail, math.nan, math.nan, status)
 
 

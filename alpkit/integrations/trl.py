@@ -12,7 +12,7 @@ corrections do not act at the same time: its weights of vLLM's log-probs are mea
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +82,7 @@ class ObjectiveLoss:
             )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make TRL's optimizer, with log sigma in a group of its own."""
+        """Make TRL's optimizer, and add log sigma to it as a parameter group of its own."""
         trainer: Any = super()
         optimizer: torch.optim.Optimizer = trainer.create_optimizer(model)
         if self.perturbation is not None:
@@ -91,9 +91,9 @@ class ObjectiveLoss:
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Count micro-batches; around an optimizer step, do for log sigma what TRL does for the model.
+        """Run TRL's step on one micro-batch, and drop log sigma's gradient where an optimizer step begins anew.
 
-        The trainer zeroes `model.zero_grad()` only, so log sigma's gradient is dropped here.
+        TRL clears the gradients of its model alone, and log sigma is no parameter of the model.
         """
         trainer: Any = super()
         if self._step_taken:
@@ -189,7 +189,9 @@ class ObjectiveLoss:
         )[0]
         return logps
 
-    def _noise(self, model: Any, inputs: dict[str, Tensor], draw: int) -> Any:
+    def _noise(
+        self, model: Any, inputs: dict[str, Tensor], draw: int
+    ) -> AbstractContextManager[None]:
         """Open the noise for a training forward: keyed by the step, a row's id unique over ranks."""
         if self.perturbation is None or not model.training:
             return nullcontext()
@@ -258,6 +260,13 @@ def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None)
             why="TRL hands the loss one micro-batch, its own reference and no entropy that has a gradient",
             fix="use normalizer: keep, weight.normalize: none, reference_kl.coef: 0 and entropy_bonus: 0",
         )
+    if objective.centering.kind != "none":
+        raise ConfigError(
+            "objective.centering cannot run inside TRL",
+            where="objective.centering",
+            why="TRL hands the loss no log-probs of the sampler's likeliest tokens",
+            fix="set centering.kind: none, or use alpkit's own trainer",
+        )
     if perturbation is not None and perturbation.gradient == "clean":
         raise ConfigError(
             "perturbation.gradient: clean cannot run inside TRL",
@@ -274,7 +283,7 @@ def _refuse(objective: ObjectiveConfig, perturbation: PerturbationConfig | None)
         )
 
 
-def _refuse_trls_loss(args: Any) -> None:
+def _refuse_trls_loss(args: object) -> None:
     """Refuse parts of TRL's loss, which the objective replaces whole."""
     for name, neutral in _IGNORED.items():
         if (value := getattr(args, name, neutral)) != neutral:

@@ -4,10 +4,13 @@ What has no word of ours is refused, never guessed. The same mapping is checked 
 `tests/objective/test_trl.py`.
 """
 
-from typing import Any, Final
+from typing import Final
 
+from alpkit.config.hardware import HardwareConfig
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.errors import ConfigError
+from alpkit.integrations.foreign_run import ForeignConfig
+from alpkit.integrations.trl_types import Trainer
 
 _AGGREGATES: Final = {
     "grpo": "seq_mean_token_mean",
@@ -19,7 +22,7 @@ _AGGREGATES: Final = {
 }
 
 
-def refuse_unreadable(trainer: Any) -> None:
+def refuse_unreadable(trainer: Trainer) -> None:
     """Refuse a TRL run whose generations and optimizer steps do not make steps of ours."""
     args = trainer.args
     if trainer.num_iterations > 1:
@@ -45,14 +48,14 @@ def refuse_unreadable(trainer: Any) -> None:
         )
 
 
-def config_of(trainer: Any, objective: ObjectiveConfig | None, every: int) -> dict[str, Any]:
+def config_of(trainer: Trainer, objective: ObjectiveConfig | None, every: int) -> ForeignConfig:
     """Give what is known of a TRL run as the fields of a RunConfig; its task has no field of ours."""
     args = trainer.args
     if objective is None:
         objective = getattr(trainer, "objective", None) or objective_of(trainer)
     train = {
         "steps": 1,
-        "updates_per_rollout": args.steps_per_generation // args.gradient_accumulation_steps,
+        "updates_per_rollout": updates_of(trainer),
         "lr": args.learning_rate,
         "grad_clip": args.max_grad_norm,
     }
@@ -69,10 +72,22 @@ def config_of(trainer: Any, objective: ObjectiveConfig | None, every: int) -> di
         "train": {name: value for name, value in train.items() if value},
         "records": {"every": every, "weight": True},
         "objective": objective.model_dump(mode="json"),
+        # A replay's forwards must hold the longest response with its prompt.
+        "hardware": {
+            "micro_batch_tokens": max(
+                HardwareConfig().micro_batch_tokens, 2 * trainer.max_completion_length
+            )
+        },
     }
 
 
-def objective_of(trainer: Any) -> ObjectiveConfig:
+def updates_of(trainer: Trainer) -> int:
+    """Count the optimizer steps that are made of one generation."""
+    args = trainer.args
+    return int(args.steps_per_generation // args.gradient_accumulation_steps)
+
+
+def objective_of(trainer: Trainer) -> ObjectiveConfig:
     """Say TRL's loss as an objective; `ConfigError` where alpkit has no word for it."""
     args = trainer.args
     if args.loss_type not in _AGGREGATES or args.top_entropy_quantile < 1:
@@ -84,7 +99,7 @@ def objective_of(trainer: Any) -> ObjectiveConfig:
             fix="pass record(..., objective=ObjectiveConfig(...)) with what comes nearest, and say so",
         )
     high = args.epsilon if args.epsilon_high is None else args.epsilon_high
-    surrogate: dict[str, Any] = {"epsilon_low": args.epsilon, "epsilon_high": high}
+    surrogate: dict[str, object] = {"epsilon_low": args.epsilon, "epsilon_high": high}
     if args.loss_type == "cispo":  # TRL's bound is on the ratio, ours is its distance from 1
         surrogate = {"kind": "cispo", "epsilon_low": 1.0, "epsilon_high": high - 1}
     elif args.delta is not None:  # a cap on the ratio acts where A < 0 alone: the dual clip
@@ -102,7 +117,7 @@ def objective_of(trainer: Any) -> ObjectiveConfig:
     )
 
 
-def _weight(trainer: Any) -> dict[str, Any]:
+def _weight(trainer: Trainer) -> dict[str, object]:
     """Give TRL's weight of pi_old over vLLM's log-prob."""
     if not (trainer.use_vllm and trainer.vllm_importance_sampling_correction):
         return {}
@@ -119,7 +134,7 @@ def _weight(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _off_policy_mask(threshold: float | None) -> list[dict[str, Any]]:
+def _off_policy_mask(threshold: float | None) -> list[dict[str, object]]:
     if threshold is None:
         return []
     rule = {"statistic": "k1", "of": "bypass", "reduce": "mean", "upper": threshold}

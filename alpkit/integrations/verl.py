@@ -10,7 +10,6 @@ here: the noise (`alpkit.integrations.verl_noise`).
 """
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ def register(name: str, objective: ObjectiveConfig) -> None:
     register_policy_loss(name)(policy_loss_fn(objective))
 
 
-def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
+def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     """Make a function with verl's policy-loss signature; raises ConfigError for what verl cannot feed it."""
     bypass = objective.ratio.denominator == "rollout"
     if "mismatch" in objective.corrected:
@@ -58,6 +57,12 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
             why="it needs the whole mini-batch, and a verl loss sees one micro-batch",
             fix="set normalizer: keep",
         )
+    if objective.centering.kind != "none":
+        raise ConfigError(
+            "objective.centering cannot be computed inside a verl loss",
+            why="verl hands the loss no log-probs of the sampler's likeliest tokens",
+            fix="set centering.kind: none, or use alpkit's own trainer",
+        )
     if objective.reference_kl.coef > 0:
         raise ConfigError(
             "objective.reference_kl cannot be computed inside a verl loss",
@@ -77,9 +82,9 @@ def policy_loss_fn(objective: ObjectiveConfig) -> Callable[..., tuple[Tensor, di
         advantages: Tensor,
         response_mask: Tensor,
         loss_agg_mode: str = "token-mean",
-        config: Any = None,
+        config: object = None,
         rollout_is_weights: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, float]]:
         aggregate = _AGGREGATES[loss_agg_mode]
         if rollout_is_weights is not None:
             if bypass:
@@ -149,7 +154,7 @@ def correct_batch(
     return {f"rollout_corr/alpkit_{name}": value.item() for name, value in receipt.items()}
 
 
-def _normalizer(aggregate: str, config: Any, mask: Tensor) -> Normalizer | None:
+def _normalizer(aggregate: str, config: object, mask: Tensor) -> Normalizer | None:
     """Give the global batch's denominator as verl's agg_loss computes it; None: this batch's own."""
     info = getattr(config, "global_batch_info", None) or {}
     tokens, rows = info.get("batch_num_tokens"), info.get("global_batch_size")

@@ -20,7 +20,7 @@ beside every checkpoint. Not here: the loss (`alpkit.integrations.verl`).
 import math
 import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -96,6 +96,14 @@ def perturb(config: PerturbationConfig, seed: int = 0) -> None:
         ) from error
 
 
+class _Rows(Protocol):
+    """A TensorDict of rows, as verl hands them over."""
+
+    def __len__(self) -> int: ...
+
+    def __setitem__(self, name: str, values: torch.Tensor) -> None: ...
+
+
 class NoisyActor:
     """Mixin before verl's FSDPEngineWithLMHead; `noise` and `seed` are set by `perturb`."""
 
@@ -104,7 +112,7 @@ class NoisyActor:
     perturbation: LayerwisePerturbation | None = None
     _update = 0
 
-    def _build_fsdp_module(self, module: Any) -> Any:
+    def _build_fsdp_module(self, module: torch.nn.Module) -> object:
         """Attach the noise to the bare model: FSDP wraps or changes the modules that carry the hooks."""
         engine: Any = self
         if not engine.engine_config.forward_only:
@@ -115,14 +123,14 @@ class NoisyActor:
         above: Any = super()
         return above._build_fsdp_module(module)
 
-    def _build_optimizer(self, module: Any) -> torch.optim.Optimizer:
+    def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         above: Any = super()
         optimizer: torch.optim.Optimizer = above._build_optimizer(module)
         if self.perturbation is not None:
             add_to_optimizer(self.perturbation, optimizer)
         return optimizer
 
-    def train_batch(self, data: Any, loss_function: Any) -> Any:
+    def train_batch(self, data: _Rows, loss_function: object) -> object:
         """Give every row an id that no other row of this update has, then update as verl does."""
         engine: Any = self
         rank, ranks = engine.get_data_parallel_rank(), engine.get_data_parallel_size()
@@ -137,7 +145,9 @@ class NoisyActor:
             }
         return outputs
 
-    def forward_step(self, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
+    def forward_step(
+        self, micro_batch: object, loss_function: object, forward_only: bool
+    ) -> object:
         """Run verl's forward and loss, under noise where a backward follows.
 
         A step is a rollout: verl advances its learning-rate schedule once for each, and saves it, so the
@@ -154,7 +164,7 @@ class NoisyActor:
         with self.perturbation.active(key, sample=sample, mask=mask):
             return above.forward_step(micro_batch, loss_function, forward_only)
 
-    def lr_scheduler_step(self) -> Any:
+    def lr_scheduler_step(self) -> object:
         above: Any = super()
         self._update = 0
         return above.lr_scheduler_step()
@@ -186,13 +196,13 @@ class NoisyActor:
             engine.optimizer_config.clip_grad = ceiling
         return total
 
-    def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+    def save_checkpoint(self, local_path: str, *args: object, **kwargs: object) -> None:
         above: Any = super()
         above.save_checkpoint(local_path, *args, **kwargs)
         if self.perturbation is not None and local_path is not None:
             save_log_sigma(self.perturbation, self._sigma_file(local_path))
 
-    def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+    def load_checkpoint(self, local_path: str, *args: object, **kwargs: object) -> None:
         above: Any = super()
         above.load_checkpoint(local_path, *args, **kwargs)
         if self.perturbation is not None and local_path is not None:

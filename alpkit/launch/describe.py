@@ -8,7 +8,7 @@ from alpkit.runs.states import Manifest
 
 
 def parent_tags(manifest: Manifest) -> dict[str, str]:
-    """Tags of the grid's parent run."""
+    """Give the tags of the grid's parent run."""
     tags = {
         "alpkit.grid_id": manifest.grid_id,
         "alpkit.git": manifest.git,
@@ -18,7 +18,7 @@ def parent_tags(manifest: Manifest) -> dict[str, str]:
 
 
 def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:
-    """Tags of one cell's run."""
+    """Give the tags of one cell's run."""
     return {
         "alpkit.grid_id": manifest.grid_id,
         "alpkit.cell_id": cell.cell_id,
@@ -29,7 +29,7 @@ def child_tags(cell: Cell, manifest: Manifest) -> dict[str, str]:
 
 
 def params(cell: Cell) -> dict[str, object]:
-    """The varied fields and what a table of runs is read by; the whole config is an artifact."""
+    """Give a run's parameters in the store: the fields that the grid varies, and those that tell runs apart."""
     config, objective, noise = cell.config, cell.config.objective, cell.config.perturbation
     rollout = config.rollout
     params: dict[str, object] = {
@@ -68,7 +68,7 @@ def params(cell: Cell) -> dict[str, object]:
 
 
 def git_commit() -> str:
-    """Commit of the working directory, `-dirty` with local changes; empty outside a repository."""
+    """Give the commit of the working directory, `-dirty` with local changes; empty outside a repository."""
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

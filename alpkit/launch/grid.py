@@ -1,4 +1,4 @@
-"""A grid from its cells to its end: what is left to do, its runs, its launcher, its outcome.
+"""Run a grid to its end: find the cells that are left, open their runs, launch them, gather the outcome.
 
 Running the same grid again runs what has not finished; an amended grid adds its new cells. Everything
 that can be checked is checked before the first file or run is created.
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How a grid is run; None: as the grid's file says."""
+    """Options of a launch; None: as the grid's file says."""
 
     root: Path = Path(".")
     tracking_uri: str | None = None
@@ -96,7 +96,7 @@ class Outcome:
 
 
 def states(grid: Grid, root: Path = Path(".")) -> tuple[CellRecord, ...]:
-    """Where every cell of the grid stands on disk; `pending` if it never ran."""
+    """Read every cell's state from disk; `pending` if it never ran."""
     grid = adopt(grid, root)
     folder = grid_folder(root, grid.name)
     listed = {c.cell_id: c for m in scan_manifest(folder).rows for c in (*m.cells, *m.retired)}
@@ -121,7 +121,7 @@ def _record(cell: Cell, folder: Path, grid: str, listed: ManifestCell | None) ->
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells of the arms in `only` (all, if empty); a name that is no arm is an error."""
+    """Give the cells of the arms in `only` (all, if it is empty); `GridError` for a name that is no arm."""
     for name in only:
         if name not in grid.arms:
             raise GridError(
@@ -134,7 +134,7 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
-    """Check what needs no file to be created; give the cells that a launch would run."""
+    """Make every check that creates no file; give the cells that a launch would run."""
     grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
     over = {"failed": ("finished",), "none": ("finished", "failed"), "all": ()}[options.retry]
@@ -208,7 +208,7 @@ def _start_over(cells: Sequence[Cell], folder: Path, grid: Grid) -> None:
 
 
 def _store(options: Options) -> Store | None:
-    """Open the store; None for a server that is out, which no training waits for."""
+    """Open the store; None for a server that does not answer: training does not wait for it."""
     try:
         return prepare_store(options.tracking_uri)
     except TrackingError as error:
@@ -221,7 +221,7 @@ def _store(options: Options) -> Store | None:
 
 
 def _close_hurried(ledger: Ledger) -> None:
-    """Leave every state behind while another error, or Ctrl-C, is on its way up."""
+    """Write every state while another error, or Ctrl-C, is on its way up; raises nothing."""
     try:
         unsent = ledger.close("KILLED", hurried=True)
     except TrackingError as error:
@@ -333,7 +333,7 @@ def _mark_retired(
 
 
 def _retired(old: GridRecord | None, grid: Grid) -> tuple[CellRecord, ...]:
-    """Cells that an earlier version of the file had: kept and findable, but not compared."""
+    """List the cells that an earlier version of the file had: they are kept, but not compared."""
     if old is None:
         return ()
     current = {cell.cell_id for cell in grid.cells}

@@ -5,6 +5,7 @@ Takes arrays and plain settings, so that a notebook can call it on anyone's log-
 
 from alpkit.objective.advantage import group_advantage, turn_advantage
 from alpkit.objective.aggregate import Normalizer, normalizer_sums, whole_batch
+from alpkit.objective.centering import TopTokens
 from alpkit.objective.correction import Correction, mismatch_correction
 from alpkit.objective.inputs import Inputs
 from alpkit.objective.levels import reduce_to_level
@@ -18,6 +19,7 @@ __all__ = [
     "Inputs",
     "LossOutput",
     "Normalizer",
+    "TopTokens",
     "group_advantage",
     "mismatch_correction",
     "normalizer_sums",

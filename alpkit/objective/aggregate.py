@@ -1,6 +1,7 @@
 """Reduce per-token losses to one number, with the whole mini-batch's denominators."""
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import NamedTuple, assert_never
 
 import torch
@@ -57,11 +58,13 @@ def sums_of(
     counted, clamp = tokens.count, config.log_ratio_clamp
     shrinking = [rule for rule in config.reject if rule.normalizer == "shrink"]
     if shrinking:
-        gone = reject(tokens, shrinking, clamp=clamp, advantage=advantage).uncounted
+        logs = tokens.over_rollout(rule.of for rule in shrinking)
+        gone = reject(tokens, logs, shrinking, clamp=clamp, advantage=advantage).uncounted
         counted = counted - tokens.rows(gone)
     weight = weights = torch.zeros_like(tokens.nonfinite)
     if config.weight.normalize == "batch":
-        factor = raw_weight(tokens, config.weight, clamp).weight
+        logs = tokens.over_rollout([config.weight.of])
+        factor = raw_weight(tokens, logs, config.weight, clamp).weight
         weight, weights = weight_sums(factor, tokens, config.weight)
     return _sums(counted, weight, weights)
 
@@ -91,7 +94,7 @@ def whole_batch(parts: Iterable[Sums], config: ObjectiveConfig, *, fixed_length:
     `fixed_length`: tokens that fixed_length_* divides by.
     """
     tokens, sequences, rows, weight, weights = (
-        torch.stack(column).sum() for column in zip(*parts, strict=True)
+        reduce(torch.add, column) for column in zip(*parts, strict=True)
     )
     mean = weight / weights.clamp(min=1) if config.weight.normalize == "batch" else None
     match config.aggregate:

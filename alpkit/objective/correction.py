@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alpkit.config.correction import RejectConfig, WeightConfig
+from alpkit.config.correction import Of, RejectConfig, WeightConfig
 from alpkit.objective.rejection import reject as apply_rules
 from alpkit.objective.tokens import TokenBatch, marks
 from alpkit.objective.weights import raw_weight, weight_sums
@@ -34,12 +34,11 @@ class Correction(NamedTuple):
 class Corrected(NamedTuple):
     """One micro-batch's correction, as the loss needs it; marks are float 0/1, and 0 where masked.
 
-    `weight` is one per response where nothing in it differs within one; it is 0 where rejected and says
-    nothing where masked. `accepted`: valid tokens that rejections left in; `kept`: those that the
+    `weight` is 0 wherever `kept` is. `accepted`: valid tokens that rejections left in; `kept`: those that the
     weight left in too; `counted`: how many of each response's tokens the denominators count.
     """
 
-    weight: Float[Tensor, "batch #tok"]
+    weight: Float[Tensor, "batch tok"]
     accepted: Float[Tensor, "batch tok"]
     kept: Float[Tensor, "batch tok"]
     counted: Float[Tensor, "batch 1"]
@@ -58,15 +57,16 @@ def mismatch_correction(
     """Weigh and reject tokens by pi_old/mu alone, once per rollout.
 
     Log-probs in nats, `mask` bool or 0/1. Batch normalisation divides by this batch's mean. Raises
-    ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:
-    negative_advantage`): those belong to `policy_loss`.
+    ValueError for a setting that needs pi_theta or the advantage (`of: bypass`, `when:` other than always):
+    those belong to `policy_loss`.
     """
     tokens = TokenBatch.of(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
     corrected = correct(tokens, weight, reject, clamp=_CLAMP)
-    factor = corrected.weight * tokens.real + (1 - tokens.real)
-    return Correction(factor, corrected.kept.bool(), corrected.receipt)
+    return Correction(
+        corrected.weight + (1 - tokens.real), corrected.kept.bool(), corrected.receipt
+    )
 
 
 def correct(
@@ -79,7 +79,8 @@ def correct(
     mean_weight: Float[Tensor, ""] | None = None,
 ) -> Corrected:
     """Weigh and reject the tokens of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
-    factor, inside, touched = raw_weight(tokens, weight, clamp)
+    log_ratios = tokens.over_rollout(_compared(weight, rules))
+    factor, inside, touched = raw_weight(tokens, log_ratios, weight, clamp)
     if weight.normalize == "batch":
         if mean_weight is None:
             total, number = weight_sums(factor, tokens, weight)
@@ -89,12 +90,22 @@ def correct(
     receipt = {"tokens": tokens.count.sum()} | touched
     accepted, counted = tokens.real, tokens.count
     if rules:
-        rejected, uncounted = apply_rules(tokens, rules, clamp=clamp, advantage=advantage)
+        rejected, uncounted = apply_rules(
+            tokens, log_ratios, rules, clamp=clamp, advantage=advantage
+        )
         accepted, counted = tokens.real * (1 - rejected), tokens.count - tokens.rows(uncounted)
-        factor = factor * accepted
         lost = tokens.rows(rejected)
         all_lost = marks(torch.eq, lost, tokens.count) * marks(torch.gt, lost, 0.0)
         receipt["rejected"] = lost.sum()
         receipt["rejected_sequences"] = all_lost.sum()
     kept = accepted if inside is None else accepted * inside
+    if weight.action == "none":
+        factor = kept
+    elif rules or factor.shape[1] == 1:
+        factor = factor * accepted
     return Corrected(factor, accepted, kept, counted, receipt)
+
+
+def _compared(weight: WeightConfig, rules: Sequence[RejectConfig]) -> list[Of]:
+    """Name the ratios that the weight and the rejections look at."""
+    return [*([] if weight.action == "none" else [weight.of]), *(rule.of for rule in rules)]

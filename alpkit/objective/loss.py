@@ -1,9 +1,10 @@
 """`policy_loss`: one function for every correction, from log-probs to a loss and its receipt.
 
-    L = sum over tokens of scale * (keep * weight * surrogate(x, A) + coef * accept * KL_ref - bonus * accept * H)
+    L = sum over tokens of scale * (keep * weight * surrogate(x, A)
+                                    + accept * (centering + coef * KL_ref - bonus * H))
 
-where x is the clipped ratio at its level, weight and keep are the correction's, and scale is one over the
-mini-batch's denominator. Log space until the last step; float32 at least; masked tokens never reach `exp`.
+where x is the clipped ratio at its level, weight, keep and accept are the correction's, and scale is one over
+the mini-batch's denominator. Log space until the last step; float32 at least; masked tokens never reach `exp`.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.objective.aggregate import Normalizer, own_normalizer, row_scale
+from alpkit.objective.centering import TopTokens, centre, slopes_by_candidate
 from alpkit.objective.correction import correct
 from alpkit.objective.entropy import entropy_bonus
 from alpkit.objective.receipt import loss_receipt
@@ -47,6 +49,7 @@ def policy_loss(
     config: ObjectiveConfig,
     normalizer: Normalizer | Float[Tensor, ""] | float | None = None,
     logp_reference: Float[Tensor, "batch tok"] | None = None,
+    top: TopTokens | None = None,
     entropy: Float[Tensor, "batch tok"] | None = None,
 ) -> LossOutput:
     """Compute the off-policy corrected policy-gradient loss of one (micro-)batch, to be minimised.
@@ -55,8 +58,8 @@ def policy_loss(
     `mask` bool or 0/1; `advantage` [batch] or [batch, tok]; `normalizer` the whole mini-batch's
     denominator (`whole_batch`; a number where weights are not batch-normalised), None for this batch's
     own. `logp_old` may be None where the config does not use it (`config.needs_logp_old`),
-    `logp_reference` where reference_kl.coef is 0, and `entropy` (nats, with its gradient) where
-    entropy_bonus is 0; ValueError otherwise.
+    `logp_reference` where reference_kl.coef is 0, `top` where centering.kind is none, and `entropy` (nats,
+    with its gradient) where entropy_bonus is 0; ValueError otherwise.
     Straight-through for every level but token: log x_t = sg(log x) + logp_t - sg(logp_t), arXiv:2507.18071
     eq. 14, so that every token of a response carries its own score-function gradient.
     """
@@ -65,7 +68,6 @@ def policy_loss(
     advantage = _per_token(advantage, tokens)
     whole = _given(normalizer, tokens, config)
 
-    ratio = clipped_ratio(tokens, config)
     corrected = correct(
         tokens,
         config.weight,
@@ -74,12 +76,19 @@ def policy_loss(
         advantage=advantage,
         mean_weight=None if whole is None else whole.mean_weight,
     )
+    ratio = clipped_ratio(tokens, config)
     receipt = {
         **corrected.receipt,
         **loss_receipt(tokens, ratio.value, advantage, config, corrected.kept),
         "saturated": tokens.rows(ratio.clamped).sum(),
     }
     loss, slope, receipt["surviving"] = weighted_terms(tokens, ratio, advantage, corrected, config)
+    candidates: list[Tensor] = []
+    if config.centering.kind == "score":
+        centering = centre(tokens, top, advantage, corrected.accepted, config)
+        loss = loss + centering.loss
+        receipt |= centering.receipt
+        candidates = slopes_by_candidate(centering, top)
     if config.reference_kl.coef > 0:
         kl = pull(tokens, logp_reference, config.reference_kl)
         strength = config.reference_kl.coef * corrected.accepted
@@ -92,7 +101,7 @@ def policy_loss(
     if whole is None:
         whole = own_normalizer(corrected.counted, config, fixed_length=mask.shape[1])
     scale = row_scale(corrected.counted, config.aggregate, whole.loss.to(loss.dtype))
-    total = _WithSlope.apply(logp, loss, slope, scale)  # type: ignore[no-untyped-call]
+    total = _WithSlopes.apply(loss, scale, logp, slope, *candidates)  # type: ignore[no-untyped-call]
     if config.entropy_bonus > 0:
         bonus = entropy_bonus(entropy, corrected.accepted, config.entropy_bonus)
         total = total - (bonus.value * scale).sum()
@@ -101,14 +110,16 @@ def policy_loss(
     return LossOutput(
         loss=total,
         ratio=ratio.value.expand(shape),
-        weight=corrected.weight.expand(shape),
+        weight=corrected.weight,
         keep=corrected.kept.bool(),
         receipt=receipt,
     )
 
 
-class _WithSlope(torch.autograd.Function):
-    """sum(loss * scale) over responses, whose derivative by each token's log-prob is given: slope * scale.
+class _WithSlopes(torch.autograd.Function):
+    """sum(loss * scale) over responses, whose derivative by each log-prob is given: slope * scale.
+
+    Arguments after `scale` are pairs: log-probs [batch, tok] or [batch, tok, k], and the slope by them.
 
     Left to autograd, a masked or clipped token gets 0 * d x / d logp, which is 0 * inf = NaN where its
     log-prob is infinite or its ratio overflows, and one such token ruins the whole step. The formula is
@@ -118,15 +129,21 @@ class _WithSlope(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, loss: Tensor, slope: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(slope, scale)
-        ctx.dtype = logp.dtype
+    def forward(ctx: Any, loss: Tensor, scale: Tensor, *pairs: Tensor) -> Tensor:
+        logps, slopes = pairs[::2], pairs[1::2]
+        ctx.save_for_backward(scale, *slopes)
+        ctx.dtypes = [logp.dtype for logp in logps]
         return (loss * scale).sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        slope, scale = ctx.saved_tensors
-        return (slope * (scale * grads[0])).to(ctx.dtype), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scale, *slopes = ctx.saved_tensors
+        factor = scale * grads[0]
+        per_logp = [
+            (slope * (factor if slope.ndim == 2 else factor[..., None])).to(dtype)
+            for slope, dtype in zip(slopes, ctx.dtypes, strict=True)
+        ]
+        return None, None, *(grad for by_logp in per_logp for grad in (by_logp, None))
 
 
 def _per_token(advantage: Tensor, tokens: TokenBatch) -> Float[Tensor, "batch #tok"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alpkit.config.objective import ObjectiveConfig, SurrogateConfig
-from alpkit.objective.surrogate import band
+from alpkit.objective.surrogate import band, soft_weight
 from alpkit.objective.tokens import TokenBatch, marks
 
 
@@ -32,10 +32,14 @@ def loss_receipt(
         "advantage": tokens.rows(size).sum(),
     }
     if config.corrected:
-        removed = _by_sign(tokens, tokens.real - kept, advantage)
+        valid = tokens.count if advantage.shape[1] == 1 else tokens.real
+        removed = _by_sign(valid - _per_advantage(tokens, kept, advantage), advantage)
         sums["removed_negative"], sums["removed_positive"] = removed.negative, removed.positive
         sums["advantage_removed"] = removed.size
-    if config.surrogate.kind == "reinforce":
+    if config.surrogate.kind == "vespo":
+        weight = soft_weight(ratio, advantage, config.surrogate)
+        sums["soft_weight"] = (weight * tokens.real).sum()
+    if not config.surrogate.has_band:
         return sums
     return sums | _outside(tokens, ratio, advantage, config.surrogate)
 
@@ -49,11 +53,10 @@ def _outside(
     """Count ratios outside the band by side and sign of the advantage, and those that were clipped."""
     low, high = band(config)
     # Masked tokens have ratio 1, which no band leaves out.
-    below = _by_sign(tokens, marks(torch.lt, ratio, low), advantage)
-    above = _by_sign(tokens, marks(torch.gt, ratio, high), advantage)
-    every = (
-        config.kind == "cispo"
-    )  # no gradient dies, so that every ratio outside the band is clipped
+    below = _by_sign(_per_advantage(tokens, marks(torch.lt, ratio, low), advantage), advantage)
+    above = _by_sign(_per_advantage(tokens, marks(torch.gt, ratio, high), advantage), advantage)
+    # No gradient of cispo dies, so that every ratio outside the band is clipped.
+    every = config.kind == "cispo"
     sums = {
         "outside_low_negative": below.negative,
         "outside_low_positive": below.positive,
@@ -63,7 +66,8 @@ def _outside(
         "clipped_high": above.every if every else above.positive,
     }
     if config.dual_clip is not None:
-        capped = _by_sign(tokens, marks(torch.gt, ratio, config.dual_clip), advantage)
+        over = marks(torch.gt, ratio, config.dual_clip)
+        capped = _by_sign(_per_advantage(tokens, over, advantage), advantage)
         sums["dual_clipped"] = capped.negative
     return sums
 
@@ -77,15 +81,17 @@ class _BySign(NamedTuple):
     size: Float[Tensor, ""]
 
 
-def _by_sign(
+def _per_advantage(
     tokens: TokenBatch, marked: Float[Tensor, "batch #tok"], advantage: Float[Tensor, "batch #tok"]
-) -> _BySign:
-    """Count marked valid tokens by the sign of the advantage."""
-    # Where a response has one advantage, its count of marked tokens is all that matters.
-    rows = tokens.rows(marked)
-    count = rows if advantage.shape[1] == 1 else marked
+) -> Float[Tensor, "batch #tok"]:
+    """Count marked valid tokens per advantage: of the response where it has one, else each by itself."""
+    return tokens.rows(marked) if advantage.shape[1] == 1 else marked * tokens.real
+
+
+def _by_sign(count: Float[Tensor, "batch #tok"], advantage: Float[Tensor, "batch #tok"]) -> _BySign:
+    """Sum the counts of marked tokens by the sign of the advantage that they belong to."""
     return _BySign(
-        every=rows.sum(),
+        every=count.sum(),
         negative=(count * marks(torch.lt, advantage, 0.0)).sum(),
         positive=(count * marks(torch.gt, advantage, 0.0)).sum(),
         size=(count * advantage.abs()).sum(),

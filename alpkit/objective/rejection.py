@@ -1,18 +1,21 @@
-"""Leave out tokens and responses: ratio bands, divergences, veto, sign-conditioned masks."""
+"""Leave out tokens and responses: ratio bands, divergences, regions around mu, veto, sign-conditioned masks."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.config.correction import RejectConfig, RejectDivergence, RejectRatio
+from alpkit.config.correction import Of, RejectConfig, RejectDivergence, RejectRatio, When
 from alpkit.objective.levels import reduce_clean
 from alpkit.objective.tokens import TokenBatch, clean, marks
 
 # Further out than any divergence of clamped log ratios (at most e^60), so that masked tokens are no extreme.
 _BEYOND = 1e30
+_SMALLEST = 1e-6
+_NO_BOUNDS = {"lower": None, "upper": None, "when": "always", "normalizer": "keep"}
 
 
 class Rejection(NamedTuple):
@@ -27,6 +30,7 @@ class Rejection(NamedTuple):
 
 def reject(
     tokens: TokenBatch,
+    log_ratios: Mapping[Of, Float[Tensor, "batch tok"]],
     rules: Sequence[RejectConfig],
     *,
     clamp: tuple[float, float],
@@ -34,22 +38,53 @@ def reject(
 ) -> Rejection:
     """Apply every rule to the valid tokens; a token goes if any of them rejects it.
 
-    Log ratios are clamped as everywhere: after the reduction for a ratio, per token for a divergence.
+    `log_ratios`: over mu, for every `of` of the rules, 0 where masked. They are clamped as everywhere: after
+    the reduction for a ratio, per token for a divergence.
     Raises ValueError where a rule looks at the sign of the advantage and none was given.
     """
     rejected = uncounted = torch.zeros_like(tokens.count)
+    known: dict[
+        RejectConfig,
+        Float[
+            Tensor,
+            (
+                batch  # tok
+            ),
+        ],
+    ] = {}
     for rule in rules:
-        outside = _outside(_statistic(tokens, rule, clamp), rule)
-        if rule.when == "negative_advantage":
-            if advantage is None:
-                raise ValueError(
-                    "reject.when: negative_advantage looks at the advantage: use policy_loss"
-                )
-            outside = outside * marks(torch.lt, advantage, 0.0)
+        # Two rules may bound one statistic, each on one side and for one sign of the advantage.
+        unbounded = rule.model_copy(update=_NO_BOUNDS)
+        if unbounded not in known:
+            known[unbounded] = _statistic(tokens, log_ratios[rule.of], rule, clamp)
+        outside = _outside(known[unbounded], rule)
+        if rule.when != "always":
+            outside = outside * _eligible(rule.when, log_ratios[rule.of], advantage)
         rejected = torch.maximum(rejected, outside)
         if rule.normalizer == "shrink":
             uncounted = torch.maximum(uncounted, outside)
     return Rejection(rejected * tokens.real_like(rejected), uncounted * tokens.real_like(uncounted))
+
+
+def _eligible(
+    when: When,
+    log_ratio: Float[Tensor, "batch tok"],
+    advantage: Float[Tensor, "batch #tok"] | None,
+) -> Float[Tensor, "batch #tok"]:
+    """Mark (1) the tokens that a rule may reject, by their advantage and by where their update would go."""
+    if advantage is None:
+        raise ValueError(f"reject.when: {when} looks at the advantage: use policy_loss")
+    match when:
+        case "always":
+            return torch.ones_like(advantage)
+        case "positive_advantage":
+            return marks(torch.gt, advantage, 0.0)
+        case "negative_advantage":
+            return marks(torch.lt, advantage, 0.0)
+        case "moving_away":
+            return marks(torch.gt, log_ratio * advantage, 0.0)
+        case _:
+            assert_never(when)
 
 
 def _outside(
@@ -64,14 +99,15 @@ def _outside(
 
 
 def _statistic(
-    tokens: TokenBatch, rule: RejectConfig, clamp: tuple[float, float]
+    tokens: TokenBatch,
+    log_ratio: Float[Tensor, "batch tok"],
+    rule: RejectConfig,
+    clamp: tuple[float, float],
 ) -> Float[Tensor, "batch #tok"]:
     """Compute the rule's statistic, per token or per response."""
-    numerator = tokens.numerator(rule.of)
-    log_ratio = tokens.log_ratio(numerator, tokens.logp_rollout)
     if isinstance(rule, RejectRatio):
         return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp_()
-    log_ratio = log_ratio.clamp_(*clamp)
+    log_ratio = log_ratio.clamp(*clamp)
     match rule.statistic:
         case "k1":
             values = log_ratio.neg_()
@@ -80,10 +116,39 @@ def _statistic(
         case "k3":
             values = log_ratio.exp().sub_(1).sub_(log_ratio)
         case "prob_gap":
-            values = clean((numerator.exp() - tokens.logp_rollout.exp()).abs(), tokens.real)
+            values = _gap(tokens, rule.of).abs_()
+        case "signed_prob_gap":
+            values = _gap(tokens, rule.of)
+        case "binary_kl" | "binary_kl_both":
+            values = _binary_kl(tokens, rule.of, both=rule.statistic == "binary_kl_both")
         case _:
             assert_never(rule.statistic)
     return _reduce(values, tokens, rule)
+
+
+def _gap(tokens: TokenBatch, of: Of) -> Float[Tensor, "batch tok"]:
+    """Compute the numerator's probability less mu's; 0 where masked."""
+    return clean(tokens.numerator(of).exp() - tokens.logp_rollout.exp(), tokens.real)
+
+
+def _binary_kl(tokens: TokenBatch, of: Of, *, both: bool) -> Float[Tensor, "batch tok"]:
+    """Compute KL(mu | numerator) of the choice between the token and all others, or the larger of both ways.
+
+    D(p | q) = p log(p/q) + (1 - p) log((1 - p)/(1 - q)). Probabilities are held in [1e-6, 1 - 1e-6]: with 1e-8
+    float32 rounds the upper bound to 1, the statistic is NaN, and no comparison rejects a NaN.
+    """
+    bounds = math.log(_SMALLEST), math.log1p(-_SMALLEST)
+    mu, numerator = (
+        clean(logp, tokens.real).clamp_(*bounds)
+        for logp in (tokens.logp_rollout, tokens.numerator(of))
+    )
+    rest, other_rest = -mu.expm1(), -numerator.expm1()
+    log_ratio, log_rest = mu - numerator, rest.log() - other_rest.log()
+    forward = (1 - rest).mul_(log_ratio).add_(rest.mul_(log_rest))
+    if not both:
+        return forward
+    backward = (other_rest - 1).mul_(log_ratio).sub_(other_rest.mul_(log_rest))
+    return torch.maximum(forward, backward)
 
 
 def _reduce(

@@ -38,17 +38,15 @@ class Terms(NamedTuple):
 
 def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
     """Compute the ratio at its level; `log_ratio_clamp` bounds its log after the reduction."""
-    now = tokens.numerator("bypass")
     match config.ratio.denominator:
         case "old":
-            under = tokens.numerator("mismatch")
+            per_token = tokens.log_ratio(tokens.numerator("bypass"), tokens.numerator("mismatch"))
         case "rollout":
-            under = tokens.logp_rollout
+            per_token = tokens.log_ratio(tokens.numerator("bypass"), tokens.logp_rollout)
         case "current":
-            under = now
+            per_token = torch.zeros_like(tokens.real)
         case _:
             assert_never(config.ratio.denominator)
-    per_token = tokens.log_ratio(now, under)
     level = reduce_clean(per_token, tokens.real, config.ratio.level, tokens.turn)
     log_ratio = level.clamp(*config.log_ratio_clamp)
     clamped = marks(torch.ne, log_ratio, level)
@@ -65,16 +63,12 @@ def weighted_terms(
     """Multiply the surrogate by the correction's weight, at the tokens that the correction kept."""
     now = tokens.numerator("bypass")
     logp = now if config.surrogate.kind == "ppo" else clean(now, tokens.real)
-    loss, slope, alive = surrogate(ratio.value, logp, advantage, config.surrogate)
-    alive = alive * corrected.kept
-    if config.surrogate.kind == "ppo":
-        # Clamped, the ratio is a constant. The others detach it, so that its clamp stops no gradient.
-        alive = alive.gt_(ratio.clamped)
-    return Terms(
-        loss=(loss * corrected.kept).mul_(corrected.weight).sum(dim=1, keepdim=True),
-        slope=(slope * alive).mul_(corrected.weight),
-        surviving=alive.sum(),
+    loss, slope, alive = surrogate(
+        ratio.value, logp, advantage, config.surrogate, clamped=ratio.clamped
     )
+    surviving = (alive * corrected.kept).sum()
+    weighted = (loss * corrected.weight).sum(dim=1, keepdim=True)
+    return Terms(weighted, slope * corrected.weight, surviving)
 
 
 def pull(

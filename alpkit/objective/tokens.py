@@ -6,7 +6,7 @@ Functions of this package leave the tensors that they are given as they are; an 
 is always on a tensor that the same function has made, because a new one costs more than its arithmetic.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +49,11 @@ class TokenBatch:
         now, old = (None if x is None else x.detach().to(dtype) for x in (logp, logp_old))
         rollout = logp_rollout.detach().to(dtype)
         given = as_float(mask, dtype)
-        # One sum is finite exactly where all of its (moderate) terms are.
-        total = rollout.abs()
+        # A difference is finite exactly where all of its (moderate) terms are.
+        difference = rollout
         for values in (now, old):
-            total = total if values is None else total.sub_(values)
-        real = total.abs_().lt_(torch.inf).mul_(given)
+            difference = difference if values is None else difference - values
+        real = difference.abs().lt_(torch.inf).mul_(given)
         count = real.sum(dim=1, keepdim=True)
         return cls(now, old, rollout, real, count, turn, given.sum() - count.sum())
 
@@ -64,6 +64,10 @@ class TokenBatch:
             name = "pi_old: pass logp_old" if of == "mismatch" else "pi_theta: pass logp"
             raise ValueError(f"this objective uses {name}")
         return values
+
+    def over_rollout(self, of: Iterable[Of]) -> dict[Of, Float[Tensor, "batch tok"]]:
+        """Compute the log ratios over mu that are named, each once, in nats; 0 where masked."""
+        return {each: self.log_ratio(self.numerator(each), self.logp_rollout) for each in set(of)}
 
     def log_ratio(
         self, over: Float[Tensor, "batch tok"], under: Float[Tensor, "batch tok"]
@@ -89,9 +93,9 @@ def as_float(mask: Tensor, dtype: torch.dtype) -> Float[Tensor, "*shape"]:
 
 def marks(
     compare: Callable[..., Tensor],
-    left: Float[Tensor, "batch #tok"],
-    right: Float[Tensor, "batch #tok"] | float,
-) -> Float[Tensor, "batch #tok"]:
+    left: Float[Tensor, "*shape"],
+    right: Float[Tensor, "*right"] | float,
+) -> Float[Tensor, "*shape"]:
     """Mark with 1 where `compare(left, right)` holds (torch.lt, torch.eq, ...), else 0, in the shape of `left`.
 
     A comparison that writes floats takes a quarter of the time of one that writes bools.
@@ -100,7 +104,7 @@ def marks(
 
 
 def clean(
-    values: Float[Tensor, "batch tok"], real: Float[Tensor, "batch tok"]
-) -> Float[Tensor, "batch tok"]:
+    values: Float[Tensor, "*shape"], real: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """Set `values` to 0 where `real` is 0, even inf and NaN; valid values are finite."""
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mul_(real)

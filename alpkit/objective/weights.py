@@ -1,12 +1,13 @@
 """Detached factors on the loss: truncated, clipped, masked and normalised importance weights."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alpkit.config.correction import WeightConfig
+from alpkit.config.correction import Of, WeightConfig
 from alpkit.objective.levels import reduce_clean
 from alpkit.objective.tokens import TokenBatch, marks
 
@@ -23,16 +24,20 @@ class Weights(NamedTuple):
     receipt: dict[str, Tensor]
 
 
-def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]) -> Weights:
+def raw_weight(
+    tokens: TokenBatch,
+    log_ratios: Mapping[Of, Float[Tensor, "batch tok"]],
+    config: WeightConfig,
+    clamp: tuple[float, float],
+) -> Weights:
     """Compute the weight exp(log ratio at the configured level), and truncate, clip or mask it.
 
     truncate: min(x, upper); clip: x into [lower, upper]; mask: x where lower <= x <= upper, else 0, and
-    the token stays in the loss's normaliser. Raises ValueError where the log-probs of `config.of` were not
-    given.
+    the token stays in the loss's normaliser. `log_ratios`: over mu, for `config.of`, 0 where masked.
     """
     if config.action == "none":
         return Weights(torch.ones_like(tokens.count), None, {})
-    raw = _untouched(tokens, config, clamp)
+    raw = _untouched(tokens, log_ratios[config.of], config, clamp)
     real = tokens.real_like(raw)
     inside = None
     touched = {"weight_raw": tokens.rows(raw).sum()}
@@ -45,23 +50,25 @@ def raw_weight(tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, flo
             touched |= _above(raw, tokens, config.upper) | {"raised": tokens.rows(below).sum()}
             weight = raw.clamp_(config.lower, config.upper).mul_(real)
         case "mask":
-            inside = marks(torch.le, raw, config.upper).mul_(real)
-            if config.lower > 0:
-                inside = inside.mul_(marks(torch.ge, raw, config.lower))
+            # Masked tokens weigh 0, which is below every lower bound above 0.
+            above = marks(torch.ge, raw, config.lower) if config.lower > 0 else real
+            inside = marks(torch.le, raw, config.upper).mul_(above)
+            weight = raw * inside
             touched["masked"] = tokens.count.sum() - tokens.rows(inside).sum()
-            touched["weight_removed"] = tokens.rows((1 - inside).mul_(raw)).sum()
-            weight = raw.mul_(inside)
+            touched["weight_removed"] = tokens.rows(raw.sub_(weight)).sum()
         case _:
             assert_never(config.action)
     return Weights(weight, inside, touched)
 
 
 def _untouched(
-    tokens: TokenBatch, config: WeightConfig, clamp: tuple[float, float]
+    tokens: TokenBatch,
+    log_ratio: Float[Tensor, "batch tok"],
+    config: WeightConfig,
+    clamp: tuple[float, float],
 ) -> Float[Tensor, "batch #tok"]:
     """The ratio itself at the configured level; 0 where masked."""
-    log_weight = tokens.log_ratio(tokens.numerator(config.of), tokens.logp_rollout)
-    level = reduce_clean(log_weight, tokens.real, config.level, tokens.turn)
+    level = reduce_clean(log_ratio, tokens.real, config.level, tokens.turn)
     return level.clamp(*clamp).exp_().mul_(tokens.real_like(level))
 
 

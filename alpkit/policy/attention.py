@@ -40,7 +40,7 @@ _ALIKE: Final = 32
 
 
 class Packing(NamedTuple):
-    """How forwards are packed; None in its place: they are padded."""
+    """A way to pack forwards; None in its place: they are padded."""
 
     kernel: Kernel = "auto"
 
@@ -67,7 +67,7 @@ class Segments:
 
     @cached_property
     def starts(self) -> Int[Tensor, " samples_plus_1"]:
-        """Where each sample begins, and the end: what varlen kernels ask for."""
+        """Offsets at which the samples begin, and the end, as varlen kernels ask for them."""
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
 
     @cached_property
@@ -216,7 +216,7 @@ class _Collect(torch.autograd.Function):
 def _window_mask(
     longest: int, window: int | None, device: torch.device
 ) -> Bool[Tensor, "longest longest"] | None:
-    """Which places see which, where a sample is longer than the layer's window; else None: causal."""
+    """Mask of which places see which, where a sample is longer than the layer's window; else None: causal."""
     if window is None or longest <= window:
         return None
     place = torch.arange(longest, device=device)
@@ -258,7 +258,7 @@ def _varlen(
 
 
 def packing_of(model: PreTrainedModel, hardware: HardwareConfig) -> Packing | None:
-    """How `model`'s forwards are packed; None, and a line in the log, where it cannot be packed."""
+    """Choose how `model`'s forwards are packed; None, and a line in the log, where it cannot be packed."""
     if can_pack(model):
         return Packing(hardware.attention)
     logger.warning(

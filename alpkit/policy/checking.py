@@ -53,7 +53,7 @@ def check_model(name: str, revision: str | None, perturbation: PerturbationConfi
 
 @cache
 def model_without_weights(name: str, revision: str | None) -> PreTrainedModel | None:
-    """Build the architecture on the meta device; None for a built-in that is not converted yet."""
+    """Build a model's architecture without weights (meta device); None for a built-in that was never loaded."""
     folder = converted_folder(name)
     if folder is None and name in BUILTINS:
         return None  # its config is still inside the package

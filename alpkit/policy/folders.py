@@ -8,15 +8,17 @@ from typing import Final
 
 from alpkit.errors import ConfigError, PrerequisiteError
 
-BUILTINS: Final = ("builtin:tiny-addition", "builtin:smollm2-135m")
+SHIPPED: Final = ("builtin:tiny-addition", "builtin:tiny-tool")
+"""Models whose weights lie in the package; `alpkit/policy/assets` holds how each was made."""
+BUILTINS: Final = (*SHIPPED, "builtin:smollm2-135m")
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
 def local_folder(name: str) -> Path | None:
     """Resolve a builtin or a folder; None for what can only be a hub id."""
-    if name == "builtin:tiny-addition":
-        return _ASSETS / "tiny-addition"
+    if name in SHIPPED:
+        return _ASSETS / name.removeprefix("builtin:")
     if name == "builtin:smollm2-135m":
         from alpkit.policy.smollm2 import materialise
 

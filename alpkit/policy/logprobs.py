@@ -21,6 +21,8 @@ from alpkit.policy.head import HeadLogprobs, plain_head, recomputed_logprobs
 from alpkit.policy.memory import head_chunk
 from alpkit.policy.perturbation.gate import HeadTokens, bound, head_tokens
 
+# Log of a mass that is none: where all of the vocabulary is a candidate. No gradient goes through it.
+_NO_MASS: Final = -80.0
 # Config fields by which models scale their logits. hyperclovax multiplies by what granite divides by.
 _MULTIPLIERS: Final = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 _DIVISOR: Final = "logits_scaling"
@@ -40,10 +42,16 @@ class LogitTransform(NamedTuple):
 
 
 class TokenLogprobs(NamedTuple):
-    """`logp` and `entropy` (nats), aligned with tokens, 0 outside responses; `logp` has a gradient."""
+    """`logp` and `entropy` (nats), aligned with tokens, 0 outside responses; `logp` has a gradient.
+
+    Of the candidates, where some were given: `top`, their log-probs, and `rest`, the log of what the others
+    have together; both with gradient.
+    """
 
     logp: Float[Tensor, "batch len"]
     entropy: Float[Tensor, "batch len"]
+    top: Float[Tensor, "batch len k"] | None = None
+    rest: Float[Tensor, "batch len"] | None = None
 
 
 def positions_of(attention: Bool[Tensor, "batch len"]) -> Int[Tensor, "batch len"]:
@@ -94,6 +102,7 @@ def response_logprobs(
     chunk: int | None = None,
     head_float32: bool = False,
     packing: Packing | None = None,
+    candidates: Int[Tensor, "batch len k"] | None = None,
     entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Compute the log-prob of every response token given the tokens before it, and the entropy there.
@@ -103,6 +112,7 @@ def response_logprobs(
     `head_float32`: the LM head is not part of an autocast around this call. `packing`: without padding,
     for models that `can_pack`; noise then needs a sample id per token (`packed_samples`).
     `entropy_gradient`: the entropy has a gradient too, through the same chunks; else it is detached.
+    `candidates`: token ids whose log-probs at each response token's place are wanted besides, distinct.
     """
     predicts = torch.nn.functional.pad(response[:, 1:], (0, 1))
     targets = tokens[:, 1:][response[:, 1:]]
@@ -114,6 +124,13 @@ def response_logprobs(
         place = predicts[attention].nonzero()
         rows, where = hidden[place[:, 0]], torch.nn.functional.pad(place, (1, 0))  # row 0
     chunk = chunk or head_chunk(model, tokens.device)
+    settings = (temperature, head_float32, entropy_gradient)
+    if candidates is not None:
+        ids = candidates[:, 1:][response[:, 1:]].long()
+        parts = _score_candidates(model, rows, targets, ids, where, chunk, settings)
+        logp, entropy, rest, *top = (_scatter(part, response) for part in parts.unbind(dim=-1))
+        entropy = entropy if entropy_gradient else entropy.detach()
+        return TokenLogprobs(logp, entropy, torch.stack(top, dim=-1), rest)
     scored = _score(model, rows, targets, where, temperature, chunk, head_float32, entropy_gradient)
     return TokenLogprobs(_scatter(scored.logp, response), _scatter(scored.entropy, response))
 
@@ -155,6 +172,53 @@ def _score(
         logps.append(logp)
         entropies.append(entropy)
     return HeadLogprobs(torch.cat(logps), torch.cat(entropies))
+
+
+def _score_candidates(
+    model: PreTrainedModel,
+    rows: Float[Tensor, "tok hidden"],
+    targets: Int[Tensor, " tok"],
+    candidates: Int[Tensor, "tok k"],
+    where: Int[Tensor, "tok 2"],
+    chunk: int,
+    settings: tuple[float, bool, bool],
+) -> Float[Tensor, "tok columns"]:
+    """Score targets and candidates chunk by chunk, and again in the backward: log-prob, entropy, log of the
+    rest's mass, then the candidates' log-probs. `settings` as of `_candidate_head`.
+    """
+    parts = [
+        checkpoint(
+            bound(_candidate_head),
+            *(model, piece, target, ids, HeadTokens(*at.unbind(1)), *settings),
+            use_reentrant=False,
+        )
+        for piece, target, ids, at in zip(
+            *(values.split(chunk) for values in (rows, targets, candidates, where)), strict=True
+        )
+    ]
+    return torch.cat(parts)
+
+
+def _candidate_head(
+    model: PreTrainedModel,
+    hidden: Float[Tensor, "tok hidden"],
+    target: Int[Tensor, " tok"],
+    candidates: Int[Tensor, "tok k"],
+    at: HeadTokens,
+    temperature: float,
+    head_float32: bool,
+    entropy_gradient: bool,
+) -> Float[Tensor, "tok columns"]:
+    with head_tokens(at):
+        logits = token_logits(model, hidden, head_float32=head_float32) / temperature
+    logp = logits.log_softmax(dim=-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = -(logp.exp() * logp).sum(dim=-1)
+    # Of its own, for 1 less the candidates' mass has no digits left where they hold nearly all.
+    others = logp.scatter(-1, candidates, torch.finfo(logp.dtype).min)
+    rest = others.logsumexp(dim=-1).clamp(min=_NO_MASS)
+    columns = [logp.gather(-1, target[:, None])[:, 0], entropy, rest]
+    return torch.cat([torch.stack(columns, dim=-1), logp.gather(-1, candidates)], dim=-1)
 
 
 def packed_samples(

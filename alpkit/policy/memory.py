@@ -1,4 +1,4 @@
-"""How much goes through a model at once, from the memory that there is: rows to generate, tokens for the head.
+"""Choose how much goes through a model at once, by the memory that is free: rows to generate, tokens for the head.
 
 Results change by float rounding only, whatever these say. Not here: the token budget of a micro-batch,
 which is the user's (`hardware.micro_batch_tokens`), and what all of a run needs (`alpkit.policy.needs`).

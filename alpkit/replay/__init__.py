@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from alpkit.config import RunConfig
 from alpkit.replay.book import Book, Replay, Row
-from alpkit.replay.inputs import find_cell, kept_policies, recorded_steps_of
+from alpkit.replay.inputs import find_cell, given_policy, kept_policies, recorded_steps_of
 from alpkit.replay.methods import methods_of
 from alpkit.replay.report import Written, as_json, pooled, write
 from alpkit.runs.steps import read_steps
@@ -34,20 +34,25 @@ def replay(
     *,
     steps: Sequence[int] | None = None,
     gradients: bool | None = None,
+    policy: Path | str | None = None,
     tokens: bool = False,
     root: Path | str = Path("."),
 ) -> Replay:
     """Replay recorded steps of one cell under its own correction and under `methods`.
 
     `methods`: preset names or YAML files; `steps`: default all recorded; `gradients`: None where the
-    policy was recorded, True demands it, False spares it; `tokens`: keep every token's numbers.
+    policy was recorded, True demands it, False spares it; `policy`: a model with the weights from before
+    the one step, for a run that kept none; `tokens`: keep every token's numbers.
     Raises `ConfigError` for a method that cannot be replayed, `GridError` for a run id that names no
     single cell, `TrackingError` for what the run did not record.
     """
     cell = find_cell(str(run_id), Path(root))
-    compared = methods_of(methods, cell.config)
+    compared = methods_of(methods, cell.config, cell.imported)
     chosen = recorded_steps_of(cell.folder, steps)
-    policies = kept_policies(cell.folder, chosen, gradients, every=steps is not None)
+    if policy is None:
+        policies = kept_policies(cell.folder, chosen, gradients, every=steps is not None)
+    else:
+        policies = {given_policy(cell, chosen): Path(policy)}
     # torch and transformers, only once the input is known to make sense.
     from alpkit.replay.batches import read_step
     from alpkit.replay.losses import overlaps, replay_method, row_of, token_rows
@@ -55,24 +60,30 @@ def replay(
     book = Book(cell, compared)
     metrics = dict(read_steps(cell.folder))
     for step in chosen:
-        recorded = read_step(cell.folder, step, cell.config)
-        outcomes = [replay_method(m, recorded) for m in book.replayable(step, recorded.logps)]
+        recorded = read_step(cell.folder, step, cell.config, cell.imported)
+        signed = recorded.has_advantage
+        usable = book.replayable(step, recorded.logps, signed=signed)
+        outcomes = [replay_method(method, recorded) for method in usable]
         book.rows["methods"] += [row_of(outcome, recorded) for outcome in outcomes]
-        book.rows["overlap"] += overlaps(outcomes, step)
+        book.rows["overlap"] += overlaps(outcomes, step, signed=signed)
         book.rows["logged"] += _compared(outcomes, metrics.get(step, {}), step, cell.config)
         if tokens:
             book.tokens.append(token_rows(outcomes, recorded))
         if step in policies:
             from alpkit.replay.gradients import gradients as gradients_of
-            from alpkit.replay.policy import load_replayed
+            from alpkit.replay.policy import load_given, load_replayed
 
-            policy = load_replayed(policies[step], cell.config, step)
-            rows = gradients_of(recorded, book.differentiable(recorded.logps), policy)
+            load = load_replayed if policy is None else load_given
+            before = load(policies[step], cell.config, step)
+            rows = gradients_of(recorded, book.differentiable(recorded.logps), before)
             book.rows["gradients"] += rows.gradients
             book.rows["cosines"] += rows.cosines
             book.note_gaps(rows.gaps)
     if not policies and gradients is None:
-        book.note("no gradients: the run kept no policy of these steps (records.replay: true does)")
+        book.note(
+            "no gradients: the run kept no policy of these steps (records.replay: true does; "
+            "--policy gives one)"
+        )
     return book.to_replay(tokens=tokens)
 
 

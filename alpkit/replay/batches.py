@@ -22,8 +22,9 @@ from alpkit.objective import Inputs, group_advantage
 from alpkit.rollout import Request, Response, collate
 from alpkit.runs import records
 from alpkit.runs.folder import RunFolder
+from alpkit.runs.imported import Imported
 from alpkit.runs.records import read_sequences
-from alpkit.trainer.batches import Batch, MicroBatch, cut
+from alpkit.trainer.batches import Batch, MicroBatch, cut, cut_rows
 
 LOGPS: Final = ("logp_old", "logp_train", "logp_perturbed")
 IDENTITY: Final = ("step", "update", "sample", "prompt", "position", "token")
@@ -45,9 +46,23 @@ class RecordedStep:
     logps: dict[str, Tensor]
     turn: Tensor
     tokens: pd.DataFrame
+    imported: Imported | None = None
+
+    @cached_property
+    def has_advantage(self) -> bool:
+        """Whether every token's advantage is known; always, but for imported runs."""
+        return bool(self.tokens["advantage"].notna().all())
+
+    @property
+    def knows_length(self) -> bool:
+        """Whether the longest response allowed is known, which some losses divide by."""
+        return self.imported is None or "max_tokens" not in self.imported.absent
 
     def inputs(self, micro: MicroBatch, logp: Tensor, advantage: Tensor) -> Inputs:
-        """Give the loss's inputs of a micro-batch, with `logp` [batch, len] as numerator."""
+        """Give the loss's inputs of a micro-batch, with `logp` [batch, len] as numerator.
+
+        `advantage`: as `advantage()` gives it, [batch] or [batch, len].
+        """
         rows, columns = self.place(micro)
         old = self.logps.get("logp_old")
         return Inputs(
@@ -60,40 +75,77 @@ class RecordedStep:
         )
 
     def place(self, micro: MicroBatch) -> tuple[Tensor, slice]:
-        """Which rows and columns of the whole batch a micro-batch is."""
+        """Give the rows and columns of the whole batch that a micro-batch is."""
         return micro.sample, self.batch.rollout.rows(micro.sample)[1]
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Where every recorded token stands among the plan's valid tokens."""
+        """Place of every recorded token among the plan's valid tokens."""
         micros = [micro for micros in self.plan for micro in micros]
         of = [micro.sample.repeat_interleave(micro.valid.sum(dim=1)) for micro in micros]
         order: np.ndarray = torch.cat(of).argsort(stable=True).numpy()
         return order
 
     def advantage(self, config: AdvantageConfig) -> Tensor:
-        """Give the recorded advantages, or compute others from the recorded rewards (`obstacle` where it cannot)."""
+        """Give the recorded advantages, or compute others from the recorded rewards (`obstacle` where it cannot).
+
+        Of an imported run the recorded ones are given for every method, as nobody knows what made them:
+        [batch, len], and 0 where there are none.
+        """
+        if self.imported is not None:
+            return self._per_token("advantage").nan_to_num()
         if config == self.config.objective.advantage:
             return self.batch.advantage
         return group_advantage(self.batch.reward, self.batch.rollout.prompt, config)
 
     def cut(self, updates: int) -> list[list[MicroBatch]]:
-        """The batch cut for so many updates, within the run's micro-batch budget.
+        """Cut the batch for so many updates, within the run's micro-batch budget."""
+        return cut(self.batch, updates=updates, tokens=self._budget)
 
-        Runs from before it was a hard bound may hold longer sequences: these go alone.
-        """
+    def cut_as_recorded(self) -> list[list[MicroBatch]]:
+        """Cut the batch for the updates that its tokens say; for runs whose sizes no configuration holds."""
+        first = self.tokens.drop_duplicates("sample")
+        updates = [rows["sample"].tolist() for _, rows in first.groupby("update")]
+        return cut_rows(self.batch, updates, tokens=self._budget)
+
+    def one_prompt_each(self) -> list[MicroBatch]:
+        """Cut the first update by prompt: these are what is drawn independently."""
+        if self.imported is None:
+            prompts = self.config.rollout.prompts
+            first = prompts // self.config.train.updates_per_rollout
+            return [micro for micros in self.cut(prompts)[:first] for micro in micros]
+        rows = torch.cat([micro.sample for micro in self.plan[0]])
+        numbers = self.batch.rollout.prompt[rows]
+        groups = [rows[numbers == number].tolist() for number in numbers.unique()]
+        micros = cut_rows(self.batch, groups, tokens=self._budget)
+        return [replace(micro, update=0) for group in micros for micro in group]
+
+    @property
+    def _budget(self) -> int:
+        """The run's own; runs from before it was a hard bound may hold longer sequences: these go alone."""
         longest = int(self.batch.rollout.attention.sum(dim=1).max())
-        budget = max(self.config.hardware.micro_batch_tokens, longest)
-        return cut(self.batch, updates=updates, tokens=budget)
+        return max(self.config.hardware.micro_batch_tokens, longest)
+
+    def _per_token(self, column: str) -> Tensor:
+        """Put a recorded column at its tokens' places, NaN elsewhere: [batch, len]."""
+        dense = torch.full(self.batch.valid.shape, torch.nan)
+        dense[self.batch.valid] = torch.tensor(self.tokens[column].to_numpy(np.float32))
+        return dense
 
 
-def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
-    """Rebuild a step from `folder`'s records; `TrackingError` where they do not fit `config`."""
+def read_step(
+    folder: Path, step: int, config: RunConfig, imported: Imported | None = None
+) -> RecordedStep:
+    """Rebuild a step from `folder`'s records; `TrackingError` where they do not fit `config`.
+
+    `imported`: the run comes from a dump, whose steps may differ in size.
+    """
     tokens = records.read(folder, steps=[step], columns=_COLUMNS)
     tokens = tokens.sort_values(["sample", "position"], kind="stable", ignore_index=True)
     sequences = read_sequences(folder, steps=[step]).sort_values("sample", ignore_index=True)
     where = f"{RunFolder(folder).records}, step {step}"
-    if not np.array_equal(sequences["sample"], np.arange(_samples(config))):
+    samples = len(sequences) if imported is not None else _samples(config)
+    if not np.array_equal(sequences["sample"], np.arange(samples)):
         raise _misfit(where, f"{len(sequences)} responses, the config has {_samples(config)}")
     batch, at = _padded(step, tokens, sequences)
     if config.environment is not None and config.environment.credit == "turn":
@@ -102,10 +154,12 @@ def read_step(folder: Path, step: int, config: RunConfig) -> RecordedStep:
     logps = {
         name: _spread(tokens[name], at, batch.valid, np.nan)
         for name in LOGPS
-        if tokens[name].notna().any()
+        if tokens[name].notna().any() and tokens["logp_rollout"].notna().any()
     }
     turn = _spread(tokens["turn"], at, batch.valid, 0).long()
-    recorded = RecordedStep(step, config, batch, [], logps, turn, tokens)
+    recorded = RecordedStep(step, config, batch, [], logps, turn, tokens, imported)
+    if imported is not None:
+        return replace(recorded, plan=recorded.cut_as_recorded())
     recorded = replace(recorded, plan=recorded.cut(config.train.updates_per_rollout))
     planned = np.empty(len(batch.rollout), dtype=np.int64)
     for update, micros in enumerate(recorded.plan):

@@ -9,6 +9,7 @@ import pandas as pd
 from alpkit.errors import ConfigError
 from alpkit.replay.inputs import Cell
 from alpkit.replay.methods import Method
+from alpkit.runs.imported import ABSENCES
 
 Row = dict[str, object]
 """One row of a frame: column to value."""
@@ -70,6 +71,10 @@ class Book:
         self.tokens: list[pd.DataFrame] = []
         self._notes: dict[str, None] = {}
         self._obstacles: dict[tuple[str, str], list[int]] = {}
+        if cell.imported is not None:
+            self.note("an imported run: every method is given the recorded advantages")
+            for lacking in cell.imported.absent:
+                self.note(f"its dump lacks {ABSENCES[lacking]}")
         if cell.config.objective.reference_kl.coef > 0:
             self.note(
                 "the pull to the reference policy (reference_kl) is left out of every method and the "
@@ -96,11 +101,17 @@ class Book:
                     "are of another policy than the run's"
                 )
 
-    def replayable(self, step: int, columns: Collection[str]) -> list[Method]:
-        """List the methods whose loss follows from the log-probs that `step` recorded."""
+    def replayable(self, step: int, columns: Collection[str], *, signed: bool) -> list[Method]:
+        """List the methods whose weights follow from what `step` recorded; `signed`: its advantages too."""
         usable = []
         for method in self.compared:
-            obstacle = method.obstacle(columns, self.cell.config)
+            run = self.cell.config
+            if self.cell.imported is None:
+                obstacle = method.obstacle(columns, run)
+            else:
+                obstacle = method.obstacle(columns, run, absent="the dump lacks it, or log mu")
+            if not obstacle and not signed and method.by_sign:
+                obstacle = "it treats tokens by the sign of their advantage, which was not recorded"
             if obstacle:
                 self._obstacles.setdefault((method.name, obstacle), []).append(step)
             else:
@@ -113,6 +124,7 @@ class Book:
             method
             for method in self.compared
             if ("logp_old" in columns or not method.objective.needs_logp_old)
+            and not method.centred
             and self._has_sigma(method)
         ]
 
@@ -141,7 +153,9 @@ class Book:
                     f"{name} cannot be replayed",
                     where=str(self.cell.folder),
                     why=f"{_steps(steps)}: {obstacle}",
-                    fix="leave it out, or run the cell with records.replay: true and diagnostics.every: 1",
+                    fix="leave it out, or run the cell with records.replay: true and diagnostics.every: 1"
+                    if self.cell.imported is None
+                    else "leave it out, or import a dump that has what it needs",
                 )
             self.note(f"{name} is not replayed from the records of {_steps(steps)}: {obstacle}")
         kept = pd.concat(self.tokens, ignore_index=True) if tokens else None

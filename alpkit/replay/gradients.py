@@ -27,7 +27,6 @@ from alpkit.replay.book import Gap, Row
 from alpkit.replay.losses import score
 from alpkit.replay.methods import Method
 from alpkit.replay.policy import UPDATE, Numerator, ReplayedPolicy, Scorer
-from alpkit.trainer.batches import MicroBatch
 
 # Another machine's kernels differ in the last digits; a wrong model or noise differs in the first.
 TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
@@ -142,7 +141,7 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
     with torch.no_grad():
         scored = [_logp(recorded, scorer, draw) for draw in draws]
     slopes = [[_slopes(recorded, member, logp) for logp in scored] for member in members]
-    for micro in _one_prompt_each(recorded):
+    for micro in recorded.one_prompt_each():
         at = recorded.place(micro)
         seeds = [
             [slope[at].to(scorer.device) / len(draws) for slope in per_draw] for per_draw in slopes
@@ -155,12 +154,6 @@ def _accumulate(recorded: RecordedStep, scorer: Scorer, members: Sequence[_Sum])
             for member in members:
                 member.add(None)
     return _gaps(recorded, scorer, scored[0])
-
-
-def _one_prompt_each(recorded: RecordedStep) -> list[MicroBatch]:
-    prompts = recorded.config.rollout.prompts
-    first = prompts // recorded.config.train.updates_per_rollout
-    return [micro for micros in recorded.cut(prompts)[:first] for micro in micros]
 
 
 def _gradient(

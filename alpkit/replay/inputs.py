@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 from alpkit.config import RunConfig
 from alpkit.config.stored import load_run
-from alpkit.errors import GridError, TrackingError
+from alpkit.errors import ConfigError, GridError, TrackingError
 from alpkit.runs.find import resolve
 from alpkit.runs.folder import RunFolder, step_folder
+from alpkit.runs.imported import ABSENCES, Imported, read_imported
 from alpkit.runs.records import recorded_steps
 from alpkit.runs.states import read_cell, read_grid, read_manifest
 
 
 class Cell(NamedTuple):
-    """The run that is replayed; `report_id` names what is written about it."""
+    """A cell to replay; `report_id` is the name of the report's folder."""
 
     folder: Path
     cell_id: str
@@ -22,6 +23,8 @@ class Cell(NamedTuple):
     seed: int
     config: RunConfig
     report_id: str
+    imported: Imported | None = None
+    """Whose dump it comes from; None for a run of alpkit's own."""
 
 
 def find_cell(run_id: str, root: Path) -> Cell:
@@ -52,7 +55,9 @@ def _cell(folder: Path) -> Cell:
         grid = read_manifest(folder.parent)
         name = [grid.grid, grid.grid_id[:8], folder.name]
     arm = record.arm if record else folder.name
-    return Cell(folder, folder.name, arm, config.seed, config, "-".join(filter(None, name)))
+    report_id = "-".join(filter(None, name))
+    imported = read_imported(folder)
+    return Cell(folder, folder.name, arm, config.seed, config, report_id, imported)
 
 
 def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
@@ -74,6 +79,27 @@ def recorded_steps_of(folder: Path, steps: Sequence[int] | None) -> list[int]:
             fix="use one of them, or leave --step out for all",
         )
     return have if steps is None else sorted(set(steps))
+
+
+def given_policy(cell: Cell, steps: Sequence[int]) -> int:
+    """Name the one step that a policy given by hand can belong to; refuse what cannot have gradients."""
+    where = str(RunFolder(cell.folder).records)
+    if len(steps) != 1:
+        raise ConfigError(
+            f"--policy is the weights from before one step, and {len(steps)} are replayed",
+            where=where,
+            why=f"recorded steps: {', '.join(map(str, steps))}",
+            fix="choose one with --step",
+        )
+    for lacking in ("prompt_ids", "logp_train", "advantage"):
+        if cell.imported is not None and lacking in cell.imported.absent:
+            raise TrackingError(
+                "this run has no gradients",
+                where=where,
+                why=f"its dump lacks {ABSENCES[lacking]}",
+                fix="leave --policy out, or import a dump that has them",
+            )
+    return steps[0]
 
 
 def kept_policies(

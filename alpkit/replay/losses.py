@@ -6,7 +6,7 @@ normaliser. The derivative by each token's log-prob comes with it: where it is 0
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,15 @@ from alpkit.replay.batches import IDENTITY, RecordedStep
 from alpkit.replay.book import Row
 from alpkit.replay.methods import Method
 from alpkit.trainer.measure import read_out, receipt_part
+
+_UNSIGNED: Final = tuple(
+    f"receipt/{name}"
+    for name in (
+        *("truncated", "raised", "masked", "weight_removed"),
+        *("rejected", "rejected_sequences", "saturated"),
+    )
+)
+"""Receipts that no advantage enters."""
 
 
 class Scored(NamedTuple):
@@ -95,29 +104,42 @@ def replay_method(method: Method, recorded: RecordedStep) -> Outcome:
 def row_of(replayed: Outcome, recorded: RecordedStep) -> Row:
     """Make the method's row of `Replay.methods`."""
     kept = replayed.weight[replayed.weight > 0]
-    solved = recorded.tokens["reward"].to_numpy()[replayed.removed] >= 1
+    reward = recorded.tokens["reward"].to_numpy()[replayed.removed]
+    known = len(reward) > 0 and not np.isnan(reward).any()
     alive = pd.Series(~replayed.removed).groupby(recorded.tokens["sample"].to_numpy()).any()
     return {
         "step": recorded.step,
         "method": replayed.method.name,
         "own": replayed.method.own,
-        "loss": replayed.loss,
+        "loss": replayed.loss if _knows_loss(replayed.method, recorded) else np.nan,
         "tokens": len(replayed.ratio),
         "responses": len(alive),
         "removed": float(replayed.removed.mean()),
         "removed_responses": float((~alive).mean()),
-        "removed_solved": float(solved.mean()) if len(solved) else np.nan,
-        "mute": float(replayed.mute.mean()),
+        "removed_solved": float((reward >= 1).mean()) if known else np.nan,
+        "mute": float(replayed.mute.mean()) if recorded.has_advantage else np.nan,
         "weight_ess": _ess(replayed.weight),
         **_quantiles("weight", kept),
         "ratio_ess": _ess(replayed.ratio),
         **_quantiles("ratio", replayed.ratio),
-        **replayed.receipt,
+        **{
+            name: value
+            for name, value in replayed.receipt.items()
+            if recorded.has_advantage or name in _UNSIGNED
+        },
     }
 
 
-def overlaps(outcomes: Sequence[Outcome], step: int) -> list[Row]:
-    """Make the rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute."""
+def _knows_loss(method: Method, recorded: RecordedStep) -> bool:
+    fixed = method.objective.aggregate.startswith("fixed_length")
+    return recorded.has_advantage and (recorded.knows_length or not fixed)
+
+
+def overlaps(outcomes: Sequence[Outcome], step: int, *, signed: bool = True) -> list[Row]:
+    """Make the rows of `Replay.overlap`: every ordered pair, by what is removed and by what is mute.
+
+    Without advantages nothing is mute, and no row says so.
+    """
     return [
         {
             "step": step,
@@ -126,7 +148,7 @@ def overlaps(outcomes: Sequence[Outcome], step: int) -> list[Row]:
             "other": other.method.name,
             **_overlap(getattr(outcome, of), getattr(other, of)),
         }
-        for of in ("removed", "mute")
+        for of in (("removed", "mute") if signed else ("removed",))
         for outcome in outcomes
         for other in outcomes
     ]

@@ -13,6 +13,7 @@ from alpkit.config import ObjectiveConfig, PerturbationConfig, RunConfig, preset
 from alpkit.config.grid.own_methods import is_method_file, load_method
 from alpkit.config.objective import ReferenceKLConfig
 from alpkit.errors import ConfigError
+from alpkit.runs.imported import Imported
 
 OWN: Final = "own"
 
@@ -28,20 +29,37 @@ class Method(NamedTuple):
     perturbation: PerturbationConfig | None
     own: bool
 
-    def obstacle(self, columns: Collection[str], run: RunConfig) -> str:
+    @property
+    def centred(self) -> bool:
+        """Whether the loss needs log-probs of more than the sampled token."""
+        return self.objective.centering.kind != "none"
+
+    @property
+    def by_sign(self) -> bool:
+        """Whether weights or rejections look at the advantage."""
+        return any(rule.when != "always" for rule in self.objective.reject)
+
+    def obstacle(
+        self,
+        columns: Collection[str],
+        run: RunConfig,
+        *,
+        absent: str = "this step did not compute it (diagnostics.every)",
+    ) -> str:
         """Say why the records of `run` do not give this method's loss; '' where they do.
 
-        `columns`: the log-probs that the step recorded.
+        `columns`: the log-probs that the step recorded; `absent`: why a log-prob may not be there.
         """
         own, environment = run.perturbation, run.environment
         per_turn = environment is not None and environment.credit == "turn"
         if per_turn and self.objective.advantage != run.objective.advantage:
             return "its advantages are others, and the rewards of single turns are in no record"
+        if self.centred:
+            return "its log-probs of the sampler's likeliest tokens are in no record"
         if self.objective.needs_logp_old and "logp_old" not in columns:
-            return "it uses pi_old, which this step did not compute (diagnostics.every)"
+            return f"it uses pi_old: {absent}"
         if self.perturbation is None:
-            known = "logp_train" in columns
-            return "" if known else "this step did not compute log pi_theta (diagnostics.every)"
+            return "" if "logp_train" in columns else f"it uses pi_theta: {absent}"
         if self.perturbation != own:
             return "its noise is not the run's, so only the model can give its log-probs"
         if self.perturbation.draws > 1:
@@ -49,13 +67,18 @@ class Method(NamedTuple):
         return "" if "logp_perturbed" in columns else "logp_perturbed was not recorded"
 
 
-def methods_of(names: Sequence[str], config: RunConfig) -> list[Method]:
+def methods_of(
+    names: Sequence[str], config: RunConfig, imported: Imported | None = None
+) -> list[Method]:
     """List the run's own method, then the named ones; where one of these equals it, it goes by that name.
 
-    Raises `ConfigError` for a name that is neither a preset nor a readable YAML file.
+    An imported run whose objective nobody said has none of its own. Raises `ConfigError` for a name that is
+    neither a preset nor a readable YAML file.
     """
     own = _method(OWN, config, True)
     named = [_method(name, _settings(name), False) for name in dict.fromkeys(names)]
+    if imported is not None and "objective" in imported.absent:
+        return named
     found = [method._replace(own=method[1:3] == own[1:3]) for method in named]
     return found if any(method.own for method in found) else [own, *found]
 

@@ -120,3 +120,10 @@ def load_replayed(checkpoint: Path, config: RunConfig, step: int) -> ReplayedPol
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     packing = packing_of(model, config.hardware)
     return ReplayedPolicy(model, state["log_sigma"], config, step, packing)
+
+
+def load_given(folder: Path, config: RunConfig, step: int) -> ReplayedPolicy:
+    """Load a model that somebody else saved, as the policy from before `step`, on the GPU where there is one."""
+    model = load_policy(str(folder)).model
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return ReplayedPolicy(model, None, config, step, packing_of(model, config.hardware))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -28,9 +29,23 @@ class Request(NamedTuple):
         return max_tokens if self.max_tokens is None else min(self.max_tokens, max_tokens)
 
 
+class Likeliest(NamedTuple):
+    """The k likeliest tokens at every position of a response, with their log-probs (nats) under the
+    distribution that was sampled from. Whether the sampled token is among them is left to chance.
+    """
+
+    ids: Int[np.ndarray, "tok k"]
+    logp: Float[np.ndarray, "tok k"]
+
+    def until(self, end: int) -> "Likeliest":
+        """Keep the first `end` positions."""
+        return Likeliest(self.ids[:end], self.logp[:end])
+
+
 class Response(NamedTuple):
     """One sampled response; `logp` in nats, one per token, the end token included where it was sampled.
 
+    `top`: the likeliest tokens, where they were asked for.
     In a response of several turns, tokens that `sampled` does not mark were put in by an environment: they have a
     filler for a log-prob, and no loss, ratio or statistic may look at it. `turn` counts the model's turns from 0.
     """
@@ -42,6 +57,8 @@ class Response(NamedTuple):
     """One mark per token; None: the model sampled all of them."""
     turn: tuple[int, ...] | None = None
     """Turn of each token, never falling; None: all are of one turn."""
+
+    top: Likeliest | None = None
 
     @property
     def turns(self) -> int:
@@ -91,7 +108,8 @@ class Rollout:
 
     `tokens` are all ids, `attention` marks the real ones, `response` marks the sampled ones and is the
     loss mask; `logp_rollout` (nats, float32) is aligned with `tokens` and means nothing outside `response`.
-    `turn` is the turn of each response token, from 0, never falling along a row.
+    `turn` is the turn of each response token, from 0, never falling along a row. `top_ids` and `top_logp` are the
+    sampler's likeliest tokens at every position, where they were asked for.
     """
 
     tokens: Int[Tensor, "batch len"]
@@ -101,6 +119,8 @@ class Rollout:
     turn: Int[Tensor, "batch len"]
     prompt: Int[Tensor, " batch"]
     policy_version: int
+    top_ids: Int[Tensor, "batch len k"] | None = None
+    top_logp: Float[Tensor, "batch len k"] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -115,6 +135,8 @@ class Rollout:
             logp_rollout=self.logp_rollout.to(device),
             turn=self.turn.to(device),
             prompt=self.prompt.to(device),
+            top_ids=None if self.top_ids is None else self.top_ids.to(device),
+            top_logp=None if self.top_logp is None else self.top_logp.to(device),
         )
 
     def rows(self, index: Int[Tensor, " rows"]) -> tuple["Rollout", slice]:
@@ -130,6 +152,8 @@ class Rollout:
             logp_rollout=self.logp_rollout[index][:, columns],
             turn=self.turn[index][:, columns],
             prompt=self.prompt[index],
+            top_ids=None if self.top_ids is None else self.top_ids[index][:, columns],
+            top_logp=None if self.top_logp is None else self.top_logp[index][:, columns],
         )
         return cut, columns
 
@@ -169,4 +193,23 @@ def collate(
         turn=turn,
         prompt=torch.tensor(prompt),
         policy_version=policy_version,
+        **_likeliest(responses, left, shape),
     )
+
+
+def _likeliest(
+    responses: Sequence[Response], left: int, shape: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Pad the likeliest tokens of all responses; nothing where they were not asked for."""
+    tops = [response.top for response in responses]
+    given = [top for top in tops if top is not None]
+    if len(given) < len(tops) or not given:
+        return {}
+    k = given[0].ids.shape[1]
+    ids = torch.zeros(*shape, k, dtype=torch.int32)
+    logp = torch.zeros(*shape, k, dtype=torch.float32)
+    for row, top in enumerate(given):
+        stop = left + len(top.ids)
+        ids[row, left:stop] = torch.from_numpy(top.ids)
+        logp[row, left:stop] = torch.from_numpy(top.logp)
+    return {"top_ids": ids, "top_logp": logp}

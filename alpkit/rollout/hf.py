@@ -21,7 +21,7 @@ from alpkit.errors import RolloutError
 from alpkit.policy.autocast import FLOAT32, Precision
 from alpkit.policy.logprobs import backbone_of, positions_of, response_logprobs, token_logits
 from alpkit.policy.memory import generated_rows
-from alpkit.rollout import Request, Response, collate
+from alpkit.rollout import Likeliest, Request, Response, collate
 from alpkit.rollout.precision import check_rounding, matrices, round_weights, rounded
 from alpkit.rollout.stopping import StopText
 
@@ -103,13 +103,15 @@ def generate(
     precision: Precision = FLOAT32,
     stop_text: StopText | None = None,
     top_p: float = 1.0,
+    top_logprobs: int = 0,
 ) -> list[Response]:
     """Sample one response per request; temperature 0 takes the likeliest token, log-probs at 1.
 
     `precision` is that of the forward: the trainer's own where its policy is evaluated. The end token
     belongs to the response; its log-prob is the model's like any other's. `batch` sequences are sampled
     at once (default: what memory has room for). `top_p` below 1 samples from the nucleus (evaluation
-    only: the log-probs stay those of the whole distribution).
+    only: the log-probs stay those of the whole distribution). `top_logprobs`: likeliest tokens of every
+    position to return with their log-probs, at most the vocabulary.
     """
     responses: list[Response] = []
     ends = _Ends(tuple(stop_ids), stop_text)
@@ -122,7 +124,9 @@ def generate(
         longest_part = max(request.limit(max_tokens) for request in part)
         state = _Batch(model, part, pad_id, longest_part, head_float32=precision.head_float32)
         with precision.autocast(device):
-            responses += _generate(state, longest_part, temperature, ends, pad_id, top_p)
+            responses += _generate(
+                state, longest_part, temperature, ends, pad_id, top_p, top_logprobs
+            )
     return responses
 
 
@@ -157,12 +161,14 @@ def _generate(
     ends: _Ends,
     pad_id: int,
     top_p: float,
+    top_logprobs: int,
 ) -> list[Response]:
     shape = (len(state.rows), max_tokens)
     tokens = torch.full(shape, pad_id, device=state.ids.device)
     logps = torch.zeros(shape, device=state.ids.device)
     length = state.limits.clone()
     stopped = torch.zeros(shape[:1], dtype=torch.bool, device=state.ids.device)
+    likeliest = _LikeliestTokens(shape, top_logprobs, state.ids.device)
     for t in range(max_tokens):
         logits = state.logits() / (temperature or 1.0)
         if temperature == 0:
@@ -172,8 +178,10 @@ def _generate(
         open_rows = ~stopped[state.rows] & (state.limits[state.rows] > t)
         rows = state.rows[open_rows]
         tokens[rows, t] = token[open_rows]
-        picked = logits.log_softmax(dim=-1).gather(-1, token[:, None])[:, 0]
+        every = logits.log_softmax(dim=-1)
+        picked = every.gather(-1, token[:, None])[:, 0]
         logps[rows, t] = picked[open_rows]
+        likeliest.keep(rows, t, every[open_rows])
         ended = rows[ends.reached(tokens[rows, : t + 1])]
         stopped[ended] = True
         length[ended] = t + 1
@@ -183,9 +191,40 @@ def _generate(
         state.append(token, alive)
     lists = zip(tokens.tolist(), logps.tolist(), length.tolist(), stopped.tolist(), strict=True)
     return [
-        Response(tuple(ids[:n]), tuple(logp[:n]), "stop" if done else "length")
-        for ids, logp, n, done in lists
+        Response(
+            tuple(ids[:n]), tuple(logp[:n]), "stop" if done else "length", top=likeliest.of(row, n)
+        )
+        for row, (ids, logp, n, done) in enumerate(lists)
     ]
+
+
+class _LikeliestTokens:
+    """Collects the `top` likeliest tokens of every position; nothing where `top` is 0."""
+
+    def __init__(self, shape: tuple[int, int], top: int, device: torch.device) -> None:
+        self._shape, self._top, self._device = shape, top, device
+        self._kept: list[Likeliest] | None = None
+        self._ids = self._logp = torch.empty(0)
+
+    def keep(self, rows: Int[Tensor, " rows"], t: int, logp: Float[Tensor, "rows vocab"]) -> None:
+        if self._top == 0:
+            return
+        best = logp.topk(min(self._top, logp.shape[1]), dim=-1)
+        if not len(self._ids):
+            shape = (*self._shape, best.indices.shape[1])
+            self._ids = torch.zeros(shape, dtype=torch.int32, device=self._device)
+            self._logp = torch.zeros(shape, device=self._device)
+        self._ids[rows, t] = best.indices.int()
+        self._logp[rows, t] = best.values
+
+    def of(self, row: int, tokens: int) -> Likeliest | None:
+        """Give one response's, on the host; None where none were asked for."""
+        if self._top == 0:
+            return None
+        if self._kept is None:
+            ids, logp = self._ids.cpu().numpy(), self._logp.cpu().numpy()
+            self._kept = [Likeliest(*row) for row in zip(ids, logp, strict=True)]
+        return self._kept[row].until(tokens)
 
 
 class HfSampler:
@@ -232,6 +271,8 @@ class HfSampler:
             batch=self.batch,
             stop_text=self.stop_text,
             top_p=top_p,
+            # Evaluation samples at other temperatures or greedily, and uses none.
+            top_logprobs=self.config.top_logprobs if temperature == self.config.temperature else 0,
         )
 
     @torch.no_grad()

@@ -43,7 +43,7 @@ class Gap(NamedTuple):
 
 
 def default_tolerance(config: RolloutConfig, dtype: TrainDtype = "float32") -> float:
-    """Give the mean gap, in nats, that the engine's precision and the trainer's `dtype` do not explain."""
+    """Give the mean gap, nats, above which the precision of engine and trainer explains it no longer."""
     return max(_of_engine(config), _FLOAT32 if dtype == "float32" else _HALF)
 
 

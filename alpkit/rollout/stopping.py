@@ -58,7 +58,8 @@ class StopText(NamedTuple):
         end = self.end(response.token_ids)
         if end is None:
             return response
-        return Response(response.token_ids[:end], response.logp[:end], "stop")
+        top = None if response.top is None else response.top.until(end)
+        return Response(response.token_ids[:end], response.logp[:end], "stop", top=top)
 
 
 def before_stop(text: str, strings: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import gc
 import os
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -23,12 +23,13 @@ from transformers import AutoConfig
 from alpkit.config.hardware import HardwareConfig
 from alpkit.config.run import VllmRolloutConfig
 from alpkit.errors import ConfigError, PrerequisiteError, RolloutError
-from alpkit.rollout import Request, Response
+from alpkit.rollout import Likeliest, Request, Response
 from alpkit.rollout.stopping import StopText
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
+_DEFAULT_LOGPROBS = 20  # what vLLM grants without being asked
 _COLDEST, _HOTTEST = 0.01, 2.0  # the range in which vLLM samples at the temperature it is given
 _INSTALL = (
     'with an NVIDIA GPU: pip install "alpkit[vllm]"\n'
@@ -72,7 +73,9 @@ class VllmSampler:
         self._on_cpu = current_platform.is_cpu()
         # Scoring a sequence also generates one token, which is dropped: it needs a place of its own.
         places = config.max_model_len + 1
-        self._limit = min(places, _longest_input(source) or places) - 1
+        text = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        self._limit = min(places, getattr(text, "max_position_embeddings", None) or places) - 1
+        self._top = min(config.top_logprobs, text.vocab_size)
         self._llm = self._start(source, seed)
 
     def generate(
@@ -86,6 +89,8 @@ class VllmSampler:
         limits = [request.limit(max_tokens) for request in requests]
         whole = (len(r.prompt_ids) + limit for r, limit in zip(requests, limits, strict=True))
         self._check_length(max(whole, default=0))
+        # Evaluation samples at other temperatures or greedily, and uses none.
+        top = self._top if temperature == self.config.temperature else 0
         params = [
             _params(
                 temperature=temperature,
@@ -94,7 +99,7 @@ class VllmSampler:
                 **self._stop_settings(),
                 # Requests that share a seed get the same sample: one seed each, never n copies.
                 seed=request.seed,
-                logprobs=0,
+                logprobs=top,
                 # The model folder may name end tokens of its own; these are the trainer's.
                 ignore_eos=True,
                 stop_token_ids=self._stop_ids,
@@ -102,7 +107,7 @@ class VllmSampler:
             for request, limit in zip(requests, limits, strict=True)
         ]
         outputs = self._run([request.prompt_ids for request in requests], params)
-        responses = [_response(output.outputs[0]) for output in outputs]
+        responses = [_response(output.outputs[0], top) for output in outputs]
         if self._stop_text is None:
             return responses
         # vLLM may see a string later than the token that completes it: both engines end where it does.
@@ -193,6 +198,7 @@ class VllmSampler:
                     kv_cache_dtype=config.kv_cache_dtype,
                     max_model_len=self._limit + 1,
                     logprobs_mode="processed_logprobs",  # the default ignores the temperature
+                    max_logprobs=max(self._top, _DEFAULT_LOGPROBS),
                     generation_config="vllm",  # not the folder's top_p and the like
                     skip_tokenizer_init=self._stop_text is None,
                     seed=seed % 2**32,
@@ -322,8 +328,12 @@ def _params(**settings: Any) -> "SamplingParams":
     return SamplingParams(**({"detokenize": False} | settings))
 
 
-def _response(completion: Any) -> Response:
-    """Convert vLLM's output; the stop token, where one was sampled, is its last token."""
+def _response(completion: Any, top: int) -> Response:
+    """Convert vLLM's output; the stop token, where one was sampled, is its last token.
+
+    Of each position's `top` likeliest tokens and the sampled one, the latter is left out where it is one more,
+    so that the head does not depend on the draw.
+    """
     tokens = tuple(completion.token_ids)
     if completion.finish_reason not in ("stop", "length"):
         raise RolloutError(
@@ -333,16 +343,22 @@ def _response(completion: Any) -> Response:
     logp = tuple(
         entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)
     )
-    return Response(tokens, logp, completion.finish_reason)
+    likeliest = _likeliest(completion.logprobs, top)
+    return Response(tokens, logp, completion.finish_reason, top=likeliest)
+
+
+def _likeliest(positions: Sequence[Mapping[int, Any]], top: int) -> Likeliest | None:
+    """Collect each position's `top` likeliest tokens; None for none."""
+    if top == 0:
+        return None
+    ranked = [sorted(entry.items(), key=lambda item: item[1].rank)[:top] for entry in positions]
+    ids = [[token for token, _ in best] for best in ranked]
+    logp = [[found.logprob for _, found in best] for best in ranked]
+    return Likeliest(np.array(ids, dtype=np.int32), np.array(logp, dtype=np.float32))
 
 
 def _summary(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _longest_input(source: str) -> int | None:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
 
 
 @contextmanager

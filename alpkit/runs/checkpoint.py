@@ -11,14 +11,14 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Required, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from alpkit.errors import TrackingError
 from alpkit.runs.disk import writing
@@ -38,6 +38,28 @@ _log = logging.getLogger(__name__)
 
 class DamagedCheckpoint(TrackingError):
     """A checkpoint that is not what was written."""
+
+
+class History(TypedDict):
+    """The sampler's versions: the newest one's number, and the weights of those that are still needed."""
+
+    version: int
+    snapshots: dict[int, dict[str, Tensor]]
+
+
+class Rest(TypedDict, total=False):
+    """Whatever a checkpoint holds beside the weights; one for a replay has `step` and `log_sigma` alone."""
+
+    step: Required[int]
+    log_sigma: Required[Tensor | None]
+    optimizer: dict[str, Any]
+    history: History
+    spikes: Mapping[str, list[float]]
+    receipts: dict[str, int]
+    loss_scale: Sequence[float]
+    noise: Mapping[str, float]
+    unsolved: int
+    tokens: int
 
 
 def save_checkpoint(
@@ -64,7 +86,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return complete[max(complete)] if complete else None
 
 
-def load_newest(folder: Path, model: nn.Module, *, proved: int, gap: str) -> dict[str, Any] | None:
+def load_newest(folder: Path, model: nn.Module, *, proved: int, gap: str) -> Rest | None:
     """Take up the newest checkpoint that is whole and not beyond step `proved`; None if there is none.
 
     The newer ones are set aside and named: `gap` says what is missing of the metrics beside them.
@@ -91,7 +113,7 @@ def load_newest(folder: Path, model: nn.Module, *, proved: int, gap: str) -> dic
     return None
 
 
-def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: nn.Module) -> Rest:
     """Load weights into `model` and return the rest.
 
     Raises `DamagedCheckpoint` for files that cannot be read or are not what was written, `TrackingError`
@@ -100,7 +122,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
     try:
         _check_digests(path)
         weights = load_file(path / _WEIGHTS)
-        state: dict[str, Any] = torch.load(path / _STATE, weights_only=True, map_location="cpu")
+        state: Rest = torch.load(path / _STATE, weights_only=True, map_location="cpu")
         int(state["step"])
     except DamagedCheckpoint:
         raise

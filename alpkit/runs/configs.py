@@ -5,7 +5,7 @@ Reading gives the bare mapping, so that runs of another version stay readable. N
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
@@ -23,7 +23,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
     write_text(RunFolder(folder).config, dump_yaml(config))
 
 
-def scan_config(folder: Path) -> Contents[dict[str, Any]]:
+def scan_config(folder: Path) -> Contents[dict[str, object]]:
     """Read a cell's `config.yaml`: one mapping, or the reason for none."""
     return scan_mapping(RunFolder(folder).config, _parse)
 

@@ -62,8 +62,9 @@ def rewind_evaluations(folder: Path, step: int | None) -> None:
         write_text(path, "".join(map(_line, kept)))
 
 
-def _counts(line: dict[str, Any]) -> Counts:
-    return Counts(**{name: line[name] for name in Counts._fields})
+def _counts(line: dict[str, object]) -> Counts:
+    fields: dict[str, Any] = {name: line[name] for name in Counts._fields}
+    return Counts(**fields)
 
 
 def _line(row: Counts) -> str:

@@ -7,7 +7,7 @@ the analysis lists the faults and goes on.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from alpkit.errors import TrackingError
 
@@ -59,7 +59,7 @@ def reason_of(error: Exception, path: Path) -> str:
     return lines[0].replace(str(path), path.name)[:200] if lines else type(error).__name__
 
 
-def scan_mapping(path: Path, parse: Callable[[str], object]) -> Contents[dict[str, Any]]:
+def scan_mapping(path: Path, parse: Callable[[str], object]) -> Contents[dict[str, object]]:
     """Read a file that holds one mapping, as JSON and YAML have it."""
     try:
         data = parse(path.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def scan_mapping(path: Path, parse: Callable[[str], object]) -> Contents[dict[st
     return Contents([data], [])
 
 
-def scan_json_lines(path: Path, parse: Callable[[dict[str, Any]], Row]) -> Contents[Row]:
+def scan_json_lines(path: Path, parse: Callable[[dict[str, object]], Row]) -> Contents[Row]:
     """Read a file of one JSON object per line; `parse` may refuse one by a ValueError or KeyError."""
     rows: list[Row] = []
     faults: list[Fault] = []
@@ -94,7 +94,7 @@ def scan_json_lines(path: Path, parse: Callable[[dict[str, Any]], Row]) -> Conte
     return Contents(rows, faults)
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def _mapping(value: object) -> dict[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError("no mapping")
     return dict(value)

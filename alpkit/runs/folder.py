@@ -11,6 +11,8 @@ What is set aside keeps its name between a dot and `.set-aside`.
             metrics.jsonl          a line per step
             spikes.jsonl           a line per spike
             evaluations.jsonl      a line per evaluation of a set: how often each item was solved
+            batching.npy           what batching alone does to the trainer's log-probs
+            imported.json          of another trainer's run: whose, and what its dump lacked
             log.txt                what the worker printed
             records/               tokens and sequences of recorded steps
             checkpoint/step-…/     what training goes on from
@@ -59,6 +61,14 @@ class RunFolder:
     @property
     def evaluations(self) -> Path:
         return self.path / "evaluations.jsonl"
+
+    @property
+    def batching(self) -> Path:
+        return self.path / "batching.npy"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.json"
 
     @property
     def log(self) -> Path:
@@ -128,7 +138,7 @@ def grid_folder(root: Path, name: str) -> Path:
 
 
 def report_page(grid: str, grid_id: str, root: Path = Path(".")) -> Path:
-    """Where the report of a grid is written: its name and the first eight digits of its id."""
+    """Give the path of a grid's report: its name and the first eight digits of its id."""
     name = "-".join(part.replace("/", "_") for part in (grid, grid_id[:8]) if part)
     return root / REPORTS / name / "report.html"
 

@@ -9,7 +9,7 @@ metrics.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Final, Literal, NamedTuple, TypedDict
 
 from alpkit.metrics import WATCHED
 from alpkit.runs.disk import append_text
@@ -62,6 +62,12 @@ _KINDS: Final[Mapping[str, type]] = {
     "tokens": list,
     "sequences": list,
 }
+
+
+_SHARES: Final[tuple[tuple[str, Literal["share_tokens", "share_sequences"]], ...]] = (
+    ("tokens", "share_tokens"),
+    ("sequences", "share_sequences"),
+)
 
 
 class SpikeTable(NamedTuple):
@@ -122,23 +128,27 @@ def spike_table(spikes: Iterable[Spike]) -> SpikeTable:
     ]
     rows: list[list[object]] = []
     for spike in spikes:
-        line: Mapping[str, Any] = spike
-        largest: Mapping[str, Any] = next(iter(line.get("sequences", [])), {})
+        line: Mapping[str, object] = spike
+        largest: Mapping[str, object] = next(iter(spike.get("sequences", [])), {})
+        held = {kind: spike.get(of, {}) for kind, of in _SHARES}
         rows.append(
             [
                 *(line.get(name) for name in plain),
-                *(line.get(f"share_{kind}", {}).get(k) for kind, k in shares),
+                *(held[kind].get(k) for kind, k in shares),
                 *(largest.get(name) for name in first),
             ]
         )
     return SpikeTable(columns, rows)
 
 
-def _spike(line: dict[str, Any]) -> Spike:
+def _spike(line: dict[str, object]) -> Spike:
     for name, kind in _KINDS.items():
         if not isinstance(line.get(name, kind()), kind):
             raise ValueError(f"{name} is of another type")
-    spike: Spike = line | {"step": int(line["step"]), "metric": str(line["metric"])}  # type: ignore[assignment]
+    step = line["step"]
+    if not isinstance(step, int | float | str):
+        raise ValueError("step is no number")
+    spike: Spike = line | {"step": int(step), "metric": str(line["metric"])}  # type: ignore[assignment]
     return spike
 
 

@@ -39,7 +39,7 @@ class CellRecord:
     error: str | None = None
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Mapping[str, object]) -> Self:
         """Take what is known of `data`; a ValueError names what is missing."""
         return cls(**_known(cls, data))
 
@@ -56,7 +56,7 @@ class ManifestCell:
     state: CellState = "pending"
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Mapping[str, object]) -> Self:
         """Take what is known of `data`; a ValueError names what is missing."""
         return cls(**_known(cls, data))
 
@@ -91,7 +91,7 @@ class Manifest:
     """Cells of an earlier version of the grid file: kept on disk, no longer part of the grid."""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, name: str = "") -> Self:
+    def from_json(cls, data: Mapping[str, object], *, name: str = "") -> Self:
         """Take what is known of `data`; `name` is the grid's where `data` lacks it."""
         known = _known(cls, {**data, "grid": data.get("grid") or name})
         for listed in ("cells", "retired"):
@@ -216,7 +216,7 @@ def killed_if_not_live(records: Iterable[CellRecord], *, live: bool) -> tuple[Ce
 
 
 def _parsed(
-    path: Path, contents: Contents[dict[str, Any]], parse: Callable[[dict[str, Any]], Parsed]
+    path: Path, contents: Contents[dict[str, object]], parse: Callable[[dict[str, object]], Parsed]
 ) -> Contents[Parsed]:
     try:
         return Contents([parse(data) for data in contents.rows], contents.faults)
@@ -225,7 +225,7 @@ def _parsed(
 
 
 def _known(
-    record: type[CellRecord | ManifestCell | Manifest], data: Mapping[str, Any]
+    record: type[CellRecord | ManifestCell | Manifest], data: Mapping[str, object]
 ) -> dict[str, Any]:
     """Those fields of `record` that `data` has; a null is as good as no value."""
     required = {
@@ -238,7 +238,7 @@ def _known(
     for name, value in known.items():
         if not _fits(hints[name], value):
             raise ValueError(f"{name} cannot be {_short(value)}")
-        if name in _NAMES and not is_file_name(value):
+        if name in _NAMES and not is_file_name(str(value)):
             raise ValueError(f"{name} cannot name a folder: {_short(value)}")
     return known
 

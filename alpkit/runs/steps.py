@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
@@ -116,7 +116,7 @@ def newest_step(folder: Path) -> Step | None:
 
 
 class Proof(NamedTuple):
-    """How far a run's `metrics.jsonl` proves it, and what breaks off there."""
+    """Steps of a run that its `metrics.jsonl` proves, and what breaks off after them."""
 
     step: int
     """The last step of the lines 0, 1, 2, … that follow one another; -1 for none."""
@@ -153,7 +153,7 @@ def write_steps(folder: Path, steps: Iterable[Step]) -> None:
     write_text(RunFolder(folder).metrics, "".join(map(_line, steps)))
 
 
-def _step(line: dict[str, Any]) -> Step:
+def _step(line: dict[str, object]) -> Step:
     step = line.pop("step")
     if type(step) is not int or step < 0:
         raise ValueError("no step")

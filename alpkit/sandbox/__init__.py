@@ -11,10 +11,9 @@ calls); docs/sandbox.md says what it holds and what not. Needs neither torch nor
 from alpkit.sandbox.limits import Limits
 from alpkit.sandbox.outcome import Kind, Outcome
 from alpkit.sandbox.pool import Sandbox, SandboxError
-from alpkit.sandbox.starting import NOT_ISOLATED, Isolation, check, not_isolated, start
+from alpkit.sandbox.starting import Isolation, check, start
 
 __all__ = [
-    "NOT_ISOLATED",
     "Isolation",
     "Kind",
     "Limits",
@@ -22,6 +21,5 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "check",
-    "not_isolated",
     "start",
 ]

@@ -1,4 +1,4 @@
-"""Start a sandbox, having proved that it isolates, or say what a weak one leaves open."""
+"""Start a sandbox, having proved that it isolates; what a weak one leaves open is in `alpkit.config.environment`."""
 
 import json
 from functools import cache
@@ -9,16 +9,6 @@ from alpkit.sandbox.limits import Limits
 from alpkit.sandbox.pool import Sandbox, SandboxError
 
 Isolation = Literal["strict", "weak"]
-
-NOT_ISOLATED: Final = (
-    "the network",
-    "files: it reads and writes what you can (as root: what anybody can)",
-    "other processes, which it can signal",
-    "the number of processes and their memory together",
-    "what it leaves running",
-)
-"""What code reaches in a weak sandbox; CPU and wall-clock time, each process's memory, file size, output and the
-environment are limited there too."""
 
 _PROOF: Final = """
 import json, os, socket, time
@@ -58,13 +48,6 @@ def start(
         return Sandbox(weak_command(limits), limits, workers=workers)
     check()
     return Sandbox(strict_command(limits), limits, workers=workers)
-
-
-def not_isolated(isolation: Isolation) -> str:
-    """Say in one line what a sandbox leaves open; empty for a strict one."""
-    if isolation == "strict":
-        return ""
-    return f"the model's code is not isolated from {'; '.join(NOT_ISOLATED)}"
 
 
 @cache

@@ -17,10 +17,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from alpkit.errors import AlpkitError
-from alpkit.tasks import ListedTask, Task, eval_items, score_all, train_items
+from alpkit.tasks import Item, ListedTask, Task, eval_items, score_all, train_items
 from alpkit.tasks.plugins import build
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz ABCXYZ+-*/=.,()"
@@ -35,7 +35,7 @@ class ContractError(AlpkitError, AssertionError):
 
 def check_task(
     task: str,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
     *,
     items: int = 50,
     chance: float = _CHANCE,
@@ -57,25 +57,25 @@ def check_task(
     _check_purity(task, dict(params or {}), items)
 
 
-def _build(task: str, params: Mapping[str, Any]) -> Task:
+def _build(task: str, params: Mapping[str, object]) -> Task:
     if ":" not in task:
         return build(task, params)
     module, _, name = task.partition(":")
     return cast(Task, getattr(importlib.import_module(module), name)(**params))
 
 
-def _train(task: Task, count: int) -> list[Any]:
+def _train(task: Task, count: int) -> list[Item]:
     return train_items(task, 0, 1, count)
 
 
-def _held_out(task: Task, count: int) -> list[Any]:
+def _held_out(task: Task, count: int) -> list[Item]:
     if isinstance(task, ListedTask):
         return eval_items(task, min(count, len(task.held_out)))
     return eval_items(task, count)
 
 
 def _check_rewards(
-    task: Task, kind: str, items: list[Any], chance: float, answer: Callable[[str], str]
+    task: Task, kind: str, items: list[Item], chance: float, answer: Callable[[str], str]
 ) -> None:
     _require(bool(items), f"there is no {kind} item", "give both splits some")
     oracle = score_all(task, items, [answer(item.answer) for item in items]).rewards
@@ -120,7 +120,7 @@ def _check_splits(task: Task, count: int) -> None:
     )
 
 
-def _check_purity(task: str, params: dict[str, Any], items: int) -> None:
+def _check_purity(task: str, params: dict[str, object], items: int) -> None:
     told = [_elsewhere(task, params, items, seed) for seed in _HASH_SEEDS]
     own = _build(task, params)
     here = _shown(own, items)
@@ -140,7 +140,7 @@ def _shown(task: Task, items: int) -> list[list[str]]:
     return [[item.prompt, item.answer] for item in [*found, *keyed]]
 
 
-def _elsewhere(task: str, params: dict[str, Any], items: int, hash_seed: str) -> list[list[str]]:
+def _elsewhere(task: str, params: dict[str, object], items: int, hash_seed: str) -> list[list[str]]:
     code = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
         "from alpkit.tasks import contract as c; task, params, items = json.loads(sys.argv[2]); "

@@ -1,4 +1,4 @@
-"""What a run trains on and where it is evaluated, resolved: tasks built, items chosen, defaults filled in.
+"""Resolve a run's task and evaluation sets: build the tasks, choose the items, fill in the defaults.
 
 Usage: `asked = ask(config)`, then `asked.task` and `asked.sets`. The launcher asks before it creates anything.
 """

@@ -104,7 +104,7 @@ def _local(path: Path, kind: str) -> "Dataset":
         ) from error
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]]:
+def _json_rows(path: Path) -> list[dict[str, object]]:
     import json
 
     text = path.read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def _rows(data: "Dataset", config: FileConfig) -> Iterator[Row]:
         yield Row(_text(row, config.prompt, where, "prompt"), answer.strip(), where)
 
 
-def _text(row: Mapping[str, Any], column: str, where: str, key: str) -> str:
+def _text(row: Mapping[str, object], column: str, where: str, key: str) -> str:
     value: Any = row
     for part in column.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""What compares responses with the right answers, many at a time.
+"""Compare responses with the right answers, many at a time.
 
 A grader takes (gold, response) pairs; `Scores` says what each is worth and which checks did not come to an end.
 The graders of text are here, mathematics is in `alpkit.tasks.math`.

@@ -1,4 +1,4 @@
-"""What a task is: items, their split, and the reward of a response. Knows no tokens.
+"""Define what every task offers: items, their split, and the reward of a response. Knows no tokens.
 
 A task is a pure function of its configuration: `item(split, key)` depends on no seed, step or other part of
 a run. `alpkit.tasks.contract` checks that of any task.

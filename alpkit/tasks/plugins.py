@@ -6,7 +6,7 @@ An entry point names a class or a function; called with the section's `params` i
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from alpkit.config.environment import ENVIRONMENT_GROUP
 from alpkit.config.tasks import PLUGIN_GROUP
@@ -27,17 +27,17 @@ _TASK: Final = _Kind("task", PLUGIN_GROUP, ("name", "item", "score"))
 _ENVIRONMENT: Final = _Kind("environment", ENVIRONMENT_GROUP, ("start", "reply", "close"))
 
 
-def build(name: str, params: Mapping[str, Any]) -> Task:
+def build(name: str, params: Mapping[str, object]) -> Task:
     """Build the task that an entry point names; its package's faults are told as its own."""
     return cast(Task, _build(_TASK, name, params))
 
 
-def build_environment(name: str, params: Mapping[str, Any]) -> Environment:
+def build_environment(name: str, params: Mapping[str, object]) -> Environment:
     """Build the environment that an entry point names, as `build` does a task."""
     return cast(Environment, _build(_ENVIRONMENT, name, params))
 
 
-def _build(kind: _Kind, name: str, params: Mapping[str, Any]) -> object:
+def _build(kind: _Kind, name: str, params: Mapping[str, object]) -> object:
     points = list(entry_points(group=kind.group, name=name))
     if not points:
         raise PrerequisiteError(

@@ -29,7 +29,7 @@ _INDICES = 2**31
 
 
 class _DataSet(Protocol):
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> dict[str, object]: ...
     def __len__(self) -> int: ...
 
 
@@ -40,7 +40,7 @@ class ReasoningGym:
     that neighbouring seeds share nearly all items.
     """
 
-    def __init__(self, dataset: str, params: Mapping[str, Any] | None = None, *, seed: int = 0):
+    def __init__(self, dataset: str, params: Mapping[str, object] | None = None, *, seed: int = 0):
         self.name = f"reasoning_gym/{dataset}"
         self._data = _create(dataset, dict(params or {}), seed)
         self._indices = _addressable(self._data, dataset)
@@ -61,7 +61,7 @@ class ReasoningGym:
         finally:
             random.setstate(state)
         question = str(entry["question"])
-        return question, Item(f"{question}\n{INSTRUCTION}\n", entry["answer"], index)
+        return question, Item(f"{question}\n{INSTRUCTION}\n", str(entry["answer"]), index)
 
 
 def load(config: ReasoningGymConfig) -> ReasoningGym:
@@ -69,7 +69,7 @@ def load(config: ReasoningGymConfig) -> ReasoningGym:
     return ReasoningGym(config.dataset, config.params, seed=config.seed)
 
 
-def _create(dataset: str, params: dict[str, Any], seed: int) -> _DataSet:
+def _create(dataset: str, params: dict[str, object], seed: int) -> _DataSet:
     known = _registry()
     if dataset not in known:
         raise ConfigError(

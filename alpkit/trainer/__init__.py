@@ -20,16 +20,25 @@ import torch
 from alpkit.config import RunConfig
 from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
+from alpkit.runs.batching import write_batching
 from alpkit.runs.evaluations import rewind_evaluations
 from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
 from alpkit.trainer.batches import Batch, TokenTable, cut, gather
+from alpkit.trainer.batching_floor import floor_metrics, measure_batching
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
 from alpkit.trainer.divergence import DivergedPolicy, refuse_divergence
-from alpkit.trainer.measure import engine_part, ratio_part, read_out, receipt_part, rollout_part
+from alpkit.trainer.measure import (
+    advantage_part,
+    engine_part,
+    ratio_part,
+    read_out,
+    receipt_part,
+    rollout_part,
+)
 from alpkit.trainer.speed import Work
 from alpkit.trainer.spike_watch import Found, explain
 from alpkit.trainer.state import (
@@ -132,6 +141,12 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("logp_old"):
             plan = with_logp_old(state, plan)
 
+    floor: dict[str, float] = {}
+    if step == 1 and config.diagnostics.batching_floor:
+        with clock("diagnostics"):
+            measured = measure_batching(state, batch)
+            write_batching(state.folder, measured)
+            floor = floor_metrics(measured)
     if due and config.records.replay:
         with clock("records"):
             save_for_replay(state, step)
@@ -143,10 +158,11 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         parts = [
             rollout_part(batch, config.rollout.group),
             receipt_part(outputs, config.objective, draws=config.draws),
+            advantage_part(tokens),
         ]
         if diagnose:
             parts += [ratio_part(tokens, config.objective), engine_part(tokens)]
-        metrics = {"policy/lag": float(lag)} | read_out(parts)
+        metrics = {"policy/lag": float(lag)} | floor | read_out(parts)
         metrics |= _update_metrics(updates) | state.loss_scale.metrics() | state.rates.metrics()
         for bound in state.receipts.count_idle(metrics):
             logger.warning(

@@ -109,29 +109,49 @@ class TokenTable:
 def cut(
     batch: Batch, *, updates: int, tokens: int, aim: int | None = None, padded: bool = False
 ) -> list[list[MicroBatch]]:
-    """Disjoint mini-batches of whole groups, one per update, each cut into forwards of at most `tokens`.
+    """Cut a batch into disjoint mini-batches of whole groups, and these into forwards of at most `tokens`.
 
     Responses without a valid token take part in none, but for the shortest of a mini-batch that has no other.
     `aim`: fewer tokens than that, where no row alone has more (`alpkit.policy.memory.forward_tokens`).
     `padded`: padding counts as well, for models that cannot pack.
     """
-    rollout, rows = batch.rollout, len(batch.rollout) // updates
+    rows = len(batch.rollout) // updates
+    mini_batches = [range(first, first + rows) for first in range(0, rows * updates, rows)]
+    trained = [_trained(batch, rows) for rows in mini_batches]
+    return cut_rows(batch, trained, tokens=tokens, aim=aim, padded=padded)
+
+
+def cut_rows(
+    batch: Batch,
+    mini_batches: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    aim: int | None = None,
+    padded: bool = False,
+) -> list[list[MicroBatch]]:
+    """Cut the given rows of each mini-batch into forwards of at most `tokens`, as `cut` does."""
+    rollout = batch.rollout
     # Up to its first response token a row is prompt, whatever of its rest was sampled.
     sampled = rollout.response.long().cumsum(dim=1) > 0
     prompts = (rollout.attention & ~sampled).sum(dim=1).tolist()
     responses = (rollout.attention & sampled).sum(dim=1).tolist()
-    trained = batch.valid.any(dim=1).tolist()
     choose = pack_padded if padded else pack
-    plan = []
-    for update in range(updates):
-        mine = range(update * rows, (update + 1) * rows)
-        used = [row for row in mine if trained[row]]
-        if not used:
-            used = [min(mine, key=lambda row: prompts[row] + responses[row])]
-        lengths = [prompts[row] for row in used], [responses[row] for row in used]
-        bins = choose(*lengths, tokens, aim)
-        plan.append([_micro(batch, update, torch.tensor([used[i] for i in b])) for b in bins])
-    return plan
+    return [
+        [
+            _micro(batch, update, torch.tensor([rows[i] for i in chosen]))
+            for chosen in choose(
+                [prompts[row] for row in rows], [responses[row] for row in rows], tokens, aim
+            )
+        ]
+        for update, rows in enumerate(mini_batches)
+    ]
+
+
+def _trained(batch: Batch, rows: Sequence[int]) -> list[int]:
+    """Rows with a valid token; where there are none, the shortest, for its forward."""
+    some = batch.valid.any(dim=1).tolist()
+    lengths = batch.rollout.attention.sum(dim=1).tolist()
+    return [row for row in rows if some[row]] or [min(rows, key=lambda row: lengths[row])]
 
 
 def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, Tensor]:

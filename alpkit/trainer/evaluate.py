@@ -86,7 +86,10 @@ def grading_metrics(*graded: Scores) -> dict[str, float]:
 
 
 def over_sets(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Name each set's metrics, and average over sets, unweighted, under the plain names (counts: the sum)."""
+    """Make every set's metrics, under `eval/<set>/`, and their mean over sets, under `eval/` (of counts: the sum).
+
+    The mean is over sets, whatever their number of items.
+    """
     metrics = {
         f"eval/{name}/{stat}": value for name, own in found.items() for stat, value in own.items()
     }

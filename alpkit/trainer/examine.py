@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -47,7 +47,7 @@ _LONGEST = 512
 class Asked:
     """Settings of one evaluation; None: as the run did, or the configuration's default."""
 
-    task: dict[str, Any] | None = None
+    task: dict[str, object] | None = None
     items: int | None = None
     k: int | None = None
     temperature: float | None = None
@@ -83,7 +83,7 @@ def examine(what: str, asked: Asked) -> Found:
     check_prompt(policy.tokenizer, chosen.prompt)
     step = None
     if checkpoint is not None:
-        step = int(load_checkpoint(checkpoint, policy.model)["step"])
+        step = load_checkpoint(checkpoint, policy.model)["step"]
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     result = _evaluate(config, policy, chosen, asked)
     solved = (result.sampled >= 1).sum(axis=1)
@@ -136,7 +136,7 @@ def _evaluate(config: RunConfig, policy: Policy, chosen: EvalSet, asked: Asked) 
         answering.close()
 
 
-def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
+def _origin(what: str) -> tuple[dict[str, object], Path | None]:
     """Give the run fields that `what` comes with, and its newest checkpoint."""
     if what.startswith("builtin:") or (Path(what).expanduser() / "config.json").is_file():
         return {"model": what, "rollout": {"max_tokens": _LONGEST}}, None
@@ -150,7 +150,7 @@ def _origin(what: str) -> tuple[dict[str, Any], Path | None]:
     return found.config, found.checkpoint
 
 
-def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
+def _config(what: str, data: dict[str, object], asked: Asked) -> tuple[RunConfig, EvalSetConfig]:
     entry = {
         "name": "eval",
         "task": asked.task,
@@ -161,7 +161,8 @@ def _config(what: str, data: dict[str, Any], asked: Asked) -> tuple[RunConfig, E
         "suffix": asked.suffix,
         **({} if asked.top_p is None else {"top_p": asked.top_p}),
     }
-    prompt = dict(data.get("prompt") or {})
+    given = data.get("prompt")
+    prompt: dict[str, object] = dict(given) if isinstance(given, dict) else {}
     prompt |= {} if asked.system is None else {"system": asked.system}
     if asked.plain:
         prompt |= {"template": "none", "template_args": {}}

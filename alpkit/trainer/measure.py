@@ -4,7 +4,7 @@ Quantities are pooled over the step's updates before anything is computed; nothi
 micro-batch extremes. What is to be logged is first gathered on the device, as `Pending`, and then
 crosses to the host in one transfer:
 
-    read_out([rollout_part(batch, group), receipt_part(outputs, objective), ratio_part(tokens, objective)])
+    read_out([rollout_part(batch, group), advantage_part(tokens), ratio_part(tokens, objective)])
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alpkit.config import ObjectiveConfig
@@ -40,7 +40,7 @@ class Pending(NamedTuple):
 
 
 def read_out(parts: Sequence[Pending]) -> dict[str, float]:
-    """Make the metrics of all parts, whose numbers cross to the host in one transfer, as float64."""
+    """Copy the numbers of all parts from the device in one transfer, as float64, and make their metrics."""
     vectors = [
         value.detach().double().flatten() for part in parts for value in part.numbers.values()
     ]
@@ -79,10 +79,22 @@ def rollout_part(batch: Batch, group: int) -> Pending:
     return Pending(numbers, lambda read: on_host | _scalars(read))
 
 
-def ratio_part(tokens: TokenTable, objective: ObjectiveConfig) -> Pending:
+def advantage_part(tokens: TokenTable) -> Pending:
+    """Count valid tokens by the sign of their advantage: advantage/*."""
+    if "advantage" not in tokens.columns or not len(tokens):
+        return Pending({}, _scalars)
+    advantage = tokens["advantage"]
+    signs = {"positive": advantage > 0, "negative": advantage < 0, "zero": advantage == 0}
+    return Pending(
+        {f"advantage/{name}": marked.double().mean() for name, marked in signs.items()}, _scalars
+    )
+
+
+def ratio_part(tokens: TokenTable, objective: ObjectiveConfig | None) -> Pending:
     """Measure ratios: kl/* and ratio/<kind>/<level>/<stat> of every factor that this step computed.
 
     Every ratio is sketched where its log-probs are: one vector for each crosses to the host.
+    `objective`: None where nobody knows which ratio was clipped.
     """
     responses = _Groups.of(tokens["sample"])
     per_level = {
@@ -90,7 +102,7 @@ def ratio_part(tokens: TokenTable, objective: ObjectiveConfig) -> Pending:
         for kind, log_ratio in _factors(tokens, objective).items()
         for level in RATIO_LEVELS
     }
-    if objective.weight.action != "none":
+    if _weighted(tokens, objective):
         weight = tokens["weight"].double()
         per_level["ratio/applied/token"] = weight[weight > 0].log()
     sketches = {name: sketch_state(values) for name, values in per_level.items()}
@@ -99,7 +111,7 @@ def ratio_part(tokens: TokenTable, objective: ObjectiveConfig) -> Pending:
 
 def engine_part(tokens: TokenTable) -> Pending:
     """Measure the gap of the two engines on one set of weights, beyond what their ratio says: mismatch/*."""
-    if "logp_old" not in tokens.columns:
+    if not {"logp_old", "logp_rollout"} <= tokens.columns.keys():
         return Pending({}, _scalars)
     names = ("logp_old", "logp_rollout", "sample")
     return Pending({name: tokens[name] for name in names}, _read_engines)
@@ -151,20 +163,30 @@ def _at_level(
             return responses.mean(log_ratio)
 
 
-def _factors(tokens: TokenTable, objective: ObjectiveConfig) -> dict[str, Tensor]:
+def _weighted(tokens: TokenTable, objective: ObjectiveConfig | None) -> bool:
+    """Whether weights multiplied the loss, and are known; without a configuration the column says so."""
+    known = "weight" in tokens.columns
+    return known and (objective is None or objective.weight.action != "none")
+
+
+def _factors(tokens: TokenTable, objective: ObjectiveConfig | None) -> dict[str, Tensor]:
     numerator = "logp_perturbed" if "logp_perturbed" in tokens.columns else "logp_train"
     kinds = {
         "raw": tokens.log_ratio("logp_train", "logp_rollout"),
         "mismatch": tokens.log_ratio("logp_old", "logp_rollout"),
         "staleness": tokens.log_ratio("logp_train", "logp_old"),
         "perturbation": tokens.log_ratio("logp_perturbed", "logp_train"),
-        "loss": tokens.log_ratio(numerator, f"logp_{objective.ratio.denominator}"),
     }
+    if objective is not None:
+        kinds["loss"] = tokens.log_ratio(numerator, f"logp_{objective.ratio.denominator}")
     return {kind: log_ratio for kind, log_ratio in kinds.items() if log_ratio is not None}
 
 
 def _of_finite_tokens(tokens: TokenTable) -> dict[str, Tensor]:
-    """Measure kl/k3_max (the largest mean of an update) and train/entropy; nothing without a finite log ratio."""
+    """Measure k3 by update, by what the correction kept, and over the entropy; nothing without a finite log ratio.
+
+    A number that is not finite, as the mean over no token is, was not computed: its key is absent.
+    """
     log_ratio = tokens.log_ratio("logp_train", "logp_rollout")
     if log_ratio is None:
         return {}
@@ -173,10 +195,20 @@ def _of_finite_tokens(tokens: TokenTable) -> dict[str, Tensor]:
     if not len(d):
         return {}
     k3 = d.clamp(max=K3_CAP).expm1() - d
-    return {
-        "kl/k3_max": updates.mean(k3).max(),
-        "train/entropy": tokens["entropy"][finite].double().mean(),
-    }
+    numbers = {"kl/k3_max": updates.mean(k3).max()}
+    if "keep" in tokens.columns:
+        keep = tokens["keep"][finite].bool()
+        numbers |= {"kl/k3_kept": _mean_where(k3, keep), "kl/k3_removed": _mean_where(k3, ~keep)}
+    if "entropy" in tokens.columns:
+        entropy = tokens["entropy"][finite].double().mean()
+        over = torch.where(entropy > 0, k3.mean() / entropy, torch.nan)
+        numbers |= {"train/entropy": entropy, "kl/k3_over_entropy": over}
+    return numbers
+
+
+def _mean_where(values: Float[Tensor, " tok"], marked: Bool[Tensor, " tok"]) -> Float[Tensor, ""]:
+    """Average over the marked tokens; NaN for none."""
+    return (values * marked).sum() / marked.sum()
 
 
 def _scalars(numbers: Numbers) -> dict[str, float]:
@@ -199,7 +231,7 @@ def _read_ratios(numbers: Numbers) -> dict[str, float]:
         "kl/k2": raw.sums["d2"] / raw.n / 2,
         "kl/k3": raw.k3(),
         "ratio/raw/token/width": metrics["ratio/raw/token/p98"] - metrics["ratio/raw/token/p02"],
-        **_scalars({n: v for n, v in numbers.items() if n not in sketches}),
+        **_scalars({n: v for n, v in numbers.items() if n not in sketches and np.isfinite(v[0])}),
     }
 
 

@@ -1,4 +1,4 @@
-"""How large a perturbation's noise is before anything is trained: for `alpkit plan --probe`.
+"""Measure a perturbation's noise before anything is trained, for `alpkit plan --probe`.
 
 size = probe_noise(config)         # loads the model and starts its sampler; writes nothing
 """

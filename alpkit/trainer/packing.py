@@ -1,4 +1,4 @@
-"""Which rows go through one forward: longest first, within a hard token budget.
+"""Choose the rows of each forward: longest first, within a hard token budget.
 
 Where a row goes changes no number: noise and records are by sample, denominators by mini-batch. Not here:
 how a packed row is attended to (`alpkit.policy.attention`).
@@ -12,7 +12,7 @@ from alpkit.errors import ConfigError
 def pack(
     prompts: Sequence[int], responses: Sequence[int], budget: int, aim: int | None = None
 ) -> list[list[int]]:
-    """Rows by forward, each in ascending order, for rows of so many prompt and response tokens.
+    """List the rows of each forward, ascending, for rows of so many prompt and response tokens.
 
     First-fit decreasing: at most 11/9 of the fewest possible bins. `ConfigError` where a row is longer
     than `budget`. `aim`: no more than so many tokens together where no single row is longer.
@@ -35,7 +35,7 @@ def pack(
 def pack_padded(
     prompts: Sequence[int], responses: Sequence[int], budget: int, aim: int | None = None
 ) -> list[list[int]]:
-    """Rows by forward as `pack`, where prompts are padded on the left and responses on the right."""
+    """List the rows of each forward as `pack` does, where prompts are padded on the left and responses on the right."""
     lengths = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     _refuse_longer(lengths, budget)
     budget = _lowered(budget, aim, max(lengths, default=0))

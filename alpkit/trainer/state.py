@@ -283,9 +283,12 @@ def resume(state: TrainerState) -> int | None:
         return None
     state.optimizer.load_state_dict(rest["optimizer"])
     if state.perturbation is not None:
+        log_sigma = rest["log_sigma"]
+        assert log_sigma is not None, "a perturbed run's checkpoint has its sigma"
         with torch.no_grad():
-            state.perturbation.log_sigma.copy_(rest["log_sigma"])
-    state.history.restore(**rest["history"])
+            state.perturbation.log_sigma.copy_(log_sigma)
+    history = rest["history"]
+    state.history.restore(history["version"], history["snapshots"])
     state.spikes, state.tokens = SpikeWatch(rest["spikes"]), rest["tokens"]
     state.receipts.restore(rest["receipts"])
     state.loss_scale.restore(rest.get("loss_scale", state.loss_scale.state()))  # older: none

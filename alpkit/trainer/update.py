@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from alpkit.objective import LossOutput, Normalizer, normalizer_sums, policy_loss, whole_batch
+from alpkit.objective import (
+    LossOutput,
+    Normalizer,
+    TopTokens,
+    normalizer_sums,
+    policy_loss,
+    whole_batch,
+)
 from alpkit.policy.checkpointing import recomputing
 from alpkit.policy.logprobs import TokenLogprobs, packed_samples, response_logprobs
 from alpkit.policy.perturbation.numerator import with_gradient_of
@@ -143,6 +150,7 @@ def _backward(
             scored.logp.retain_grad()
             output = policy_loss(
                 **vars(micro.inputs(scored.logp)),
+                top=_top_tokens(micro, scored),
                 config=state.config.objective,
                 normalizer=normalizer,
                 logp_reference=logp_reference,
@@ -160,17 +168,35 @@ def _live_noise(state: TrainerState, micro: MicroBatch, draw: int) -> AbstractCo
 
 def _numerator(state: TrainerState, micro: MicroBatch, draw: int) -> TokenLogprobs:
     """Give the log-probs whose ratio is clipped, with the gradient that `perturbation.gradient` names."""
-    scored = _logprobs(state, micro, entropy_gradient=state.config.objective.entropy_bonus > 0)
+    objective = state.config.objective
+    candidates = None if objective.centering.kind == "none" else micro.rollout.top_ids
+    scored = _logprobs(
+        state, micro, entropy_gradient=objective.entropy_bonus > 0, candidates=candidates
+    )
     if not _gradient_is_clean(state):
         return scored
     with torch.no_grad(), _noise(state, micro, draw):
-        perturbed = _logprobs(state, micro)
-    return TokenLogprobs(*map(with_gradient_of, scored, perturbed))
+        perturbed = _logprobs(state, micro, candidates=candidates)
+    mixed = TokenLogprobs(*map(with_gradient_of, scored[:2], perturbed[:2]))
+    if scored.top is None or perturbed.top is None or scored.rest is None or perturbed.rest is None:
+        return mixed
+    return mixed._replace(
+        top=with_gradient_of(scored.top, perturbed.top),
+        rest=with_gradient_of(scored.rest, perturbed.rest),
+    )
 
 
 def _gradient_is_clean(state: TrainerState) -> bool:
     noise = state.config.perturbation
     return noise is not None and noise.gradient == "clean"
+
+
+def _top_tokens(micro: MicroBatch, scored: TokenLogprobs) -> TopTokens | None:
+    """Give the sampler's likeliest tokens with both log-probs; None where they were not scored."""
+    ids, logp = micro.rollout.top_ids, micro.rollout.top_logp
+    if ids is None or logp is None or scored.top is None:
+        return None
+    return TopTokens(ids, logp, scored.top, scored.rest)
 
 
 def _slope(state: TrainerState, scored: TokenLogprobs) -> Tensor:
@@ -187,6 +213,7 @@ def _logprobs(
     model: PreTrainedModel | None = None,
     *,
     entropy_gradient: bool = False,
+    candidates: Tensor | None = None,
 ) -> TokenLogprobs:
     """Score the responses under `model` (default: the policy), with whatever weights and noise are on now."""
     rollout, config = micro.rollout, state.config
@@ -203,6 +230,7 @@ def _logprobs(
             head_float32=state.precision.head_float32,
             packing=state.packing,
             entropy_gradient=entropy_gradient,
+            candidates=candidates,
         )
 
 

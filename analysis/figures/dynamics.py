@@ -92,12 +92,12 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def _log_span(values: "pd.Series[float]") -> tuple[float, float]:
-    """Limits that the lines decide: a band that reaches 0 would take the whole axis."""
+    """Choose the axis' limits by the lines alone: a band that reaches 0 would take all of it."""
     return float(values.min()) / 1.6, float(values.max()) * 1.6
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Ends of the accuracy, number of spikes."""
+    """Say first and last accuracy, and the number of spikes."""
     ends = [
         f"{arm} {range_text(frame.finished.loc[frame.finished['arm'] == arm, 'eval_greedy'])}"
         for arm in frame.arms

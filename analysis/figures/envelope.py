@@ -21,7 +21,7 @@ PER_BIN: Final = 200  # so that P2 rests on four items at least
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, ratio, log_mu, n, p02, p50, p98, reference: equal-count bins of log mu.
+    """Give columns arm, level, ratio, log_mu, n, p02, p50, p98, reference: equal-count bins of log mu.
 
     reference: whether the arm is the one that most others are compared with.
 
@@ -56,7 +56,7 @@ def _bins(log_mu: np.ndarray, log_ratio: np.ndarray) -> pd.DataFrame:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A column per arm, token level above product level, all panels of a row on the same axes."""
+    """Lay out a column per arm, token level above product level, all panels of a row on the same axes."""
     figure, panels = arm_grid(list(dict.fromkeys(data["arm"])), DRAWN, 2.35)
     for level, arm, panel, leftmost in panels:
         same_level = data[data["level"] == level]
@@ -89,7 +89,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
 
 
 def _reference(frame: GridFrame) -> str:
-    """The arm that most others are compared with; the first one where none is."""
+    """Find the arm that most others are compared with; the first one where none is."""
     controls = [pair.control for pair in pairs(frame)]
     return max(controls, key=controls.count, default=frame.arms[0] if frame.arms else "")
 
@@ -102,7 +102,7 @@ def _draw_reference(data: pd.DataFrame, axes: Axes, looks: Looks) -> None:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Width of the token envelope at its low-probability end."""
+    """Say the width of the token envelope at its low-probability end."""
     tokens = data[(data["level"] == "token") & (data["ratio"] == "raw")]
     lowest = tokens.groupby("arm", sort=False).first()
     widths = [f"{arm} {row.p98 - row.p02:.2f}" for arm, row in lowest.iterrows()]

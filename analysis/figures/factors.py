@@ -1,4 +1,4 @@
-"""What the ratio is made of: width of mismatch, staleness and perturbation, and their part in the tail."""
+"""Factors of the ratio: the width of mismatch, staleness and perturbation, and their part in the tail."""
 
 from typing import Final
 
@@ -11,12 +11,13 @@ from alpkit.analysis.figures.panels import SOFT, Looks, legend_below, line, of_a
 from alpkit.analysis.figures.pools import joined
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.reading.folders import section
 
 FACTORS: Final = ("mismatch", "staleness", "perturbation")
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, quantity, factor, step, value, low, high, n, scheduled: each factor's width and part in the tail.
+    """Give columns arm, quantity, factor, step, value, low, high, n, scheduled: each factor's width and tail part.
 
     scheduled: whether the step was recorded by its number, and not because it spiked.
 
@@ -54,12 +55,13 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 def _scheduled(frame: GridFrame, arm: str, step: int) -> bool:
     """Whether the arm's `records.every` asks for this step: multiples, the first and the last."""
     config = frame.arm_configs.get(arm, {})
-    every = (config.get("records") or {}).get("every") or 1
-    return step % every == 0 or step in (1, (config.get("train") or {}).get("steps"))
+    every = section(config, "records").get("every")
+    spacing = every if isinstance(every, int) and every else 1
+    return step % spacing == 0 or step in (1, section(config, "train").get("steps"))
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A column per factor: its standard deviation over steps above, its part in the tail below."""
+    """Lay out a column per factor: its standard deviation over steps above, its part in the tail below."""
     present = [factor for factor in FACTORS if (data["factor"] == factor).any()]
     quantities = {
         "std": "standard deviation of\nthe log ratio, nats",
@@ -93,7 +95,7 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Mean width of every factor and arm."""
+    """Say the mean width of every factor and arm."""
     std = data[data["quantity"] == "std"]
     means = std.groupby(["factor", "arm"], sort=False)["value"].mean().reset_index()
     parts = [f"{row.factor} of {row.arm} {row.value:.3f}" for row in means.itertuples()]

@@ -29,7 +29,7 @@ STEADY: Final = 20
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, side, k, hill, low, high, n_tail: Hill estimates over the number of largest items.
+    """Give columns arm, level, side, k, hill, low, high, n_tail: Hill estimates over the number of largest items.
 
     k is log-spaced, as far as the pool's kept items and its resamples reach; low and high: 90 % bootstrap
     over prompts; n_tail is where k̂ and the table's Hill stand.
@@ -70,7 +70,7 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def _top(data: pd.DataFrame) -> float:
-    """Height of the axis: what the bulk of the curves needs, not the few items of one arm's start."""
+    """Choose the height of the axis: enough for the curves but not for the few items at one arm's start."""
     steady = data[data["k"] >= STEADY]
     tops = (steady if len(steady) else data).groupby(["arm", "side"])["hill"].max()
     return 1.25 * min(float(tops.max()), 2 * float(tops.median()))
@@ -96,7 +96,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Range of every arm's curve over the larger half of k."""
+    """Say the range of every arm's curve over the larger half of k."""
     tokens = data[(data["level"] == "token") & (data["side"] == "right")]
     spans = [
         f"{arm} {range_text(part.loc[part['k'] >= 30, 'hill'])}"

@@ -1,4 +1,4 @@
-"""Arms whose noise differs in one setting alone, beside their control: what `layers` and `sites` share."""
+"""Draw arms whose noise differs in one setting alone, beside their control; for `layers` and `sites`."""
 
 from typing import Final, Literal
 
@@ -26,7 +26,7 @@ NO_NOISE: Final = "no noise"
 
 
 def setting_numbers(frame: GridFrame, axis: Axis) -> pd.DataFrame:
-    """group, arm, setting, endpoint, mean, low, high, n, interval: arms that differ in `axis` alone.
+    """Give columns group, arm, setting, endpoint, mean, low, high, n, interval: arms that differ in `axis` alone.
 
     setting: the layer subset or site; `no noise` for the arms' controls. Empty unless the grid has such
     arms. Intervals over finished seeds as in `over_steps`.
@@ -49,7 +49,7 @@ def setting_numbers(frame: GridFrame, axis: Axis) -> pd.DataFrame:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A row of panels per group of arms, a panel per endpoint, a line per setting."""
+    """Lay out a row of panels per group of arms, a panel per endpoint, a line per setting."""
     groups = list(dict.fromkeys(data["group"]))
     endpoints = [name for name in ENDPOINTS if (data["endpoint"] == name).any()]
     heights = [data[data["group"] == group]["arm"].nunique() for group in groups]
@@ -82,7 +82,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """The first endpoint's mean per setting."""
+    """Say the first endpoint's mean per setting."""
     first = next(name for name in ENDPOINTS if (data["endpoint"] == name).any())
     means = [
         f"{row['setting']} {row['mean']:.3f}" for row in row_dicts(data[data["endpoint"] == first])

@@ -28,7 +28,7 @@ WINDOWS: Final = 10
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, level, side, source, step, khat, low, high, n: k̂ over steps.
+    """Give columns arm, level, side, source, step, khat, low, high, n: k̂ over steps.
 
     source `windows`: mean over a window of steps of each step's own k̂, `step` its middle, low and high over
     finished seeds as in `over_steps`; `records`: k̂ of a recorded step's tokens pooled over seeds, with its
@@ -47,7 +47,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 
 
 def _windows(frame: GridFrame, keys: dict[str, tuple[str, Side]]) -> pd.DataFrame:
-    """Each arm's k̂ per window of steps: a cell's mean first, then its seeds together."""
+    """Average each arm's k̂ per window of steps: within a cell first, then over its seeds."""
     steps = frame.steps[
         (frame.steps["step"] > 0) & frame.steps["cell_id"].isin(frame.finished["cell_id"])
     ]
@@ -106,7 +106,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Range of every arm's recorded k-hat."""
+    """Say the range of every arm's recorded k-hat."""
     tokens = data[(data["level"] == "token") & (data["side"] == "right")]
     points = tokens[tokens["source"] == "records"]
     points = points if len(points) else tokens

@@ -28,13 +28,13 @@ SEEDS: Final = (
 
 
 def window(frame: GridFrame) -> int:
-    """Steps that one point of a line averages over: 1 up to `POINTS` steps."""
+    """Count the steps that one point of a line averages over: 1 for runs of up to `POINTS` steps."""
     last = frame.steps["step"].max() if len(frame.steps) else 0
     return max(1, math.ceil(last / POINTS))
 
 
 def over_steps(frame: GridFrame, keys: Iterable[str]) -> pd.DataFrame:
-    """metric, arm, series, step, mean, low, high, n, interval: finished seeds together, other cells alone.
+    """Give columns metric, arm, series, step, mean, low, high, n, interval: finished seeds together, other cells alone.
 
     series `finished`: mean over the arm's finished seeds, with their 95 % t interval from three seeds
     on (interval `t`) and their range below (`range`); any other series is the one unfinished cell that
@@ -75,7 +75,7 @@ def smoothed(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(data: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
-    """Mean, low, high, n and interval of `column` per group, as in `over_steps`; groups keep their order."""
+    """Compute mean, low, high, n and interval of `column` per group, as in `over_steps`; groups keep their order."""
     grouped = data.groupby(by, sort=False)[column]
     part = _with_interval(grouped.agg(["mean", "std", "min", "max", "count"]).reset_index())
     return part[[*by, "mean", "low", "high", "n", "interval"]]

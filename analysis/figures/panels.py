@@ -1,4 +1,4 @@
-"""What sheets of panels share: arms in wrapped rows, one legend under all, lines with their intervals."""
+"""Helpers for sheets of panels: arms in wrapped rows, one legend under all, lines with their intervals."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ SIDE_NAMES: Final = {"right": "ratio", "left": "1 / ratio"}
 
 
 def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean") -> None:
-    """`y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
+    """Draw `y` over `step` with its interval as a band, fainter among many arms; points too where there are few."""
     look, sparse = looks[arm], len(part) <= 15
     with of_arm(axes, arm):
         # Every arm's points are of one size: a larger one would look like more.
@@ -50,7 +50,7 @@ def line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str, y: str = "mean"
 
 
 def smoothed_line(part: pd.DataFrame, axes: Axes, looks: Looks, arm: str) -> None:
-    """`smooth` over `step`, with the raw `mean` pale behind it."""
+    """Draw `smooth` over `step`, with the raw `mean` pale behind it."""
     look = looks[arm]
     with of_arm(axes, arm):
         axes.plot(part["step"], part["mean"], color=look.colour, lw=0.7, alpha=RAW)
@@ -77,7 +77,7 @@ def span_lines(axes: Axes, values: pd.Series) -> None:
 def arm_grid(
     arms: Sequence[str], rows: Sequence[str], height: float
 ) -> tuple[Figure, Iterator[tuple[str, str, Axes, bool]]]:
-    """A panel per row and arm, wrapped after `PER_ROW` arms: (row, arm, panel, whether it is leftmost)."""
+    """Lay out a panel per row and arm, wrapped after `PER_ROW` arms: (row, arm, panel, whether it is leftmost)."""
     blocks = [arms[i : i + PER_ROW] for i in range(0, len(arms), PER_ROW)]
     width = max(len(block) for block in blocks)
     lines = [(row, block) for row in rows for block in blocks]
@@ -95,7 +95,7 @@ def arm_grid(
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], looks: Looks) -> None:
-    """One legend under the sheet for every label of every panel: arms in their order, then the rest."""
+    """Draw one legend under the sheet for every label of every panel: arms in their order, then the rest."""
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels()):
@@ -112,7 +112,7 @@ def legend_below(figure: Figure, panels: Iterable[Axes], looks: Looks) -> None:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis; 2 and 5 too where it spans less than two decades and a half."""
+    """Write plain numbers on a logarithmic axis; 2 and 5 too where it spans less than two decades and a half."""
     low, high = sorted(axis.get_view_interval())
     short = low > 0 and math.log10(high / low) < 2.5
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,), numticks=9))
@@ -122,7 +122,7 @@ def log_ticks(axis: Axis) -> None:
 
 
 def _plain(value: float) -> str:
-    """10, 0.02, or 1e-06 where zeros would have to be counted."""
+    """Write a tick plainly: 10, 0.02, or 1e-06 where zeros would have to be counted."""
     return (
         f"{value:g}"
         if 1e-3 <= value < 1e5
@@ -131,14 +131,14 @@ def _plain(value: float) -> str:
 
 
 def arm_handles(arms: Iterable[str], looks: Looks) -> list[Line2D]:
-    """Legend entries of arms that are drawn as points."""
+    """Make legend entries for arms that are drawn as points."""
     return [
         Line2D([], [], color=looks[arm].colour, marker="o", ls="", ms=5, label=arm) for arm in arms
     ]
 
 
 def padded(values: pd.Series, pad: float = 0.05) -> tuple[float, float]:
-    """Axis limits with a margin; of finite values only."""
+    """Compute axis limits with a margin, from finite values."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     margin = pad * (high - low) or 0.1

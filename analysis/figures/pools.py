@@ -1,4 +1,4 @@
-"""What figures of the ratio's tails share: the arms' pooled records at the levels that are drawn."""
+"""Records of the arms, pooled, at the levels that figures of the ratio's tails draw."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -15,7 +15,7 @@ NO_RECORDS: Final = "no finished cell has token records to draw it from."
 
 
 def pools(frame: GridFrame) -> Iterator[tuple[str, str, Pool]]:
-    """Arm, level and pool of everything that figures show."""
+    """Yield arm, level and pool of everything that figures show."""
     for arm in frame.arms:
         for level in DRAWN:
             if level in frame.pooled[arm].levels:
@@ -23,6 +23,6 @@ def pools(frame: GridFrame) -> Iterator[tuple[str, str, Pool]]:
 
 
 def joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """All rows of `parts` with these columns, which are there even where no part is."""
+    """Join the rows of `parts`, with these columns even where no part has a row."""
     full = [part[columns] for part in parts if len(part)]
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)

@@ -19,7 +19,7 @@ POINTS: Final = 120
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, side, expected, observed, low, high, slope, linearity: token tail against the exponential.
+    """Give columns arm, side, expected, observed, low, high, slope, linearity: token tail against the exponential.
 
     Log excesses over the threshold of k̂'s tail, nats: a power law is a straight line. low and high: where
     a power law would put the point (`alpkit.diagnostics.qq_exponential`). The 50 largest, then every so
@@ -44,7 +44,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A column per arm, the ratio above its inverse, panels of a row on the same axes."""
+    """Lay out a column per arm, the ratio above its inverse, panels of a row on the same axes."""
     arms = list(dict.fromkeys(data["arm"]))
     sides = [side for side in SIDES if (data["side"] == side).any()]
     figure, panels = arm_grid(arms, sides, 2.35)
@@ -77,7 +77,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, look: Look) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Straightness of every arm's points."""
+    """Say how straight every arm's points are."""
     rights = data[data["side"] == "right"].groupby("arm", sort=False).first()
     straight = [f"{arm} {row.linearity:.3f}" for arm, row in rights.iterrows()]
     return (

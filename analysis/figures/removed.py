@@ -1,4 +1,4 @@
-"""What the corrections removed over steps: shares of the importance weight and of tokens."""
+"""Shares of the importance weight and of tokens that the corrections removed, over steps."""
 
 from typing import Final
 
@@ -37,7 +37,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A panel per kind of removal that acted in some arm, shares over steps."""
+    """Lay out a panel per kind of removal that acted in some arm, shares over steps."""
     names = [name for name in REMOVED if (data["metric"] == f"receipt/{name}").any()]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -58,10 +58,10 @@ def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Mean share of everything that acted."""
+    """Say the mean share of everything that acted."""
     means = data.groupby(["metric", "arm"], sort=False)["mean"].mean().reset_index()
     parts = [
-        f"{row['arm']}, {REMOVED[row['metric'].removeprefix('receipt/')]}: {100 * row['mean']:.2g} %"
+        f"{row['arm']}, {REMOVED[row.text('metric').removeprefix('receipt/')]}: {100 * row.number('mean'):.2g} %"
         for row in row_dicts(means[means["mean"] > 0])
     ]
     return f"What each correction took over steps, a panel per kind. Mean over steps: {'; '.join(parts)}."

@@ -21,7 +21,7 @@ SCORES: Final = {"eval_greedy": "greedy accuracy at the end", "final_reward": "r
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, seed, heaviness, x, score, y, rho, n: every finished cell's last score against its mean tail.
+    """Give columns arm, seed, heaviness, x, score, y, rho, n: every finished cell's last score against its mean tail.
 
     rho: Spearman's rank correlation over the n cells, NaN below four; score is greedy accuracy where
     the grid evaluates, else the final reward.
@@ -55,7 +55,7 @@ def _rank_correlation(part: pd.DataFrame) -> float:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A panel per measure of heaviness, the same score on every y axis."""
+    """Lay out a panel per measure of heaviness, the same score on every y axis."""
     names = list(dict.fromkeys(data["heaviness"]))
     figure = Figure(figsize=(3.6 * len(names) + 0.4, 3.7))
     grid = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -85,7 +85,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Rank correlations."""
+    """Say the rank correlations."""
     known = data.dropna(subset=["rho"]).groupby("heaviness", sort=False)["rho"].first()
     parts = [f"{name} {rho:+.2f}" for name, rho in known.items()]
     rho = f" Spearman's ρ: {'; '.join(parts)}." if parts else ""

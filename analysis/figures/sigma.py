@@ -15,7 +15,7 @@ from alpkit.analysis.frames import GridFrame
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """arm, layer, step, sigma: noise scale of each perturbed layer, mean over finished seeds."""
+    """Give columns arm, layer, step, sigma: noise scale of each perturbed layer, mean over finished seeds."""
     prefix = "sigma/layer_"
     keys = [key for key in frame.steps.columns if key.startswith(prefix)]
     lines = over_steps(frame, keys)
@@ -26,7 +26,7 @@ def numbers(frame: GridFrame) -> pd.DataFrame:
 
 
 def sheet(data: pd.DataFrame, looks: Looks) -> Figure:
-    """A panel per perturbed arm, all on one colour scale."""
+    """Lay out a panel per perturbed arm, all on one colour scale."""
     arms = list(dict.fromkeys(data["arm"]))
     columns = min(len(arms), 3)
     rows = -(-len(arms) // columns)
@@ -61,7 +61,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, *, low: float, high: float) -> Qu
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """First and last sigma of every arm."""
+    """Say first and last sigma of every arm."""
     parts = []
     for arm, part in data.groupby("arm", sort=False):
         first, last = (

@@ -1,4 +1,4 @@
-"""What a figure of the report is, before it is drawn: its numbers, its drawing and its words."""
+"""The parts of a figure of the report, before it is drawn: its numbers, its drawing and its words."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -39,6 +39,6 @@ class ReportFigure(NamedTuple):
 
 
 def range_text(values: "pd.Series[float]") -> str:
-    """Lowest to highest of some numbers, as alt texts say it."""
+    """Write the lowest and the highest of some numbers, as alt texts say it."""
     values = values.dropna()
     return f"{values.min():.3f} to {values.max():.3f}" if len(values) else "none"

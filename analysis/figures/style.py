@@ -8,7 +8,7 @@ the next of a second list.
 from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import matplotlib.style
 import pandas as pd
@@ -29,13 +29,15 @@ METHOD_COLOURS: Final[dict[str, str]] = {
 OTHER_COLOURS: Final = ("#b9ac70", "#009e73", "#cc79a7", "#0b3c8c", "#7f5200", "#86c8dd")
 """For arms of any other method, in the grid's order; a seventh begins again."""
 
-LAYER_LINES: Final[dict[str, Any]] = {
+Line = str | tuple[int, tuple[float, ...]]
+"""A line style of matplotlib: its sign, or an offset with the lengths of dashes and gaps."""
+LAYER_LINES: Final[dict[str, Line]] = {
     "all": "-",
     "early": "--",
     "middle": "-.",
     "late": ":",
 }
-OTHER_LINE: Final = (0, (6, 1.5, 1, 1.5, 1, 1.5))
+OTHER_LINE: Final[Line] = (0, (6, 1.5, 1, 1.5, 1, 1.5))
 
 SITE_MARKERS: Final[dict[str, str]] = {
     "layer_input": "o",
@@ -48,10 +50,10 @@ SITE_MARKERS: Final[dict[str, str]] = {
 
 
 class Look(NamedTuple):
-    """How one arm is drawn everywhere."""
+    """Colour, line and marker of one arm, the same in every figure."""
 
     colour: str
-    line: Any
+    line: Line
     marker: str | None
 
 
@@ -62,13 +64,13 @@ def context() -> AbstractContextManager[None]:
 
 
 def method_of(arm: str) -> str:
-    """The method that an arm's name starts with: `seq-alp layers=early` is seq-alp; '' if none."""
+    """Give the method that an arm's name starts with: `seq-alp layers=early` is seq-alp; '' if none."""
     fits = [m for m in METHOD_COLOURS if arm == m or arm.startswith((f"{m} ", f"{m}-", f"{m},"))]
     return max(fits, key=len, default="")
 
 
 def looks(cells: pd.DataFrame) -> dict[str, Look]:
-    """Look of every arm in `cells`, from its method's name and its perturbation."""
+    """Give every arm of `cells` its look, from its method's name and its perturbation."""
     found: dict[str, Look] = {}
     others = cycle(OTHER_COLOURS)
     by_name: dict[str, str] = {}

@@ -32,7 +32,7 @@ COLUMNS: Final = ["panel", "arm", "part", "x", "y", "low", "high"]
 
 
 def numbers(frame: GridFrame) -> pd.DataFrame:
-    """panel, arm, part, x, y, low, high: three panels, of the arms that the overview shows.
+    """Give columns panel, arm, part, x, y, low, high: three panels, of the arms that the overview shows.
 
     The score over steps with its interval over seeds; the token log ratio's envelope over log mu (`part`
     p02, p98), else its edges over steps; the survival of the token ratio, else k̂ over steps.
@@ -110,7 +110,7 @@ def draw_panel(data: pd.DataFrame, axes: Axes, looks: Looks) -> Axes:
 
 
 def alt(frame: GridFrame, data: pd.DataFrame) -> str:
-    """Where each arm's score ends, and how far its tail reaches."""
+    """Say where each arm's score ends, and how far its tail reaches."""
     first = data[data["panel"] == data["panel"].iloc[0]]
     ends = [f"{arm} {part['y'].iloc[-1]:.3g}" for arm, part in first.groupby("arm", sort=False)]
     tails = data[data["panel"] == "tail"]

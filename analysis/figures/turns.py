@@ -58,7 +58,7 @@ def alt(frame: GridFrame, data: pd.DataFrame) -> str:
     ends = data.groupby(["metric", "arm"], sort=False)["mean"].agg(["first", "last"]).reset_index()
     ends = ends.sort_values("metric", key=lambda names: names.map(list(DRAWN).index), kind="stable")
     parts = [
-        f"{row['arm']}, {DRAWN[row['metric']]}: {row['first']:.2f} to {row['last']:.2f}"
+        f"{row['arm']}, {DRAWN[row.text('metric')]}: {row['first']:.2f} to {row['last']:.2f}"
         for row in row_dicts(ends)
     ]
     return f"Turns and tool calls over steps, a panel each. First to last step: {'; '.join(parts)}."

@@ -4,16 +4,18 @@ A killed run leaves half lines, half files and stale states; `alpkit.runs` reads
 frames of a whole grid (`alpkit.analysis.frames`), token records (`alpkit.analysis.reading.records`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from alpkit.config import ObjectiveConfig
-from alpkit.config.filters import FilterConfig, sample_bounds
+from alpkit.config.filters import FilterConfig, Overlong, sample_bounds
+from alpkit.runs.batching import scan_batching
 from alpkit.runs.configs import scan_config
 from alpkit.runs.faults import Contents, Fault, Row
 from alpkit.runs.folder import GridFolder
@@ -66,9 +68,11 @@ CELL_COLUMNS: Final = ("cell_id", "arm", "seed", "state", "steps_done", "run_id"
 class CellRows(NamedTuple):
     """One cell: its row among the cells, its steps, its configuration, and what could not be read."""
 
-    row: dict[str, Any]
+    listed: ManifestCell
+    state: str
+    row: dict[str, object]
     steps: pd.DataFrame
-    config: dict[str, Any]
+    config: dict[str, object]
     missing: list[Missing]
 
 
@@ -101,7 +105,7 @@ def cell_rows(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
     record = CellRecord(
         listed.cell_id, listed.arm, listed.seed, grid.name, listed.run_id, listed.state
     )
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     # The manifest may lag behind: a worker writes its own state, the parent writes the manifest.
     if run.path.is_dir():
         record = _first(scan_cell(run.path), record, faults)
@@ -119,11 +123,12 @@ def cell_rows(grid: Path, listed: ManifestCell, *, live: bool) -> CellRows:
         **headline(config),
     }
     lines, unread = scan_steps(run.path)
+    faults += scan_batching(run.path).faults
     missing = [Missing.of(fault, grid) for fault in (*faults, *unread)]
     if not run.metrics.is_file() and record.state != "pending":
         where = Fault(run.metrics, "").place_in(grid)
         missing.append(Missing(where, f"no metrics, though the cell is {record.state}"))
-    return CellRows(row, _steps(row, lines), config, missing)
+    return CellRows(listed, record.state, row, _steps(row, lines), config, missing)
 
 
 def _first(contents: Contents[Row], default: Row, faults: list[Fault]) -> Row:
@@ -131,7 +136,7 @@ def _first(contents: Contents[Row], default: Row, faults: list[Fault]) -> Row:
     return contents.rows[0] if contents.rows else default
 
 
-def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
+def _steps(row: dict[str, object], lines: Iterable[Step]) -> pd.DataFrame:
     # A step that is there twice was taken again: its last line counts.
     by_step = {line.step: line.metrics for line in lines}
     if not by_step:
@@ -140,40 +145,50 @@ def _steps(row: dict[str, Any], lines: Iterable[Step]) -> pd.DataFrame:
     owner = pd.DataFrame(
         {name: row[name] for name in ("cell_id", "arm", "seed")}, range(len(steps))
     )
-    logged = pd.DataFrame([by_step[step] for step in steps])
-    values: pd.DataFrame = logged.apply(pd.to_numeric, errors="coerce").astype(float)
-    return pd.concat([owner.assign(step=steps), values], axis=1)
+    keys = list(dict.fromkeys(key for step in steps for key in by_step[step]))
+    # By way of an array: pandas takes ten times as long to find out that numbers are numbers.
+    values = np.array([[by_step[step].get(key) for key in keys] for step in steps], float)
+    logged = pd.DataFrame(values.reshape(len(steps), len(keys)), columns=keys)
+    return pd.concat([owner.assign(step=steps), logged], axis=1)
 
 
-def headline(config: dict[str, Any]) -> dict[str, Any]:
+def section(config: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """Read a section of a stored configuration; empty where it is missing or something else."""
+    value = config.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def headline(config: Mapping[str, object]) -> dict[str, object]:
     """Pick the config fields that tables and legends show, leniently, so that old runs stay readable."""
-    section = {k: v if isinstance(v, dict) else {} for k, v in config.items()}
-    rollout, train = section.get("rollout", {}), section.get("train", {})
-    objective, noise = section.get("objective", {}), section.get("perturbation", {})
-    ratio = objective.get("ratio") or {}
+    rollout, train = section(config, "rollout"), section(config, "train")
+    objective, noise = section(config, "objective"), section(config, "perturbation")
+    ratio = section(objective, "ratio")
     return {
         "model": config.get("model"),
-        "task": section.get("task", {}).get("name"),
+        "task": section(config, "task").get("name"),
         "engine": rollout.get("engine"),
         "precision": rollout.get("weights") or rollout.get("kv_cache_dtype"),
         "steps_planned": train.get("steps"),
         "updates_per_rollout": train.get("updates_per_rollout"),
         "lr": train.get("lr"),
-        "eval_k": section.get("eval", {}).get("k"),
+        "eval_k": section(config, "eval").get("k"),
         "denominator": ratio.get("denominator"),
         "level": ratio.get("level"),
-        "surrogate": (objective.get("surrogate") or {}).get("kind"),
+        "surrogate": section(objective, "surrogate").get("kind"),
         "bounds": _bounds(objective, rollout),
         "site": noise.get("site"),
         "layers": str(noise["layers"]) if "layers" in noise else None,
-        "sigma": (noise.get("sigma") or {}).get("init"),
+        "sigma": section(noise, "sigma").get("init"),
     }
 
 
-def _bounds(objective: dict[str, Any], rollout: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _bounds(
+    objective: Mapping[str, object], rollout: Mapping[str, object]
+) -> dict[str, tuple[str, ...]]:
     try:
         chosen = FilterConfig.model_validate(rollout.get("filter") or {})
-        samples = sample_bounds(chosen, rollout.get("overlong", "keep"))
+        overlong = rollout.get("overlong", "keep")
+        samples = sample_bounds(chosen, cast(Overlong, overlong))
         return ObjectiveConfig.model_validate(objective).bounds | samples
     except ValidationError:  # written by another version: its bounds are unknown, not absent
         return {}

@@ -9,7 +9,7 @@ and k-hat and the factors of a few recorded steps. Not here: rows of tables (`al
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -161,10 +161,8 @@ def _tails(found: StepItems) -> list[StepTail]:
     for level in _FOLLOWED:
         items = found.levels[level]
         for side in SIDES:
-            options: dict[str, Any] = {"cluster": items.cluster, "n_boot": STEP_RESAMPLES}
-            fits.append(
-                StepTail(found.step, level, side, fit_khat(items.log_ratio, side=side, **options))
-            )
+            fit = fit_khat(items.log_ratio, side=side, cluster=items.cluster, n_boot=STEP_RESAMPLES)
+            fits.append(StepTail(found.step, level, side, fit))
     return fits
 
 

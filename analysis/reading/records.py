@@ -20,7 +20,7 @@ IDENTITY: Final = ["cell_id", "arm", "seed"]
 
 
 class RecordedCell(NamedTuple):
-    """Where a cell's records lie and whose they are."""
+    """A cell and the folder of its records."""
 
     cell_id: str
     arm: str

@@ -1,4 +1,4 @@
-"""The first screen's sentences: one claim per question in plain words, or the one reason for none.
+"""Write the first screen's sentences: one claim per question in plain words, or the one reason for none.
 
 A claim comes from a verdict (`alpkit.analysis.seeds.verdicts`) alone; beside it stands what was seen, as
 what it is. What limits all of it is said in one line.
@@ -57,7 +57,7 @@ class Told(NamedTuple):
 def claims(
     frame: GridFrame, compared: Sequence[Pair], found: Sequence[Verdict], spikes: SpikeLog
 ) -> list[Told]:
-    """One per question, in reading order."""
+    """Write a claim for each question, in reading order."""
     seen: dict[Topic, str] = {
         "final performance": _learned(frame),
         "tail heaviness": _highest(frame, "khat_right", "Heaviest tail", "k̂"),
@@ -71,11 +71,11 @@ def claims(
 
 
 def reason(frame: GridFrame, found: Sequence[Verdict]) -> str:
-    """Why no difference can be claimed at all; empty where at least one test was made."""
+    """Say why no difference can be claimed at all; empty where at least one test was made."""
     if any(v.tested for v in found):
         return ""
     if frame.only_cell:
-        return f"This is one cell; `alpkit analyze {frame.grid.name}` compares it with the others."
+        return f"This is one cell: alpkit analyze {frame.grid.name} has its grid's comparisons."
     if frame.finished.empty:
         states = ", ".join(
             f"{n} {state}" for state, n in frame.cells["state"].value_counts().items()
@@ -99,7 +99,7 @@ def reason(frame: GridFrame, found: Sequence[Verdict]) -> str:
 
 
 def limits(frame: GridFrame, compared: Sequence[Pair], found: Sequence[Verdict]) -> list[str]:
-    """Seeds, confounded comparisons, cells that failed: what every number on the page depends on."""
+    """List what limits every number on the page: seeds, confounded comparisons, cells that failed."""
     told = []
     counts = frame.finished.groupby("arm").size()
     if len(counts):
@@ -150,7 +150,7 @@ def _claim(topic: Topic, v: Verdict) -> str:
 
 
 def _effect(v: Verdict) -> str:
-    """`k̂ -0.251 [-0.262, -0.24]`, or as a factor where the endpoint is a logarithm."""
+    """Write an effect with its interval, `k̂ -0.251 [-0.262, -0.24]`; as a factor where the endpoint is a logarithm."""
     name = _UNITS[v.endpoint]
     if _ENDPOINTS[v.endpoint].log:
         low, middle, high = (brief(float(10.0**x)) for x in (v.low, v.difference, v.high))
@@ -160,13 +160,14 @@ def _effect(v: Verdict) -> str:
 
 
 def _alike(alike: Sequence[Verdict], *, others: bool) -> str:
-    """Which pairs the seeds do not tell apart, and what they would find; in a few words beside a claim."""
-    if others:
-        return f"Not told apart: {_listed([v.arm for v in alike], 4)}."
+    """Say which pairs the seeds do not tell apart, and which effect they would have shown."""
     by_control: dict[str, list[str]] = {}
     for v in alike:
         by_control.setdefault(v.control, []).append(v.arm)
+    # From which: the same arm may be told apart from another one.
     parts = [f"{_listed(arms, 4)} from {control}" for control, arms in by_control.items()]
+    if others:
+        return f"Not told apart: {'; '.join(parts)}."
     first = min(alike, key=lambda v: v.detectable)
     if _ENDPOINTS[first.endpoint].log:
         size = f"a factor of {brief(10.0**first.detectable)}"
@@ -177,7 +178,7 @@ def _alike(alike: Sequence[Verdict], *, others: bool) -> str:
 
 
 def _learned(frame: GridFrame) -> str:
-    """Where the score started, and where its arms ended."""
+    """Say where the score started, and where the arms' scores ended."""
     column = score_column(frame)
     ends = frame.finished.groupby("arm", sort=False)[column].mean().dropna()
     if ends.empty:

@@ -1,7 +1,7 @@
-"""What the report says: its sections, in the order in which they are read."""
+"""Order the report into sections, in the order in which they are read."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -51,7 +51,7 @@ class Composed(NamedTuple):
     """The page, its numbers, and tables that have a file although the page has no room for them."""
 
     page: Page
-    summary: dict[str, Any]
+    summary: dict[str, object]
     unshown: tuple[Table, ...]
 
 
@@ -92,7 +92,7 @@ def compose(frame: GridFrame, tracking_uri: str | None) -> Composed:
 
 
 def _has_more_than_absence(section: Section) -> bool:
-    """Whether a section has something to show: one that is empty or all `not drawn` has not."""
+    """Whether a section shows anything beside notes that a figure was not drawn."""
     return any(
         not (isinstance(block, Text) and ": not drawn, " in block.words) for block in section.blocks
     )
@@ -151,7 +151,7 @@ def _ratio(frame: GridFrame, results: Results, tails: Table) -> list[Block]:
 
 
 def _level(table: Table, tails: pd.DataFrame, level: str) -> Table:
-    """The rows of one level; the file has all of them."""
+    """Keep a table's rows of one level for the page; its file has all of them."""
     if tails.empty:
         return table
     own = (tails["level"] == level).to_numpy()
@@ -207,7 +207,7 @@ def _facts(frame: GridFrame, tracking_uri: str | None) -> list[tuple[str, str]]:
 
 
 def _common(cells: pd.DataFrame, *columns: str) -> str:
-    """The values of these columns, every one that occurs."""
+    """List every value that occurs in these columns."""
     seen = cells[list(columns)].dropna(how="all").drop_duplicates()
     rows = [
         ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in r) for r in seen.to_numpy()
@@ -250,7 +250,7 @@ def _cells(frame: GridFrame, results: Results) -> list[Block]:
     rows = frame.cells[frame.cells["state"] != FINISHED]
     gaps = [
         f"{row['arm']}, seed {row['seed']}: {row['state']} after {row['steps_done']} step(s)"
-        + (f" ({first_line(row['error'])})" if row["error"].strip() else "")
+        + (f" ({first_line(row.text('error'))})" if row.text("error").strip() else "")
         + "; not in any mean."
         for row in row_dicts(rows)
     ]

@@ -1,4 +1,4 @@
-"""The report's first screen: claims, the figure, a row per arm with its strips, and what limits them."""
+"""Compose the report's first screen: claims, the figure, a row per arm with its strips, and what limits them."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ _WIDTH: Final = 98.0
 
 
 def first_screen(frame: GridFrame, results: Results, looks: Looks) -> First:
-    """Everything that is seen without scrolling."""
+    """Compose everything that is seen without scrolling."""
     found, finished = results.overview, len(frame.finished) > 0
     hero = next((picture(f, frame) for f in FIGURES if f.section == "Summary"), None)
     told = claims(frame, results.pairs, results.verdicts, results.spikes) if finished else []
@@ -40,7 +40,7 @@ def first_screen(frame: GridFrame, results: Results, looks: Looks) -> First:
 
 
 def anchor_of(arm: str, control: str) -> str:
-    """Where the comparison of two arms stands on the page."""
+    """Give the anchor under which the page compares two arms."""
     return "pair-" + "".join(c if c.isalnum() else "-" for c in f"{arm}-{control}".lower())
 
 

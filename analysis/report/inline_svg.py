@@ -1,4 +1,4 @@
-"""A figure's SVG as part of a page: arms that can be hidden, colours that follow the page, values to read.
+"""Make a figure's SVG part of a page: arms that can be hidden, colours that follow the page, values to read.
 
 matplotlib writes a file for itself; inside a page its ids must not meet another figure's, its ink must turn
 light on a dark page, and its arms need a name by which a script finds them.
@@ -7,8 +7,8 @@ light on a dark page, and its arms need a name by which a script finds them.
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,12 +61,12 @@ def inline(svg: str, name: str, figure: Figure, looks: Looks, *, alt: str) -> Dr
 
 
 def colour_name(colour: str) -> str:
-    """The page's variable for an arm's colour: lighter on a dark page."""
+    """Give the page's variable for an arm's colour: lighter on a dark page."""
     return f"--c{colour.lstrip('#').lower()}"
 
 
 def colour_rules(looks: Looks) -> str:
-    """Style rules that give every arm's colour its variable, light and dark."""
+    """Write the style rules that give every arm's colour its variable, light and dark."""
     colours = sorted({look.colour.lower() for look in looks.values()})
     light = "".join(f"{colour_name(c)}:{c};" for c in colours)
     dark = "".join(f"{colour_name(c)}:color-mix(in oklab,{c} 72%,white);" for c in colours)
@@ -103,8 +103,8 @@ def _without_legend(body: str, figure: Figure, arms: Sequence[str]) -> tuple[str
     return body, cut
 
 
-def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
-    """Each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
+def _panels(figure: Figure, height: float) -> Iterator[dict[str, object]]:
+    """Yield each panel's place and lines; `height` is the share of the figure's that is shown, from the top."""
     for axes in figure.axes:
         lines = list(_lines(axes)) if axes.get_visible() else []
         if lines:
@@ -122,7 +122,7 @@ def _panels(figure: Figure, height: float) -> Iterator[dict[str, Any]]:
             }
 
 
-def _lines(axes: Axes) -> Iterator[list[Any]]:
+def _lines(axes: Axes) -> Iterator[list[object]]:
     for artist in axes.get_children():
         gid = str(artist.get_gid() or "")
         # The raw line behind a smoothed one would be read twice.
@@ -138,11 +138,11 @@ def _lines(axes: Axes) -> Iterator[list[Any]]:
             yield [gid.removeprefix(ARM_MARK), *pair]
 
 
-def _json(panels: list[dict[str, Any]]) -> str:
+def _json(panels: list[dict[str, object]]) -> str:
     # A closing tag inside a script would end it.
     return json.dumps(panels, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
-def colour_of(looks: Mapping[str, Any], arm: str) -> str:
-    """An arm's colour as the page writes it."""
+def colour_of(looks: Looks, arm: str) -> str:
+    """Give an arm's colour as the page writes it."""
     return f"var({colour_name(looks[arm].colour)})" if arm in looks else "var(--soft)"

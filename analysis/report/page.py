@@ -1,4 +1,4 @@
-"""What a report consists of before it is rendered: its first screen, then folded sections of blocks.
+"""Parts of a report before it is rendered: its first screen, then folded sections of blocks.
 
 Two renderings, both from template files (`templates/`): a self-contained HTML page and Markdown with files
 beside it. What goes where is `alpkit.analysis.report.compose`; how it is rendered, `rendering`.
@@ -47,7 +47,7 @@ class Picture:
 
 
 class Answer(NamedTuple):
-    """What was asked, the answer in a word or three, and its numbers in a sentence."""
+    """A question, its answer in a few words, and its numbers in a sentence."""
 
     question: str
     state: str

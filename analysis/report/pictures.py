@@ -1,10 +1,11 @@
-"""Figures drawn for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
+"""Draw figures for a page and for its folder: inline SVG, and files as PNG, SVG and PDF.
 
 One drawing gives all of them. `single_column` sets the same panels one under the other for a paper's column.
 """
 
 import io
 import math
+import textwrap
 from typing import Final
 
 import matplotlib
@@ -15,6 +16,7 @@ from alpkit.analysis.figures import style
 from alpkit.analysis.figures.spec import ReportFigure
 from alpkit.analysis.frames import GridFrame
 from alpkit.analysis.report.inline_svg import inline
+from alpkit.analysis.report.layout import settled
 from alpkit.analysis.report.page import Picture, Text
 
 COLUMN_WIDTH: Final = 3.4
@@ -31,18 +33,17 @@ def picture(figure: ReportFigure, frame: GridFrame) -> Picture | Text:
     # Text as text: a tenth of the size of drawn letters, and the reader's own fonts.
     with style.context(), matplotlib.rc_context({"svg.fonttype": "none"}):
         sheet = figure.sheet(numbers, looks)
-        _settle(sheet)
-        files = {ending: _saved(sheet, ending) for ending in ("png", "svg", "pdf")}
-        drawing = inline(
-            files["svg"].decode(), figure.name, sheet, looks, alt=figure.alt(frame, numbers)
-        )
-        column = single_column(sheet)
-        if column is not None:
-            files["column.pdf"] = _saved(column, "pdf")
+        alt = figure.alt(frame, numbers)
+        with settled(sheet):
+            files = {ending: _saved(sheet, ending) for ending in ("png", "svg", "pdf")}
+            drawing = inline(files["svg"].decode(), figure.name, sheet, looks, alt=alt)
+        if (column := single_column(sheet)) is not None:
+            with settled(column):
+                files["column.pdf"] = _saved(column, "pdf")
     return Picture(
         name=figure.name,
         title=figure.title,
-        alt=figure.alt(frame, numbers),
+        alt=alt,
         caption=figure.caption,
         data=numbers,
         drawing=drawing,
@@ -58,39 +59,28 @@ def single_column(sheet: Figure) -> Figure | None:
     across = 2 if len(panels) > 4 else 1
     rows = math.ceil(len(panels) / across)
     height = _PANEL_HEIGHT * (0.8 if across == 2 else 1.0)
-    legends = sheet.legends
-    entries = max((len(legend.get_texts()) for legend in legends), default=0)
+    entries = max((len(legend.get_texts()) for legend in sheet.legends), default=0)
     sheet.set_size_inches(COLUMN_WIDTH, height * rows + 0.16 * math.ceil(entries / 2) + 0.1)
     grid = GridSpec(rows, across, figure=sheet)
     for place, axes in enumerate(panels):
         axes.set_subplotspec(grid[place // across, place % across])
         axes.tick_params(labelleft=True, labelbottom=True, labelsize=6)
-        axes.title.set_fontsize(7)
+        # Two panels side by side leave a title some 17 letters.
+        title = textwrap.fill(axes.get_title(loc="left"), 34 // across)
+        axes.set_title(title, loc="left", fontsize=7)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_fontsize(6.5)
-    for legend in legends:
-        legend.set_ncols(2)
-        for text in legend.get_texts():
-            text.set_fontsize(6.5)
-    sheet.set_layout_engine("constrained")
-    _settle(sheet)
+    for legend in list(sheet.legends):
+        labels = [text.get_text() for text in legend.get_texts()]
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        legend.remove()  # its columns are what it was made with
+        sheet.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=6.5)
     return sheet
 
 
-def _settle(sheet: Figure) -> None:
-    """Find the layout once, and not at every save: it costs as much as drawing."""
-    if (layout := sheet.get_layout_engine()) is not None:
-        layout.execute(sheet)
-    # A figure with any engine, a placeholder too, is drawn twice per save.
-    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
-        sheet.set_layout_engine(None)
-
-
 def _saved(sheet: Figure, ending: str) -> bytes:
-    """The sheet as a file; without a date the same data gives the same file."""
+    """Save the sheet; the file holds no date, so that equal data gives an equal file."""
     content = io.BytesIO()
     dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    # A save brings the style's layout engine back.
-    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
-        sheet.savefig(content, format=ending, metadata=dates.get(ending))
+    sheet.savefig(content, format=ending, metadata=dates.get(ending))
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Pages through their templates: one HTML file that opens anywhere, offline, and the same as Markdown.
+"""Render a page through its templates: one HTML file that opens anywhere, offline, and Markdown.
 
 The HTML inlines its figures, its style and its one script; its content policy forbids every request. Without
 scripts it reads as well, unsorted.
@@ -24,7 +24,7 @@ FILTERED: Final = 12
 
 
 def html(page: Page) -> str:
-    """One self-contained file."""
+    """Render the page as one self-contained HTML file."""
     script = _text("script.js")
     return (
         _environment(page, escaped=True)
@@ -43,7 +43,7 @@ def html(page: Page) -> str:
 
 
 def markdown(page: Page) -> str:
-    """Text for a repository or a terminal; figures are links to the PNG files beside it."""
+    """Render the page as text for a repository or a terminal; figures are links to the PNG files beside it."""
     text = _environment(page, escaped=False).get_template("report.md.j2").render(page=page)
     lines: list[str] = []
     for line in text.strip().splitlines():
@@ -54,7 +54,7 @@ def markdown(page: Page) -> str:
 
 
 def slug(title: str) -> str:
-    """A title as an anchor."""
+    """Make an anchor of a title."""
     return "".join(c if c.isalnum() else "-" for c in title.lower())
 
 
@@ -75,12 +75,12 @@ def _environment(page: Page, *, escaped: bool) -> Environment:
 
 
 def _word_columns(table: Table) -> list[bool]:
-    """Which columns of a table hold words."""
+    """Find the columns of a table that hold words."""
     return [is_words(table.shown[name]) for name in table.shown.columns]
 
 
 def _policy(script: str) -> str:
-    """A content policy that allows the page's own script and nothing from elsewhere."""
+    """Write a content policy that allows the page's own script and nothing from elsewhere."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 

@@ -1,8 +1,7 @@
-"""What a report is written from, computed once, and the same numbers as its JSON summary."""
+"""Compute everything that a report is written from, once; `summary` gives it as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -35,7 +34,7 @@ class Results:
 
 
 def gather(frame: GridFrame) -> Results:
-    """Everything that is computed over the whole grid; figures compute their own."""
+    """Compute everything over the whole grid; figures compute their own numbers."""
     compared = pairs(frame)
     # An arm may be compared with one and the same control for two reasons: that is one test.
     both = dict.fromkeys((p.arm, p.control) for p in compared)
@@ -49,7 +48,7 @@ def gather(frame: GridFrame) -> Results:
 
 
 def opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
-    """The first sentence: how much of what was compared is beyond seed noise, or why nothing is."""
+    """Write the first sentence: how much of what was compared is beyond seed noise, or why nothing is."""
     if frame.finished.empty:
         return "No cell has finished, so there is nothing to compare yet."
     if frame.only_cell:
@@ -71,8 +70,8 @@ def opening(frame: GridFrame, found: Sequence[Verdict]) -> str:
     )
 
 
-def summary(frame: GridFrame, results: Results) -> dict[str, Any]:
-    """The report's numbers, ready for JSON."""
+def summary(frame: GridFrame, results: Results) -> dict[str, object]:
+    """Give the report's numbers, ready for JSON."""
     arms, tails = {}, results.tails
     for arm in frame.arms:
         own = frame.finished[frame.finished["arm"] == arm]

@@ -1,4 +1,4 @@
-"""The report's tables by name, for notebooks: the numbers of one without the page around it."""
+"""Give one table of the report by its name, for notebooks, without the page around it."""
 
 from collections.abc import Callable, Mapping
 from typing import Final

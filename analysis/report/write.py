@@ -1,4 +1,4 @@
-"""`analyze`: a grid's folder in, one report folder out. The CLI logs it to MLflow.
+"""Write a grid's report into a folder of its own (`analyze`). The CLI logs it to MLflow.
 
 The folder is built beside its final place and swapped in whole, so a reader never sees half a report
 and a second analysis replaces the first. What the report says: `alpkit.analysis.report.compose`.
@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alpkit.analysis.frames import GridFrame, load
 from alpkit.analysis.report.compose import compose
@@ -25,18 +24,18 @@ from alpkit.runs.swap import swapped_folder
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report lies, what it says (JSON-ready), its files (names in the folder), and of what it is."""
+    """A written report: its folder, its numbers (JSON-ready), its files, and the grid or cell that it is of."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: dict[str, object]
     files: list[str]
     frame: GridFrame
 
     @property
-    def overview(self) -> list[dict[str, Any]]:
+    def overview(self) -> list[dict[str, object]]:
         """The first screen's table in numbers: a row per arm, JSON-ready."""
         rows = overview_table(overview(self.frame)).data
-        return [json_ready(row) for row in row_dicts(rows)]
+        return [{name: json_ready(v) for name, v in row.items()} for row in row_dicts(rows)]
 
 
 def analyze(
@@ -57,14 +56,14 @@ def analyze(
 
 
 def report_id(frame: GridFrame) -> str:
-    """Grid name and the first eight digits of its id; a single cell's id follows if it is one."""
+    """Name the report: grid name and the first eight digits of its id; a single cell's id follows if it is one."""
     parts = [frame.grid.name, frame.grid.grid_id[:8]]
     if frame.only_cell:
         parts.append(frame.only_cell)
     return "-".join(part.replace(os.sep, "_") for part in parts if part)
 
 
-def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, Any]:
+def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str, object]:
     page, summary, unshown = compose(frame, tracking_uri)
     written = set()
     blocks = [block for section in page.sections for block in section.blocks]
@@ -84,7 +83,7 @@ def _write(frame: GridFrame, folder: Path, tracking_uri: str | None) -> dict[str
 
 
 def _unfolded(blocks: Iterable[Block | None]) -> Iterator[Block]:
-    """The blocks, and those inside of folds."""
+    """Yield the blocks, those inside of folds among them."""
     for block in blocks:
         if isinstance(block, Fold):
             yield from _unfolded(block.blocks)

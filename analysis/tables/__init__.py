@@ -1,4 +1,4 @@
-"""Tables of the report, one file each, and `Table`: raw numbers for the CSV, the same rows as text.
+"""Tables of the report, one file each, and `Table`, which holds raw numbers for the CSV and their text.
 
 `Table` renders itself as Markdown and LaTeX; how a number becomes text is `alpkit.analysis.text`.
 """
@@ -16,7 +16,7 @@ NOTHING: Final = "Nothing to show."
 
 @dataclass(frozen=True)
 class Table:
-    """`data` is what the CSV holds, `shown` the same rows as text."""
+    """A table: `data` is what the CSV holds, `shown` has its rows as text."""
 
     name: str
     title: str
@@ -25,7 +25,7 @@ class Table:
     shown: pd.DataFrame
 
     def markdown(self) -> str:
-        """A pipe table; a table without rows is one line of words."""
+        """Write a pipe table; a table without rows is one line of words."""
         if self.shown.empty:
             return f"{NOTHING}\n"
         rows = [list(self.shown.columns), ["---"] * self.shown.shape[1], *self.shown.to_numpy()]
@@ -33,7 +33,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
-        r"""A `table` with booktabs rules, for pdfLaTeX; the paper's preamble needs `\usepackage{booktabs}`."""
+        r"""Write a `table` with booktabs rules, for pdfLaTeX; the paper's preamble needs `\usepackage{booktabs}`."""
         words = [is_words(self.shown[name]) for name in self.shown.columns]
         if self.shown.empty:
             body = [tex(NOTHING)]
@@ -56,7 +56,7 @@ class Table:
 
 
 def tex(text: str) -> str:
-    """Text as pdfLaTeX sets it: its special characters escaped, our symbols as mathematics."""
+    """Write text as pdfLaTeX sets it: its special characters escaped, our symbols as mathematics."""
     text = re.sub(r"(?<!\w)-(?=\d)", "−", text.replace("k̂", "\0"))
     return "".join(_TEX.get(c, c) for c in text)
 

@@ -1,4 +1,4 @@
-"""What each arm costs: speed, time per step and where it goes, memory where the run logged it."""
+"""Cost of each arm: speed, time per step and where it goes, memory where the run logged it."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _MEMORY: Final = "memory/peak"
 
 
 def cost_frame(frame: GridFrame) -> pd.DataFrame:
-    """A row per finished cell: tokens_per_s, step_s (mean), share of every part, peak memory.
+    """Lay out a row per finished cell: tokens_per_s, step_s (mean), share of every part, peak memory.
 
     Evaluation is left out of all of them: how often it happens is the grid's choice, not the arm's.
     """
@@ -47,7 +47,7 @@ def cost_frame(frame: GridFrame) -> pd.DataFrame:
 
 
 def cost_table(frame: GridFrame) -> Table:
-    """One row per arm; the CSV has one per cell."""
+    """Make a row per arm; the CSV has one per cell."""
     cells = cost_frame(frame)
     shown = []
     for arm in frame.arms if len(cells) else ():

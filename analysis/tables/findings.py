@@ -1,4 +1,4 @@
-"""What can be said about each arm against its control, in words with numbers, and what cannot and why.
+"""Say in words and numbers what each arm changed against its control, or why that cannot be said.
 
 A claim is made from a verdict of `alpkit.analysis.seeds.verdicts` and from nothing else; what the records and the spike
 detector saw is told beside it as what it is, an observation.
@@ -50,7 +50,7 @@ def findings(
     tails: pd.DataFrame,
     spikes: SpikeLog,
 ) -> list[Finding]:
-    """One per compared pair, in the pairs' order."""
+    """Make a finding for each compared pair, in the pairs' order."""
     left_undone = idle(frame)
     result = []
     for pair in pairs:
@@ -75,7 +75,7 @@ def findings(
 
 
 def findings_table(found: Sequence[Finding]) -> Table:
-    """The answers at a glance: a row per comparison, a column per question."""
+    """Lay out the answers at a glance: a row per comparison, a column per question."""
     data = pd.DataFrame(
         [
             {"arm": f.arm, "against": f.control}
@@ -127,7 +127,7 @@ def _names(topic: Topic) -> str:
 
 
 def _tails_seen(pair: Pair, tails: pd.DataFrame) -> str:
-    """The records' k̂ on both sides of the comparison, of tokens and of whole responses."""
+    """Say the records' k̂ on both sides of the comparison, of tokens and of whole responses."""
     parts = []
     for level, name in (("token", "tokens"), ("product", "responses (product)")):
         rows = [_tail(tails, arm, level) for arm in (pair.arm, pair.control)]
@@ -145,7 +145,7 @@ def _khat(row: "pd.Series") -> str:
 
 
 def _spikes_seen(pair: Pair, log: SpikeLog) -> str:
-    """How many spikes of K3 were found on both sides, and where."""
+    """Count the spikes of K3 on both sides, and say where they were."""
     words = []
     for arm in (pair.arm, pair.control):
         if arm not in log.rates:
@@ -196,7 +196,7 @@ def _limits(frame: GridFrame, pair: Pair, tails: pd.DataFrame, spikes: SpikeLog)
 
 
 def _tail(tails: pd.DataFrame, arm: str, level: str) -> "pd.Series | None":
-    """The right tail's row of an arm at a level."""
+    """Give the right tail's row of an arm at a level."""
     if tails.empty:
         return None
     rows = tails[(tails["arm"] == arm) & (tails["level"] == level) & (tails["side"] == "right")]

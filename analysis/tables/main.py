@@ -20,7 +20,7 @@ FEW: Final = 5
 
 
 def main_table(frame: GridFrame, pairs: Sequence[Pair], found: Sequence[Verdict]) -> Table:
-    """A row per arm and score, over finished cells."""
+    """Lay out a row per arm and score, over finished cells."""
     controls = control_of_arms(pairs)
     grpo = next((p.control for p in pairs if p.kind == "method"), None)
     data, shown = [], []

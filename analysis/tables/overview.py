@@ -59,7 +59,7 @@ class Overview(NamedTuple):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """The columns; each was logged by some arm."""
+        """List the columns; some arm logged each of them."""
         return tuple(entry.measure for entry in self.rows[0].entries) if self.rows else ()
 
 
@@ -76,14 +76,14 @@ MEASURES: Final = (
 
 
 def overview(frame: GridFrame, arms: Sequence[str] | None = None) -> Overview:
-    """The measures of `arms` (default: `chief_arms`) over their finished seeds."""
+    """Measure `arms` (default: `chief_arms`) over their finished seeds."""
     shown = list(arms) if arms is not None else chief_arms(frame)
     cells = [(arm, frame.cells[frame.cells["arm"] == arm]) for arm in shown]
     return overview_of(cells)._replace(arms=len(frame.arms))
 
 
 def overview_of(groups: Sequence[tuple[str, pd.DataFrame]]) -> Overview:
-    """The measures of named groups of cells, wherever they come from."""
+    """Measure named groups of cells, wherever they come from."""
     finished = [(name, own, own[own["state"] == FINISHED]) for name, own in groups]
     together = pd.concat([done for *_, done in finished]) if finished else pd.DataFrame()
     measures = list(_logged(together))
@@ -95,7 +95,7 @@ def overview_of(groups: Sequence[tuple[str, pd.DataFrame]]) -> Overview:
 
 
 def chief_arms(frame: GridFrame) -> list[str]:
-    """Every arm up to `MOST`; of more, those of the file's tests and the `BEST` scores, in the grid's order."""
+    """Choose the arms to show: every one up to `MOST`; of more, the tested ones and the `BEST` scores, in order."""
     if len(frame.arms) <= MOST:
         return frame.arms
     tested = [pair for pair in pairs(frame) if pair.tested]
@@ -135,17 +135,17 @@ def overview_table(found: Overview) -> Table:
 
 
 def header(measure: Measure) -> str:
-    """Title and unit, as a column's head."""
+    """Write title and unit as a column's head."""
     return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
 
 
 def seeds_text(row: ArmRow) -> str:
-    """`3`, or `2 of 3` where a cell has not finished."""
+    """Write the number of finished seeds: `3`, or `2 of 3` where a cell has not finished."""
     return str(row.cells) if row.finished == row.cells else f"{row.finished} of {row.cells}"
 
 
 def _logged(done: pd.DataFrame) -> Iterator[Measure]:
-    """The measures that some cell logged; one score, as two would be asked which of them counts."""
+    """List the measures that some cell logged; a single score, so that nobody must ask which of two counts."""
     score = _score_of(done)
     for measure in MEASURES:
         if measure.column in ("eval_greedy", "final_reward") and measure.column != score:

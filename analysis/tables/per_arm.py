@@ -1,4 +1,4 @@
-"""Scores over seeds as tables show them: a row per arm, a mean that never stands alone.
+"""Lay out scores over seeds as tables show them: a row per arm, no mean without its interval or points.
 
 With three seeds or more a 95 % t interval follows, with two both points are shown, and n is always a
 column. Tables of arms, of subsets and of comparisons are written with these.
@@ -16,17 +16,17 @@ from alpkit.analysis.text import interval_text
 
 
 def score_intervals(cells: pd.DataFrame, columns: Sequence[str]) -> dict[str, Interval]:
-    """Each score over the seeds of `cells`."""
+    """Compute each score over the seeds of `cells`."""
     return {column: over_seeds(cells[column]) for column in columns}
 
 
 def interval_columns(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as columns of a CSV: `name_mean`, `name_low`, `name_high`."""
+    """Write an interval as columns of a CSV: `name_mean`, `name_low`, `name_high`."""
     return {f"{name}_{part}": getattr(interval, part) for part in ("mean", "low", "high")}
 
 
 def interval_texts(intervals: Mapping[str, Interval]) -> dict[str, str]:
-    """Each score's label and its interval as text, in the score's own digits."""
+    """Write each score's label and its interval as text, in the score's own digits."""
     return {
         SCORES[column].label: interval_text(interval, SCORES[column].digits)
         for column, interval in intervals.items()
@@ -36,7 +36,7 @@ def interval_texts(intervals: Mapping[str, Interval]) -> dict[str, str]:
 def scores_per_arm(
     frame: GridFrame, name: str, title: str, caption: str, columns: Sequence[str]
 ) -> Table:
-    """A row per arm with its scores over finished seeds."""
+    """Lay out a row per arm with its scores over finished seeds."""
     data, shown = [], []
     for arm in frame.arms:
         own = frame.cells[frame.cells["arm"] == arm]

@@ -1,4 +1,4 @@
-"""What each arm's correction touched, and a warning where a configured one touched nothing."""
+"""Receipt of each arm's correction: the share of tokens that it touched, and a warning where that is none."""
 
 from typing import Final, NamedTuple
 
@@ -33,7 +33,10 @@ def receipt_table(frame: GridFrame) -> Table:
             rows.append({"arm": arm, **{k.removeprefix(PREFIX): steps[k].mean() for k in keys}})
     data = pd.DataFrame(rows)
     shown = pd.DataFrame(
-        [{k: v if k == "arm" else _percent(v) for k, v in row.items()} for row in row_dicts(data)]
+        [
+            {k: v if k == "arm" else _percent(row.number(k)) for k, v in row.items()}
+            for row in row_dicts(data)
+        ]
     )
     caption = (
         "Shares of response tokens, in per cent (weight_removed: of the importance weight; long_prompts, "
@@ -45,12 +48,12 @@ def receipt_table(frame: GridFrame) -> Table:
 
 
 def idle(frame: GridFrame) -> list[Idle]:
-    """Everything that an arm was configured to do and did not."""
+    """List everything that an arm was configured to do and did not."""
     return [*inactive(frame), *swallowed(frame)]
 
 
 def inactive(frame: GridFrame) -> list[Idle]:
-    """One per arm and configured correction that touched no token in any finished cell."""
+    """List each arm's configured corrections that touched no token in any finished cell."""
     warnings: list[Idle] = []
     for arm in frame.arms:
         steps = _training_steps(frame, arm)
@@ -67,7 +70,7 @@ def inactive(frame: GridFrame) -> list[Idle]:
 
 
 def swallowed(frame: GridFrame) -> list[Idle]:
-    """One per perturbed arm of whose noise less than half arrived in the model's dtype."""
+    """List the perturbed arms of whose noise less than half arrived in the model's dtype."""
     key = "noise/realised_ratio"
     warnings: list[Idle] = []
     for arm in frame.arms:

@@ -1,4 +1,4 @@
-"""Arms that are the same run: equal or nearly equal metrics, and bounds that hardly ever acted.
+"""Find arms that are one run under two names: (nearly) equal metrics, and bounds that hardly ever acted.
 
 Said first, because no test between such arms means anything.
 """
@@ -25,7 +25,7 @@ RARE: Final = 1e-3
 
 
 def same_runs(frame: GridFrame, compared: Iterable[Pair]) -> list[str]:
-    """One sentence for each compared pair of arms that are, or nearly are, the same run."""
+    """Write a sentence for each compared pair of arms that are, or nearly are, the same run."""
     told = []
     for arm, control in dict.fromkeys((pair.arm, pair.control) for pair in compared):
         gap = _gap(frame, arm, control)
@@ -42,21 +42,21 @@ def same_runs(frame: GridFrame, compared: Iterable[Pair]) -> list[str]:
 
 
 def rare_bounds(frame: GridFrame, *, but: Iterable[str] = ()) -> list[str]:
-    """One sentence for each arm whose bounds hardly ever acted; `but` has sentences that told it already."""
+    """Write a sentence for each arm whose bounds hardly ever acted; `but` has sentences that told it already."""
     told = " ".join(but)
     found = ((arm, _touched(frame, arm)) for arm in frame.arms)
     return [f"{arm}: {words}." for arm, words in found if words and words not in told]
 
 
 def in_short(sentences: Sequence[str]) -> list[str]:
-    """The first of many sentences, and how many more there are."""
+    """Write the first of many sentences, and how many more there are."""
     if len(sentences) <= MOST:
         return list(sentences)
     return [*sentences[:MOST], f"And {len(sentences) - MOST} more of this kind."]
 
 
 def _gap(frame: GridFrame, arm: str, control: str) -> tuple[float, float] | None:
-    """Mean and largest relative difference of two arms' metrics on shared finished seeds and steps."""
+    """Compute mean and largest relative difference of two arms' metrics on shared finished seeds and steps."""
     keys = [key for key in COMPARED if key in frame.steps.columns]
     done = set(frame.finished["cell_id"])
     steps = frame.steps[(frame.steps["step"] > 0) & frame.steps["cell_id"].isin(done)]
@@ -74,7 +74,7 @@ def _gap(frame: GridFrame, arm: str, control: str) -> tuple[float, float] | None
 
 
 def _touched(frame: GridFrame, arm: str) -> str:
-    """How often each of the arm's bounds acted that acted on less than `RARE` of its tokens."""
+    """Give the share of tokens that each of the arm's bounds acted on, of bounds below `RARE`."""
     rows = frame.finished[frame.finished["arm"] == arm]
     if rows.empty:
         return ""

@@ -9,7 +9,7 @@ from alpkit.analysis.text import DASH, number, row_dicts
 
 
 def spikes_table(log: SpikeLog) -> Table:
-    """One row per spike."""
+    """Make a row per spike."""
     has = [key for key in AROUND if log.rows[f"{key}_at"].notna().any()]
     shown = [
         {
@@ -17,14 +17,14 @@ def spikes_table(log: SpikeLog) -> Table:
             "seed": str(row["seed"]),
             "step": str(row["step"]),
             "metric": row["metric"],
-            "value": number(row["value"], 4),
-            "z": number(row["z"], 1),
-            "top token": _percent(row["tokens_1"]),
-            "top 10": _percent(row["tokens_10"]),
-            "top response": _percent(row["sequences_1"]),
-            "its token": _token(row["token"], row["log_ratio"]),
+            "value": number(row.number("value"), 4),
+            "z": number(row.number("z"), 1),
+            "top token": _percent(row.number("tokens_1")),
+            "top 10": _percent(row.number("tokens_10")),
+            "top response": _percent(row.number("sequences_1")),
+            "its token": _token(row["token"], row.number("log_ratio")),
             **{
-                AROUND[key]: " → ".join(number(row[f"{key}_{time}"], 3) for time in TIMES)
+                AROUND[key]: " → ".join(number(row.number(f"{key}_{time}"), 3) for time in TIMES)
                 for key in has
             },
         }

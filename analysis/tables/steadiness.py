@@ -1,4 +1,4 @@
-"""How steady each arm's runs were: peaks, spike rates at three limits, and changes of level.
+"""Steadiness of each arm's runs: peaks, spike rates at three limits, and changes of level.
 
 Spikes as the run saw them, without look-ahead, from the metrics alone; level shifts with the whole run
 in sight. Which tokens made a spike is in `alpkit.analysis.spike_frame`.
@@ -20,7 +20,7 @@ _SHOWN: Final = 4  # level shifts that a cell of the table names
 
 
 def steadiness_frame(frame: GridFrame) -> pd.DataFrame:
-    """A row per finished cell and watched metric: maximum, P99/P50, spike rates, level shifts as text."""
+    """Lay out a row per finished cell and watched metric: maximum, P99/P50, spike rates, level shifts as text."""
     by_cell = {str(cell): part for cell, part in frame.steps.groupby("cell_id")}
     rows = []
     for cell in row_dicts(frame.finished[["arm", "seed", "cell_id"]]):
@@ -45,7 +45,7 @@ def steadiness_frame(frame: GridFrame) -> pd.DataFrame:
 
 
 def steadiness_table(frame: GridFrame) -> Table:
-    """One row per arm and metric; the CSV has one per cell."""
+    """Make a row per arm and metric; the CSV has one per cell."""
     cells = steadiness_frame(frame)
     shown = []
     if len(cells):

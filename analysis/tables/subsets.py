@@ -22,7 +22,7 @@ _WORDS: Final[dict[Literal["layers", "site"], tuple[str, str, str]]] = {
 def subset_table(
     frame: GridFrame, kind: Literal["layers", "site"], found: Sequence[Verdict]
 ) -> Table:
-    """A row per arm; groups of arms that are the same but for `kind` stand together."""
+    """Lay out a row per arm; groups of arms that are the same but for `kind` stand together."""
     name, title, reference = _WORDS[kind]
     data, shown = [], []
     groups = subsets(frame.arm_configs, kind)

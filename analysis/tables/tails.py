@@ -27,7 +27,7 @@ BOOTSTRAP: Final = 200
 
 
 def tail_frame(frame: GridFrame) -> pd.DataFrame:
-    """A row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
+    """Lay out a row per arm × level × side: n, clusters, quantiles, k̂ with interval and status, Hill, ESS, top 1 %."""
     return pd.DataFrame(
         [
             tail_row(arm, level, side, frame.pooled[arm].levels[level])
@@ -60,15 +60,17 @@ def tails_table(tails: pd.DataFrame, rates: Mapping[str, tuple[int, int]]) -> Ta
                 "arm": row["arm"],
                 "level": row["level"],
                 "side": row["side"],
-                "k̂ [90 %]": with_bounds(row["khat"], row["khat_low"], row["khat_high"], 2),
+                "k̂ [90 %]": with_bounds(
+                    row.number("khat"), row.number("khat_low"), row.number("khat_high"), 2
+                ),
                 "status": row["status"],
-                "Hill": number(row["hill"], 2),
-                "P98": number(row["p98"], 2),
-                "P99.9": number(row["p999"], 2),
-                "max": number(row["max"], 2),
-                "ESS": number(row["ess"], 3),
-                "top 1 %": number(100 * row["top1_share"], 1),
-                "spikes / 1,000": number(row["spikes_per_1000"], 0),
+                "Hill": number(row.number("hill"), 2),
+                "P98": number(row.number("p98"), 2),
+                "P99.9": number(row.number("p999"), 2),
+                "max": number(row.number("max"), 2),
+                "ESS": number(row.number("ess"), 3),
+                "top 1 %": number(100 * row.number("top1_share"), 1),
+                "spikes / 1,000": number(row.number("spikes_per_1000"), 0),
                 "n": f"{row['n']:,}",
                 "tail": f"{row['n_tail']:,}",
                 "prompts": f"{row['clusters']:,}",
@@ -116,7 +118,7 @@ def tail_row(arm: str, level: str, side: Side, pool: Pool) -> dict[str, object]:
 
 
 def upper_quantile(top: np.ndarray, n: int, q: float) -> float:
-    """Quantile q of n items, linear between order statistics, from the largest of them, descending."""
+    """Compute the quantile q of n items, linear between order statistics, from the largest of them, descending."""
     rank = (1 - q) * (n - 1)
     low = math.floor(rank)
     above, below = top[low], top[min(low + 1, top.size - 1)]

@@ -24,7 +24,7 @@ class Method(NamedTuple):
 
 
 def methods_over_tasks(configs: Mapping[str, Config]) -> list[Method]:
-    """Every method that the grid runs on two tasks or more, in the arms' order."""
+    """Find every method that the grid runs on two tasks or more, in the arms' order."""
     groups: dict[str, dict[str, str]] = {}
     for arm, config in configs.items():
         rest = repr(flat({k: v for k, v in config.items() if k != "task"}))
@@ -37,7 +37,7 @@ def methods_over_tasks(configs: Mapping[str, Config]) -> list[Method]:
 
 
 def tasks_table(frame: GridFrame, pairs: Sequence[Pair]) -> Table:
-    """A row per method and score; only seeds that finished on all of its tasks."""
+    """Lay out a row per method and score; only seeds that finished on all of its tasks."""
     controls = control_of_arms(pairs)
     methods = methods_over_tasks(frame.arm_configs)
     owner = {arm: method for method in methods for arm in method.arms.values()}
@@ -77,7 +77,7 @@ def tasks_table(frame: GridFrame, pairs: Sequence[Pair]) -> Table:
 
 
 def _scores(frame: GridFrame, method: Method, column: str) -> FloatArray:
-    """Seeds × tasks, over the seeds that have all tasks."""
+    """Make the matrix of seeds × tasks, of the seeds that have all tasks."""
     done = frame.finished
     parts = [done[done["arm"] == arm].set_index("seed")[column] for arm in method.arms.values()]
     return pd.concat(parts, axis=1, join="inner").dropna().sort_index().to_numpy(float)
@@ -94,7 +94,7 @@ def _over(
 
 
 def _common_words(names: Sequence[str]) -> str:
-    """An arm's name without what names its task: `grpo digits=3` and `grpo digits=4` are grpo."""
+    """Give an arm's name without what names its task: `grpo digits=3` and `grpo digits=4` are grpo."""
     others = [set(name.split()) for name in names[1:]]
     kept = [word for word in names[0].split() if all(word in other for other in others)]
     return " ".join(kept) or names[0]

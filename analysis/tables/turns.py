@@ -5,6 +5,7 @@ from typing import Final
 import pandas as pd
 
 from alpkit.analysis.frames import GridFrame
+from alpkit.analysis.reading.folders import section
 from alpkit.analysis.reading.items import TURN_LEVELS
 from alpkit.analysis.reading.pooled import SIDES
 from alpkit.analysis.seeds.scores import last_steps
@@ -86,16 +87,18 @@ def by_turn_table(frame: GridFrame) -> Table:
             {
                 "arm": str(arm),
                 "turn": f"{turn}",
-                "tokens": f"{token['n']:,}",
-                "P2": number(-inverse["p98"], 3),
-                "P98": number(token["p98"], 3),
-                "P98 − P2": number(token["p98"] + inverse["p98"], 3),
-                "ESS": number(token["ess"], 3),
-                "k̂ [90 %]": with_bounds(token["khat"], token["khat_low"], token["khat_high"], 2),
-                "k̂ of 1/ratio": number(inverse["khat"], 2),
-                "turns": f"{whole['n']:,}",
-                "P98 − P2, turn": number(whole["p98"] + below["p98"], 2),
-                "ESS, turn": number(whole["ess"], 3),
+                "tokens": f"{token.number('n'):,.0f}",
+                "P2": number(-inverse.number("p98"), 3),
+                "P98": number(token.number("p98"), 3),
+                "P98 − P2": number(token.number("p98") + inverse.number("p98"), 3),
+                "ESS": number(token.number("ess"), 3),
+                "k̂ [90 %]": with_bounds(
+                    token.number("khat"), token.number("khat_low"), token.number("khat_high"), 2
+                ),
+                "k̂ of 1/ratio": number(inverse.number("khat"), 2),
+                "turns": f"{whole.number('n'):,.0f}",
+                "P98 − P2, turn": number(whole.number("p98") + below.number("p98"), 2),
+                "ESS, turn": number(whole.number("ess"), 3),
             }
         )
     caption = (
@@ -111,7 +114,7 @@ def by_turn_table(frame: GridFrame) -> Table:
 def open_to(frame: GridFrame, arm: str) -> str:
     """Say what an arm's tool was not isolated from; empty where it was, or where there is none."""
     for cell_id in frame.cells[frame.cells["arm"] == arm]["cell_id"]:
-        environment = (frame.configs.get(cell_id) or {}).get("environment") or {}
+        environment = section(frame.configs.get(cell_id) or {}, "environment")
         if environment.get("sandbox") == "weak":
             return f"environment.sandbox: weak: {not_isolated(ToolMathConfig(sandbox='weak'))}."
     return ""

@@ -14,7 +14,8 @@ from alpkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 NAMED = """grpo dapo dr-grpo gspo cispo token-bypass seq-bypass token-tis seq-tis token-mis seq-mis icepop
-geo-rs k3-rs seq-mask-tis opsm veto decoupled-ppo token-alp seq-alp geo-alp paper/gspo""".split()
+geo-rs k3-rs seq-mask-tis opsm veto decoupled-ppo token-alp seq-alp geo-alp paper/gspo dppo-tv dppo-kl kpop ipo
+sapo vespo reinforce reinforce-tis score-centering score-centering-tis""".split()
 
 
 def test_every_named_method_is_there_and_is_its_own_run():
@@ -33,9 +34,8 @@ def test_a_card_has_formula_axes_source_and_caveat(name):
         assert part in "\n".join(shown.section)
     settings = yaml.safe_load(shown.settings)
     assert RunConfig.model_validate(settings) == RunConfig.model_validate(preset.settings)
-    assert (
-        re.search(r"arXiv:\d{4}\.\d{5}", preset.source + preset.formula) or "verl" in preset.source
-    )
+    # A paper, or the trainer's thread where there is no paper.
+    assert re.search(r"arXiv:\d{4}\.\d{5}|verl|prime-rl#\d+", preset.source + preset.formula)
     assert shown.axes.keys() >= {
         "ratio",
         "surrogate",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alpkit.diagnostics.passes import mean_over_problems, pass_at_k
+from alpkit.diagnostics.passes import mean_over_problems, pass_at_k, reach_over_sets
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 7])
@@ -51,3 +51,16 @@ def test_one_problem_has_no_interval():
     found = mean_over_problems([1.0])
     assert found.mean == 1
     assert np.isnan(found.low)
+
+
+def test_over_sets_the_reach_is_welchs():
+    draw = np.random.default_rng(2)
+    easy, hard = draw.normal(1.0, 0.2, 30), draw.normal(0.0, 1.0, 9)
+    # Half the sum is half the difference from the mirrored set, of which scipy knows the interval.
+    wanted = stats.ttest_ind(easy, -hard, equal_var=False).confidence_interval(0.95)
+    reach = reach_over_sets([easy[:, None], hard[:, None]])
+    assert reach == pytest.approx([(wanted.high - wanted.low) / 4], rel=1e-10)
+    one = mean_over_problems(easy)
+    assert reach_over_sets([easy[:, None]]) == pytest.approx([one.high - one.mean], rel=1e-10)
+    assert reach_over_sets([np.ones((5, 1))]) == [0.0]
+    assert np.isnan(reach_over_sets([easy[:, None], hard[:1, None]])).all()

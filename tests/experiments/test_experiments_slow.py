@@ -37,6 +37,26 @@ def test_the_quickstarts_grpo_learns_on_every_seed(workplace):
         assert np.mean(greedy[-3:]) - greedy[0] >= 0.08, (seed, greedy)
 
 
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_a_tiny_model_learns_to_call_its_tool_on_every_seed(workplace, engine):
+    """At least 10 points of held-out reward, the mean of 2 samples a question, in half the steps of the file."""
+    if engine == "vllm":
+        pytest.importorskip("vllm")
+    path = f"task.path={EXPERIMENTS / 'tool_tiny.jsonl'}"
+    cells = run(
+        "tool_tiny", workplace, path, f"rollout.engine={engine}", "train.steps=8", only=("grpo",)
+    )
+    assert sorted(cells) == [0, 1]
+    for seed, folder in cells.items():
+        lines = metrics(folder)
+        reward = [line["eval/avg_at_k"] for line in lines if "eval/avg_at_k" in line]
+        assert 0.1 <= reward[0] <= 0.4
+        assert reward[-1] - reward[0] >= 0.10, (seed, reward)
+        # What rises is the share of responses that call the tool; it answers, and is not stopped.
+        assert lines[-1]["tool/calls"] > lines[1]["tool/calls"]
+        assert lines[-1]["tool/stopped"] == 0
+
+
 @pytest.mark.vllm
 def test_smollm2_through_vllm_shows_the_fp8_mismatch(workplace):
     """Two steps of experiments/smollm2_vllm.yaml: real weights, an fp8 KV cache, a real sync."""

@@ -499,13 +499,12 @@ def test_spellings_without_effect_have_one_hash():
 def test_turn_levels_are_refused_on_tasks_of_one_turn(level, task):
     """They are the product there: the arm would train the same weights under another cell id."""
     given = {"name": task, "dataset": "chain_sum"} if task == "reasoning_gym" else {"name": task}
-    assert not RunConfig(task=given).task.multi_turn
     for axes in (
         {"ratio": {"level": level}},
         {"weight": {"action": "truncate", "level": level}},
     ):
         section = next(iter(axes))
-        message = rf"objective.{section}.level: on a task of one turn, {level} is the product"
+        message = rf"objective.{section}.level: in responses of one turn, {level} is the product"
         with pytest.raises(ValidationError, match=message):
             RunConfig(objective=axes, task=given)
         ObjectiveConfig(**axes)  # the objective itself has no task

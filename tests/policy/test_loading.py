@@ -165,7 +165,7 @@ def test_a_hub_id_is_pinned_to_the_folder_of_its_commit(
 def test_unknown_builtin_lists_the_builtins() -> None:
     with pytest.raises(ConfigError) as caught:
         load_policy("builtin:nosuch")
-    assert "builtin:tiny-addition or builtin:smollm2-135m" in caught.value.fix
+    assert "builtin:tiny-addition or builtin:tiny-tool or builtin:smollm2-135m" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c"])

@@ -132,7 +132,8 @@ def _gradient(loss, model):
 
 def test_on_policy_every_method_that_rejects_nothing_has_the_on_policy_gradient(on_policy):
     noisy = {name for name, preset in PRESETS.items() if "perturbation" in preset.settings}
-    plain = [name for name in PRESETS if name not in noisy]
+    # Score centering needs the model's log-probs of more than the sampled token.
+    plain = [n for n in PRESETS if n not in noisy and not n.startswith("score-centering")]
     found = replay(str(on_policy), plain)
     told = by_method(found)
     assert set(told.index) == set(plain)

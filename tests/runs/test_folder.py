@@ -15,7 +15,7 @@ from alpkit.runs.folder import (
 SOURCE = Path(__file__).parents[2]
 # Names in quotes, as a path is built; words for people and names of sections are something else.
 NAMES = re.compile(
-    r"""["'/]((?:metrics|spikes|evaluations)\.jsonl|cell\.json|grid\.json|config\.yaml|log\.txt|\.lock)["']"""
+    r"""["'/]((?:metrics|spikes|evaluations)\.jsonl|cell\.json|grid\.json|config\.yaml|imported\.json|batching\.npy|log\.txt|\.lock)["']"""
     r"""|/ f?["']((records|replay|checkpoint)["']|step-|tokens-|sequences-)"""
 )
 
@@ -25,12 +25,21 @@ def test_names_are_those_of_the_folders_that_exist(tmp_path):
     assert folder == tmp_path / "runs" / "quickstart"
     grid, run = GridFolder(folder), GridFolder(folder).run("096941a33b")
     paths = [grid.manifest, grid.lock, run.config, run.state, run.metrics, run.spikes]
-    paths += [run.evaluations, run.log, run.records, run.checkpoints, run.replay]
+    paths += [
+        run.evaluations,
+        run.batching,
+        run.imported,
+        run.log,
+        run.records,
+        run.checkpoints,
+        run.replay,
+    ]
     assert [str(path.relative_to(folder)) for path in paths] == [
         "grid.json",
         ".lock",
         *(f"096941a33b/{name}" for name in ("config.yaml", "cell.json", "metrics.jsonl")),
-        *(f"096941a33b/{name}" for name in ("spikes.jsonl", "evaluations.jsonl", "log.txt")),
+        *(f"096941a33b/{name}" for name in ("spikes.jsonl", "evaluations.jsonl", "batching.npy")),
+        *(f"096941a33b/{name}" for name in ("imported.json", "log.txt")),
         *(f"096941a33b/{name}" for name in ("records", "checkpoint", "replay")),
     ]
     assert run.grid == grid

@@ -4,11 +4,17 @@ Never skipped: where there is no bubblewrap, these tests fail.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from alpkit.config.environment import ToolMathConfig
+from alpkit.config.tasks import PLAIN_PROMPT
+from alpkit.policy.loading import load_tokenizer, local_folder
+from alpkit.policy.messages import Messages
 from alpkit.sandbox import Outcome, start
+from alpkit.tasks import Item
+from alpkit.tasks.environments.tool_math import ToolMath
 from tests.sandbox.hostile import HOSTILE, LIMITS, Hostile, code_of, run_hostile
 from tests.sandbox.outside import SECRET, Outside, as_ordinary_user, left_behind, outside
 
@@ -39,6 +45,47 @@ def test_a_hostile_snippet_is_contained_and_its_end_is_told(
     assert hostile.told in outcome.text
     assert outcome.text
     assert outcome.text.find(hostile.told) < 700
+
+
+class Ended:
+    """A sandbox in which every snippet has ended already."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def run_all(self, codes: Sequence[str]) -> list[Outcome]:
+        assert len(codes) == 1
+        return [self._outcome]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+def test_the_models_next_turn_sees_how_it_ended_and_nothing_but_text(
+    run: tuple[Outside, dict[str, Outcome]], hostile: Hostile, messages: Messages
+) -> None:
+    around, outcomes = run
+    environment = ToolMath(ToolMathConfig(), Ended(outcomes[hostile.name]))
+    state = environment.start(Item("6*7", "42"))
+    state.turns = 3
+    reply = environment.reply(state, f"```python\n{code_of(hostile, around.found)}```")
+    assert reply is not None
+    assert hostile.told in reply.text
+    assert state.counts["calls"] == 1
+    assert (state.answer, state.void) == ("", False)
+    assert bool(state.counts["failed"] + state.counts["stopped"]) == (hostile.kind != "ok")
+    # Of special tokens there are the template's own, whatever the output spells; so it ends no turn and opens none.
+    empty = messages.after(0, reply._replace(text=""), limit=0)
+    ids = messages.after(0, reply, limit=1 << 20)
+    special = set(messages.tokenizer.all_special_ids)
+    assert [i for i in ids if i in special] == [i for i in empty if i in special]
+    assert hostile.told in messages.tokenizer.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def messages() -> Messages:
+    tokenizer = load_tokenizer(str(local_folder("builtin:tiny-tool")))
+    return Messages.of(tokenizer, PLAIN_PROMPT, stop_ids=(tokenizer.eos_token_id,))
 
 
 def test_nothing_outside_is_touched(run: tuple[Outside, dict[str, Outcome]]) -> None:

@@ -84,7 +84,16 @@ LOSSES = {
         {"loss_type": "reinforce", "rollout_is": "sequence", "rollout_is_threshold": 2.0},
         None,
     ),
+    "dppo_tv": (
+        "dppo_tv",
+        {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "clip_ratio_c": 20.0},
+        {},
+        None,
+    ),
+    "sapo": ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05}, {}, None),
 }
+# Losses of mu: verl hands it to them as the old policy.
+OF_ROLLOUT = ("bypass_mode", "dppo_tv")
 AGGREGATES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 ESTIMATORS = ("k1", "k2", "k3", "k3+")
 
@@ -138,7 +147,7 @@ def outputs(data: dict[str, torch.Tensor]) -> dict[str, object]:
         object.__setattr__(
             config.policy_loss, "rollout_correction", RolloutCorrectionConfig(**correction)
         )
-        old = data["rollout"] if registered == "bypass_mode" else data["old"]
+        old = data["rollout"] if registered in OF_ROLLOUT else data["old"]
         factor = found[f"weight/{weighted}"] if weighted else None
         if weighted and factor is None:
             continue

@@ -9,7 +9,14 @@ import torch
 from alpkit.config import ObjectiveConfig
 from alpkit.objective import LossOutput
 from alpkit.trainer.batches import TokenTable
-from alpkit.trainer.measure import ReceiptWatch, engine_part, ratio_part, read_out, receipt_part
+from alpkit.trainer.measure import (
+    ReceiptWatch,
+    advantage_part,
+    engine_part,
+    ratio_part,
+    read_out,
+    receipt_part,
+)
 from tests.support.crossings import Crossings
 
 OBJECTIVE = ObjectiveConfig()
@@ -101,3 +108,54 @@ def test_a_diagnostic_step_crosses_to_the_host_once():
     assert metrics == separately
     assert {"kl/k3_max", "mismatch/prob_gap", "ratio/applied/token/ess"} <= metrics.keys()
     assert metrics["receipt/weight_removed"] == 0
+
+
+def seven_tokens(**changes):
+    """Seven tokens of two responses with their mu, pi_theta, entropy; the first token of each is taken out."""
+    mu = torch.tensor([0.50, 0.10, 0.90, 0.02, 0.30, 0.60, 0.05], dtype=torch.float64)
+    pi = torch.tensor([0.75, 0.15, 0.55, 0.05, 0.09, 0.85, 0.03], dtype=torch.float64)
+    columns = {
+        "update": torch.zeros(7, dtype=torch.long),
+        "sample": torch.tensor([0, 0, 0, 0, 1, 1, 1]),
+        "token": torch.arange(7),
+        "logp_rollout": mu.log(),
+        "logp_train": pi.log(),
+        "entropy": torch.tensor([1.2, 0.8, 0.3, 2.0, 1.5, 0.6, 1.9]),
+        "keep": torch.tensor([False, True, True, True, False, True, True]),
+        "advantage": torch.tensor([1.0, 1.0, 1.0, 1.0, -0.5, 0.0, 0.0]),
+    }
+    return TokenTable({**columns, **changes})
+
+
+def test_k3_over_entropy_and_of_kept_and_removed_tokens():
+    """Worked by hand from the seven probabilities; kept and removed are DPPO-TV's at 0.2."""
+    found = ratios(seven_tokens(), OBJECTIVE)
+    assert found["kl/k3"] == pytest.approx(0.222789, abs=1e-6)
+    assert found["kl/k3_over_entropy"] == pytest.approx(0.187895, abs=1e-6)
+    assert found["kl/k3_kept"] == pytest.approx(0.192203, abs=1e-6)
+    assert found["kl/k3_removed"] == pytest.approx(0.299254, abs=1e-6)
+
+
+def test_what_no_token_has_is_absent_and_never_zero():
+    whole = ratios(seven_tokens(keep=torch.ones(7, dtype=torch.bool)), OBJECTIVE)
+    assert "kl/k3_removed" not in whole
+    assert whole["kl/k3_kept"] == pytest.approx(whole["kl/k3"])
+    sure = ratios(seven_tokens(entropy=torch.zeros(7)), OBJECTIVE)
+    assert "kl/k3_over_entropy" not in sure
+    assert sure["train/entropy"] == 0
+    assert "train/entropy" not in ratios(
+        seven_tokens(entropy=torch.full((7,), torch.nan)), OBJECTIVE
+    )
+
+
+def test_advantages_are_counted_by_their_sign():
+    found = read_out([advantage_part(seven_tokens())])
+    assert found == {
+        "advantage/positive": pytest.approx(4 / 7),
+        "advantage/negative": pytest.approx(1 / 7),
+        "advantage/zero": pytest.approx(2 / 7),
+    }
+    assert (
+        read_out([advantage_part(seven_tokens(advantage=torch.empty(0), token=torch.empty(0)))])
+        == {}
+    )

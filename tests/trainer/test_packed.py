@@ -99,7 +99,9 @@ def noise_at(site, scale):
     return PerturbationConfig(site=site, scale=scale, sigma={"init": 0.004})
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "/" in n else []) for n in PRESETS]
+)
 def test_every_preset_without_noise_and_with_it_somewhere(sampled, name):
     assert_same(sampled, name)
     if name in FIRST:
@@ -108,6 +110,7 @@ def test_every_preset_without_noise_and_with_it_somewhere(sampled, name):
 
 def test_all_places_are_somewhere():
     assert len(FIRST) == len(PLACES) == 12
+    assert not any("/" in name for name in FIRST)  # those of the papers' scripts are slow tests
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from alpkit.config.environment import not_isolated
+from alpkit.config.objective import CenteringConfig
 from alpkit.config.perturbation import ScheduleConfig
 from alpkit.config.run import RunConfig
 
@@ -25,6 +26,7 @@ def cautions(arms: Mapping[str, RunConfig]) -> Iterator[str]:
             yield f"{arm!r}: {text}"
     yield from _of_ruin(arms)
     yield from _of_the_comparison(arms)
+    yield from _of_centering(arms)
 
 
 def _of_ruin(arms: Mapping[str, RunConfig]) -> Iterator[str]:
@@ -110,6 +112,18 @@ def _of_the_comparison(arms: Mapping[str, RunConfig]) -> Iterator[str]:
             f"{shrinking[0]!r} takes rejected tokens out of its token mean and {keeping[0]!r} does not: the survivors' "
             "step grows, a hidden learning rate; set normalizer: keep, or read receipt/surviving beside the scores"
         )
+
+
+def _of_centering(arms: Mapping[str, RunConfig]) -> Iterator[str]:
+    for arm, config in arms.items():
+        if config.objective.centering.kind == "none":
+            continue
+        plain = config.objective.model_copy(update={"centering": CenteringConfig()})
+        if len(arms) > 1 and all(other.objective != plain for other in arms.values()):
+            yield (
+                f"{arm!r} has no control: beside an arm with a ratio or a clip, score centering is one of several "
+                "changes; add the same arm without centering (presets reinforce, reinforce-tis)"
+            )
 
 
 def _shrinks(config: RunConfig) -> bool:

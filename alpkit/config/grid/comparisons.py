@@ -1,4 +1,4 @@
-"""Which arms a grid compares, and which of these comparisons are tests: known before anything has run.
+"""List the comparisons of a grid's arms, and say which of them are tests, before anything has run.
 
 An arm is compared with its sigma = 0 twin; else with the file's `reference:`; else with GRPO under the same
 settings; else along each of its axes, with the arm of the axis' first value. Layer subsets and sites are
@@ -27,6 +27,8 @@ INGREDIENTS: Final = {
     "objective.ratio.level": "ratio level",
     "objective.weight": "importance weight",
     "objective.reject": "rejection",
+    "objective.centering": "score centering",
+    "rollout.top_logprobs": "score centering",
     "objective.aggregate": "aggregation",
     "objective.advantage": "advantage",
     "objective.reference_kl": "reference KL",

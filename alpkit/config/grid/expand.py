@@ -59,7 +59,7 @@ class Grid:
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Which arm is compared with which, and which of these are tests."""
+        """List the comparisons of arms, and say which of them are tests."""
         first = {cell.arm: cell for cell in reversed(self.cells)}
         configs = {arm: first[arm].config.model_dump(mode="json") for arm in self.arms}
         for config in configs.values():

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from alpkit.config.correction import WeightConfig
 from alpkit.config.environment import ENVIRONMENT_FIELDS
 from alpkit.config.files.yaml import Document, KeyPath, Mark
-from alpkit.config.objective import AdvantageConfig, RatioConfig, SurrogateConfig
+from alpkit.config.objective import AdvantageConfig, CenteringConfig, RatioConfig
 from alpkit.config.perturbation import LAYER_SITES, PerturbationConfig, Site
 from alpkit.config.run import HfRolloutConfig, VllmRolloutConfig
 from alpkit.config.tasks import TASK_FIELDS
@@ -71,10 +71,17 @@ _KINDS: dict[KeyPath, _Kinds] = {
         "kind",
         "ppo",
         {
-            "ppo": _fields(SurrogateConfig),
-            "cispo": _fields(SurrogateConfig, "dual_clip"),
+            "ppo": frozenset({"kind", "epsilon_low", "epsilon_high", "dual_clip"}),
+            "cispo": frozenset({"kind", "epsilon_low", "epsilon_high"}),
             "reinforce": frozenset({"kind"}),
+            "sapo": frozenset({"kind", "tau_positive", "tau_negative"}),
+            "vespo": frozenset(
+                {"kind", "power_positive", "decay_positive", "power_negative", "decay_negative"}
+            ),
         },
+    ),
+    ("objective", "centering"): _Kinds(
+        "kind", "none", {"none": frozenset({"kind"}), "score": _fields(CenteringConfig)}
     ),
     ("objective", "weight"): _Kinds(
         "action",

@@ -92,7 +92,7 @@ def add_noise(
     scale: Float[Tensor, "*tokens 1"] | None,
     stream: NoiseStream,
 ) -> Float[Tensor, "*tokens hidden"]:
-    """Compute `hidden` + factor * exp(log_sigma) * scale * z, in `hidden`'s dtype (float32 under autocast).
+    """Add noise to `hidden`: factor * exp(log_sigma) * scale * z, in `hidden`'s dtype (float32 under autocast).
 
     `log_sigma` is a scalar or one entry per hidden unit; `scale` per token, taken as a constant.
     d loss / d log sigma = factor * sigma * sum_t scale_t <z_t, g_t>: z is drawn again in backward, and

@@ -36,8 +36,11 @@ _TOKENS: Final = {
     "policy_version": pa.int32(),
     "weight": pa.float32(),  # null unless records.weight: true
 }
+# Log-probs that a step did not compute, and what an imported dump does not say, are null.
+_OPTIONAL: Final = ("keep", "policy_version")
 TOKEN_SCHEMA: Final = _schema(
-    _TOKENS, (name for name, kind in _TOKENS.items() if kind != pa.float32())
+    _TOKENS,
+    (n for n, kind in _TOKENS.items() if kind != pa.float32() and n not in _OPTIONAL),
 )
 SEQUENCE_SCHEMA: Final = _schema(
     {

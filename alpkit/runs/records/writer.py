@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -110,13 +110,15 @@ def _table(step: int, columns: Mapping[str, Sized], schema: pa.Schema, where: st
     missing = [field.name for field in schema if not field.nullable and field.name not in given]
     if missing:
         raise TrackingError(
-            f"record lacks {', '.join(missing)}", where=where, fix="only log-probs may be left out"
+            f"record lacks {', '.join(missing)}",
+            where=where,
+            fix="only log-probs, keep and policy_version may be left out",
         )
     arrays = [_array(given.get(field.name), rows, field, where) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(column: Any, rows: int, field: pa.Field, where: str) -> pa.Array:
+def _array(column: Sized | None, rows: int, field: pa.Field, where: str) -> pa.Array:
     if column is None:
         return pa.nulls(rows, field.type)
     if isinstance(column, np.ndarray) and pa.types.is_floating(field.type):
@@ -131,7 +133,7 @@ def _array(column: Any, rows: int, field: pa.Field, where: str) -> pa.Array:
         ) from error
 
 
-def _replace(table: pa.Table, target: Path, **options: Any) -> None:
+def _replace(table: pa.Table, target: Path, **options: object) -> None:
     with swapped_file(target) as temporary:
         pq.write_table(
             table,

@@ -8,7 +8,7 @@ Usage: `task: {name: math, levels: [1, 2]}`.
 
 import json
 from importlib.resources import files
-from typing import Any
+from typing import TypedDict
 
 from alpkit.config.tasks import FileConfig, MathConfig
 from alpkit.tasks.file import load as load_file
@@ -17,7 +17,7 @@ from alpkit.tasks.math.grader import MathGrader
 
 PROBLEMS = "problems.jsonl"
 
-HUB: dict[str, dict[str, Any]] = {
+HUB: dict[str, dict[str, object]] = {
     "math-500": {"path": "HuggingFaceH4/MATH-500", "split": "test", "prompt": "problem"},
     "aime24": {"path": "HuggingFaceH4/aime_2024", "prompt": "problem"},
     "aime25": {"path": "math-ai/aime25", "split": "test", "prompt": "problem"},
@@ -27,6 +27,17 @@ HUB: dict[str, dict[str, Any]] = {
     "gsm8k": {"path": "openai/gsm8k", "subset": "main", "split": "test", "prompt": "question", "answer_after": "####"},
 }  # fmt: skip
 """Published sets by name: where they are and how their columns are called."""
+
+
+class Problem(TypedDict):
+    """A builtin problem; `check` computes its answer again."""
+
+    id: str
+    level: int
+    topic: str
+    problem: str
+    answer: str
+    check: str
 
 
 def load(config: MathConfig, *, check: bool = False) -> ListedTask:
@@ -50,7 +61,7 @@ def load(config: MathConfig, *, check: bool = False) -> ListedTask:
     return listed("math", rows, MathGrader(tail=config.tail, deadline=config.deadline), "hash")
 
 
-def problems() -> list[dict[str, Any]]:
+def problems() -> list[Problem]:
     """Read the builtin problems: id, level, topic, problem, answer, check."""
     text = files("alpkit.tasks.math").joinpath(PROBLEMS).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]

@@ -8,7 +8,6 @@ result is written as LaTeX and has to be graded as right.
 
 import itertools
 import sys
-from typing import Any
 
 from alpkit.tasks.math import problems
 from alpkit.tasks.math.equivalence import equivalent
@@ -20,7 +19,7 @@ def computed(check: str) -> str:
 
     symbols = dict(zip("xyzkta", sympy.symbols("x y z k t a"), strict=True))
     tools = {name: getattr(itertools, name) for name in ("combinations", "permutations", "product")}
-    space: dict[str, Any] = {}
+    space: dict[str, object] = {}
     exec("from sympy import *", space)
     value = eval(check, space | {"gcd": __import__("math").gcd} | tools | symbols)
     return _written(value)

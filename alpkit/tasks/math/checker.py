@@ -1,4 +1,4 @@
-"""One grading process: reads a gold and an answer per line of JSON, writes a verdict per line.
+"""Grade in a process of its own: read a gold and a given answer per line of JSON, write a verdict per line.
 
 Started by `alpkit.tasks.math.pool` as `python -m alpkit.tasks.math.checker`; it ends when its input does,
 so that it never outlives whoever started it.
@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import sys
-from typing import Any
 
 _MEMORY = 4 * 2**30
 """Bytes of address space: an answer like 9^{9^{9^9}} must not take the machine with it."""
@@ -25,7 +24,7 @@ def main() -> None:
     # The first parse imports and compiles a grammar: better before the clock of a check runs.
     equivalent("x", r"\\sqrt{x}^2")
 
-    def check(task: dict[str, str]) -> dict[str, Any]:
+    def check(task: dict[str, str]) -> dict[str, object]:
         try:
             if "answer" in task:
                 return {"right": equivalent(task["gold"], task["answer"])}

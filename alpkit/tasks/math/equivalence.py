@@ -1,4 +1,6 @@
-r"""Whether an answer is the gold answer: the grader's conventions, and math-verify where sympy is needed.
+r"""Decide whether an answer equals the gold answer, the right one that a problem comes with.
+
+math-verify (on sympy) is asked only where the grader's own rules do not decide.
 
 The conventions (docs/tasks.md has them with examples):
 
@@ -35,7 +37,7 @@ _SIGNIFICANT = 6
 
 
 def equivalent(gold: str, answer: str) -> bool:
-    """Whether `answer` is worth the point where `gold` is the right answer."""
+    """Whether `answer` is right where `gold` is the right answer."""
     try:
         given = read(answer)
     except UnreadableError:
@@ -45,7 +47,7 @@ def equivalent(gold: str, answer: str) -> bool:
 
 
 def fault(gold: str) -> str:
-    """Say why a gold answer cannot be compared with anything; "" if it can."""
+    """Say why no answer could ever equal this gold answer; "" if one can."""
     try:
         return _fault(read(gold))
     except UnreadableError as error:
@@ -198,7 +200,7 @@ def _plain(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Any:
-    """Give math-verify's sympy expression of a LaTeX text, or None."""
+    """Parse a LaTeX text to a sympy expression; None where math-verify finds none."""
     from math_verify import LatexExtractionConfig, parse
 
     _silence()

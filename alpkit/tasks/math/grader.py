@@ -1,4 +1,4 @@
-r"""Responses that put their final answer into \boxed{}, graded by value.
+r"""Grade responses that put their final answer into \boxed{}: by value, right or wrong.
 
 Only the last \boxed{} counts, and only if it is in the last `tail` words: an answer that is followed by a long
 ramble is none. What counts as equal is in `alpkit.tasks.math.equivalence`.

@@ -1,4 +1,4 @@
-r"""Numbers that are written out, and the units behind them: exact, without sympy.
+r"""Read numbers that are written out, with their units: exactly, without sympy.
 
 `\frac{3}{4}`, `0.75`, `1\frac12`, `1.2\times10^3` are literals; `2+2`, `\sqrt{16}`, `2^{10}` are not. A
 number followed by a unit is a value and that unit; percent and number bases count as units here.

@@ -1,4 +1,4 @@
-r"""From the text of an answer to its structure: list, set, tuple or interval, matrix, or one value.
+r"""Read the structure of an answer's text: a list, a set, a tuple or interval, a matrix, or one value.
 
 Only the outside is read here. What stands inside brackets is read again, one value is left as text for
 `alpkit.tasks.math.equivalence`. Brackets mean what they say: (1, 2), [1, 2], \{1, 2\} and 1, 2 are four

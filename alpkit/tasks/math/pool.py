@@ -1,4 +1,4 @@
-"""A pool of grading processes, each with a deadline per check that ends in a kill.
+"""Grade in several processes, and kill one that is past a check's deadline.
 
 sympy can run for ever on an answer that a policy makes up, in C code that no exception reaches, and
 math-verify's own timeouts use SIGALRM, which fails outside the main thread and then scores 0 without a word.
@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any, cast
+from typing import IO, TypedDict, cast
 
 from alpkit.errors import PrerequisiteError
 
@@ -32,6 +32,15 @@ _START = 120.0
 TIMEOUT = {"timeout": True}
 
 
+class Verdict(TypedDict, total=False):
+    """Outcome of a check: one of these keys."""
+
+    right: bool
+    fault: str
+    error: str
+    timeout: bool
+
+
 class Pool:
     """Grading processes, started when first needed and ended with the pool or with this process."""
 
@@ -42,9 +51,9 @@ class Pool:
         # Also runs at the end of the interpreter; workers end with their input in any case.
         weakref.finalize(self, _end, self._workers)
 
-    def run(self, tasks: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    def run(self, tasks: Sequence[Mapping[str, str]]) -> list[Verdict]:
         """Answer every task: {"right": …}, {"fault": …}, {"error": …}, or {"timeout": True} after the deadline."""
-        waiting, results = deque(enumerate(tasks)), [dict[str, Any]() for _ in tasks]
+        waiting, results = deque(enumerate(tasks)), [Verdict() for _ in tasks]
         try:
             self._serve(waiting, results)
         except BaseException:
@@ -54,7 +63,7 @@ class Pool:
         return results
 
     def _serve(
-        self, waiting: "deque[tuple[int, Mapping[str, str]]]", results: list[dict[str, Any]]
+        self, waiting: "deque[tuple[int, Mapping[str, str]]]", results: list[Verdict]
     ) -> None:
         while waiting or any(worker.busy for worker in self._workers):
             while len(self._workers) < min(self._size, len(waiting)):
@@ -71,7 +80,7 @@ class Pool:
                 elif time.monotonic() >= worker.until:
                     self._expire(worker, results)
 
-    def _hear(self, worker: "_Worker", results: list[dict[str, Any]]) -> None:
+    def _hear(self, worker: "_Worker", results: list[Verdict]) -> None:
         line = worker.output.readline()
         if not line:
             self._lost(worker, results)
@@ -82,13 +91,13 @@ class Pool:
             if worker.checks >= _CHECKS:
                 self._drop(worker)
 
-    def _expire(self, worker: "_Worker", results: list[dict[str, Any]]) -> None:
+    def _expire(self, worker: "_Worker", results: list[Verdict]) -> None:
         if not worker.ready:
             self._lost(worker, results)
-        results[worker.release()] = dict(TIMEOUT)
+        results[worker.release()] = {"timeout": True}
         self._drop(worker)
 
-    def _lost(self, worker: "_Worker", results: list[dict[str, Any]]) -> None:
+    def _lost(self, worker: "_Worker", results: list[Verdict]) -> None:
         """Take note of a process that ended by itself: out of memory, or a crash in C code."""
         if not worker.ready:
             told = worker.last_words()
@@ -112,7 +121,7 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that are alive."""
+        """List the process ids of the workers that are alive."""
         return [worker.process.pid for worker in self._workers]
 
 

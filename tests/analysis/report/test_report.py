@@ -183,7 +183,7 @@ def test_one_cell_has_its_own_report(small_root, words_only):
     report = analysis.analyze("run-0001abcdef", root=small_root)
     text = (report.folder / "report.md").read_text()
     assert text.startswith("# small: grpo, seed 1\n")
-    assert "This is one cell; `alpkit analyze small` compares it with the others." in text
+    assert "This is one cell: alpkit analyze small has its grid's comparisons." in text
     assert report.summary["findings"] == []
     assert report.summary["arms"]["grpo"]["n"] == 1
 

@@ -30,7 +30,7 @@ def explained(text: str, model: type[Section] = RunConfig) -> str:
             "rollout: {engine: vllm, weights: int4}",
             "f.yaml:1:25  rollout.weights is not a field of rollout (vllm)\n"
             "  allowed: dtype, engine, filter, group, head_dtype, kv_cache_dtype, lag, max_model_len, "
-            "max_tokens, overlong, prompts, temperature",
+            "max_tokens, overlong, prompts, temperature, top_logprobs",
         ),
         (
             "steps: 5",
