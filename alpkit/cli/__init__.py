@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from alpkit.cli import completing
 from alpkit.cli.errors import SOME_FAILED, Debug, Group
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
     cls=Group,
     help="Ablate off-policy corrections for RL on language models, and measure the ratio's tail.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     # Rich help texts would cost three times the start-up.
     rich_markup_mode=None,
@@ -30,6 +30,22 @@ class LauncherChoice(StrEnum):
 
     inline = "inline"
     processes = "processes"
+    ray = "ray"
+
+
+class Retry(StrEnum):
+    """Name the ways to treat cells that have run (`alpkit.launch.Retry`)."""
+
+    failed = "failed"
+    all = "all"
+    none = "none"
+
+
+class FileKind(StrEnum):
+    """Name the kinds of files that have a schema."""
+
+    ablation = "ablation"
+    method = "method"
 
 
 class TrainerChoice(StrEnum):
@@ -46,6 +62,7 @@ RunId = Annotated[
     str,
     typer.Argument(
         metavar="RUN_ID",
+        autocompletion=completing.run_ids,
         help="A folder, an MLflow run id of a grid or cell, `latest`, a grid's name, or the start of one of these.",
     ),
 ]
@@ -109,6 +126,12 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(metavar="ARM", help="Run this arm only; repeatable.")
     ] = None,
+    retry: Annotated[
+        Retry,
+        typer.Option(
+            help="Cells to run again: those that failed, all from their start, or none that ended badly."
+        ),
+    ] = Retry.failed,
     fail_fast: Annotated[bool, typer.Option(help="Stop at the first cell that fails.")] = False,
     tracking_uri: Uri = None,
     dry_run: Annotated[
@@ -136,6 +159,7 @@ def run(
         jobs=jobs,
         launcher=launcher.value if launcher else None,
         only=only or [],
+        retry=retry.value,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
         profile=profile,
@@ -193,6 +217,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="A B …",
+            autocompletion=completing.arms,
             help="Arms (GRID:ARM), cells or whole grids; the first is the reference.",
         ),
     ],
@@ -206,6 +231,28 @@ def compare(
     from alpkit.cli import comparing
 
     comparing.compare(runs, force=force, as_json=json)
+
+
+@app.command()
+def diff(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            autocompletion=completing.arms,
+            help="A cell, GRID:ARM, FILE.yaml:ARM, or a cell's config.yaml.",
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", autocompletion=completing.arms, help="Another one.")
+    ],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the fields in which two resolved configurations differ, of cells that ran or of files."""
+    from alpkit.cli import differing
+
+    differing.diff(first, second, as_json=json)
 
 
 @app.command()
@@ -323,6 +370,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN_ID|MODEL",
+            autocompletion=completing.run_ids,
             help="A cell (its newest checkpoint), builtin:…, a model folder or a hub id.",
         ),
     ],
@@ -406,11 +454,47 @@ def export(
 
 
 @app.command()
-def show(run_id: RunId = "latest", json: Json = False, debug: Debug = False) -> None:
+def show(
+    run_id: RunId = "latest",
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Follow the grid until it ends; with --json a line per event."
+        ),
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Print the state of a grid's cells, with their run ids and errors."""
-    from alpkit.cli import looking
+    from alpkit.cli import looking, watching
 
-    looking.show(run_id, as_json=json)
+    if watch:
+        watching.watch(run_id, as_json=json)
+    if not (watch and json):
+        looking.show(run_id, as_json=json)
+
+
+@app.command()
+def clean(
+    run_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN_ID",
+            autocompletion=completing.run_ids,
+            help="One grid; default: all grids here.",
+        ),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what grids keep and no cell needs: cells the file no longer has, old checkpoints, what was set aside.
+
+    Deletes only with --delete. Every finished cell keeps its newest checkpoint; MLflow's runs stay.
+    """
+    from alpkit.cli import cleaning
+
+    cleaning.clean(run_id, delete=delete, as_json=json)
 
 
 @app.command()
@@ -418,7 +502,9 @@ def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A preset or a method file (YAML), for its whole card."
+            metavar="NAME",
+            autocompletion=completing.presets,
+            help="A preset or a method file (YAML), for its whole card.",
         ),
     ] = None,
     json: Json = False,
@@ -428,6 +514,79 @@ def methods(
     from alpkit.cli import looking
 
     looking.methods(name, as_json=json)
+
+
+@app.command()
+def doctor(
+    explain_gap: Annotated[
+        str | None,
+        typer.Option(
+            "--explain-gap",
+            metavar="FILE:ARM",
+            autocompletion=completing.arms,
+            help="Split the log-prob gap of an arm of a file, or of a cell, into its causes.",
+        ),
+    ] = None,
+    items: Annotated[int, typer.Option(min=1, help="Prompts that the gap is measured on.")] = 32,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The gap's figure; default: gap.png.")
+    ] = None,
+    tracking_uri: Uri = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check what this machine offers: versions, devices, engines, store, disk, sandbox, ports.
+
+    With --explain-gap it samples from the engine, scores the same tokens step by step from the trainer to the
+    sampler, and says how much of their gap is whose. Exit code 1: something is amiss.
+    """
+    from alpkit.cli import doctoring
+
+    if explain_gap is not None:
+        doctoring.explain_gap(explain_gap, items=items, figure=figure, as_json=json)
+    elif not doctoring.check(tracking_uri, as_json=json):
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def examples(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME …",
+            autocompletion=completing.example_names,
+            help="Grids to copy, or all; without one they are listed.",
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where copies go.")] = Path("experiments"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the experiments that come with the package, or copy some with the files that they name."""
+    from alpkit.cli import shipping
+
+    if names:
+        shipping.copy_examples(names, to, force=force, as_json=json)
+    else:
+        shipping.list_examples(as_json=json)
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        FileKind, typer.Argument(metavar="[ablation|method]", help="Which file it is for.")
+    ] = FileKind.ablation,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON schema of an ablation file or a method file, for an editor that checks YAML.
+
+    The experiments name the shipped one in their first line. Print your own where a package adds tasks.
+    """
+    from alpkit.config.schema import as_text
+    from alpkit.config.schema import schema as schema_of
+
+    print(as_text(schema_of(kind.value)), end="")
 
 
 @app.command()

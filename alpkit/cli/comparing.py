@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alpkit.cli.output import note, print_json, print_table
+from alpkit.cli.layout import plain
+from alpkit.cli.output import note, print_json, print_table, say
 from alpkit.cli.overview import print_overview
-from alpkit.cli.tables import plain_table
 from alpkit.runs.find import resolve
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def compare(names: Sequence[str], *, force: bool, as_json: bool) -> None:
         labels = [item.label for item in found.items]
         rows = [[key, *map(_text, values)] for key, values in found.differences.items()]
         print()
-        print_table(plain_table(["config", *labels], rows))
+        print_table(plain(["config", *labels], rows))
     print()
     for verdict in found.verdicts:
-        print(verdict.sentence)
+        say(verdict.sentence)
     for text in found.notes:
         note(f"note: {text}")
 

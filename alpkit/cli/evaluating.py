@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from alpkit.cli.layout import plain
 from alpkit.cli.output import note, print_json, print_table
-from alpkit.cli.tables import plain_table
 from alpkit.config.files.yaml import parse_yaml
 from alpkit.errors import ConfigError
 
@@ -89,7 +89,7 @@ def evaluate(what: str, *, as_json: bool, **settings: Unpack[Settings]) -> None:
     means = {"greedy": found.greedy, f"avg@{chosen.k}": found.average}
     means |= {f"pass@{k}": found.passes[k - 1] for k in powers}
     rows = [_row(name, mean) for name, mean in means.items()]
-    print_table(plain_table(["score", "value", "95 % interval"], rows))
+    print_table(plain(["score", "value", "95 % interval"], rows))
     step = "" if found.step is None else f" at step {found.step}"
     note(
         f"{found.model}{step} on {len(chosen.items)} items of {chosen.task.name}, {chosen.k} samples each at "

@@ -31,12 +31,16 @@ def plan(
     many: bool = False,
 ) -> None:
     from alpkit.cli import fitting
-    from alpkit.config import dump_yaml, expand, load_ablation
-    from alpkit.launch import adopt, states
+    from alpkit.config import dump_yaml
+    from alpkit.errors import together
+    from alpkit.launch import adopt, load_grid, look, states
     from alpkit.launch.fitting import fits
     from alpkit.launch.fitting import rows as memory_rows
 
-    grid = adopt(expand(load_ablation(file, sets), many=many), Path("."))
+    grid = adopt(load_grid(file, sets, many=many), Path("."))
+    seen = look(grid.cells)
+    if seen.wrong:
+        raise together(seen.wrong)
     rows = tables.cell_rows(grid, states(grid))
     memory = fits(grid.cells, grid.launch.jobs)
     sizes = _probe(grid) if probe else {}
@@ -47,6 +51,7 @@ def plan(
         more: dict[str, object] = {
             "planned_tests": list(grid.planned_tests()),
             "memory": memory_rows(memory),
+            "lacking": [str(error) for error in seen.lacking],
         }
         if probe:
             more["probe"] = [tables.noise_row(arm, size) for arm, size in sizes.items()]
@@ -75,6 +80,8 @@ def plan(
             note(f"caution: {arm!r}: {text}")
     for text in fitting.lines(memory):
         note(text)
+    for error in seen.lacking:
+        note(f"not ready here: {error}")
     finished = sum(row["state"] == "finished" for row in rows)
     note(f"{len(rows)} cells, {finished} finished: alpkit run {file}")
 

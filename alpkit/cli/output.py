@@ -3,8 +3,9 @@
 import json
 import shlex
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
+from alpkit.cli.layout import TextTable, fitted
 from alpkit.tracking import DEFAULT_URI, HIDDEN, charts_path, masked
 
 # Where there is no terminal, a row is a line, however long.
@@ -26,13 +27,32 @@ def print_json(data: object) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(table: RenderableType) -> None:
-    out().print(table)
+def print_table(table: TextTable) -> None:
+    """Print a table in the width of the terminal, and name what had no room."""
+    console = out()
+    arranged = fitted(table, console.width)
+    for number, part in enumerate(arranged.tables):
+        if number:
+            console.print()
+        console.print(part)
+    if arranged.left_out:
+        note(f"a wider terminal and --json also have: {', '.join(arranged.left_out)}")
+
+
+def say(text: str) -> None:
+    """Print a sentence of the result, wrapped at words where there is a terminal."""
+    _wrapped(out(), text)
 
 
 def note(text: str) -> None:
     """Print a remark on stderr, so that stdout holds the result alone."""
-    err().print(text, soft_wrap=True)
+    _wrapped(err(), text)
+
+
+def _wrapped(console: Console, text: str) -> None:
+    # An address that is cut in two cannot be copied; where there is no terminal a line stays a line.
+    cut = any(len(word) > console.width for word in text.split())
+    console.print(text, soft_wrap=cut or not console.is_terminal)
 
 
 def ui_command(uri: str) -> str:

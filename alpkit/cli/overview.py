@@ -5,12 +5,10 @@ The report's first screen has the same numbers (`alpkit.analysis.tables.overview
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
-from alpkit.cli.output import note, out
+from alpkit.cli.layout import Column, TextTable
+from alpkit.cli.output import note, print_table
 
 if TYPE_CHECKING:
     from alpkit.analysis.frames import GridFrame
@@ -18,22 +16,27 @@ if TYPE_CHECKING:
 
 def print_overview(rows: Sequence[Mapping[str, object]], colours: Mapping[str, str]) -> None:
     """Print rows of text; `colours`: arm -> hex colour, shown where there is a terminal."""
-    columns = list(rows[0]) if rows else ["arm"]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column == "arm", justify=_side(column))
-    for row in rows:
-        arm = str(row["arm"])
-        cells = (str(row[column]) for column in columns[1:])
-        table.add_row(Text(arm, style=colours.get(arm, "")), *cells)
-    out().print(table)
+    titles = list(rows[0]) if rows else ["arm"]
+    columns = [Column(title, right=title != "arm") for title in titles]
+    print_table(
+        TextTable(columns, [[str(value) for value in row.values()] for row in rows], styles=colours)
+    )
 
 
-def print_grid(folder: Path) -> None:
-    """Read a grid's folder and print what it came to."""
+def load_frame(folder: Path) -> "GridFrame":
+    """Read a grid's folder, whatever state it is in."""
     from alpkit.analysis.frames import load  # heavy: pandas
 
-    print_frame(load(str(folder), strict=False))
+    return load(str(folder), strict=False)
+
+
+def overview_rows(frame: "GridFrame") -> list[dict[str, object]]:
+    """Give the numbers of the table that `print_frame` prints, JSON-ready."""
+    from alpkit.analysis.tables.overview import overview, overview_table
+    from alpkit.analysis.text import json_ready, row_dicts
+
+    rows = row_dicts(overview_table(overview(frame)).data)
+    return [{name: json_ready(value) for name, value in row.items()} for row in rows]
 
 
 def print_frame(frame: "GridFrame") -> None:
@@ -54,7 +57,3 @@ def print_frame(frame: "GridFrame") -> None:
     note(table.caption.partition(" CSV:")[0])
     if len(found.rows) < found.arms:
         note(f"{len(found.rows)} of {found.arms} arms: the tested and the best; the report has all")
-
-
-def _side(column: str) -> Literal["left", "right"]:
-    return "left" if column == "arm" else "right"

@@ -3,25 +3,22 @@
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from alpkit.cli.board import HEADLINE, Board, Running, duration, speed
 from alpkit.config import Cell
 from alpkit.launch import Ended, Event, Started, Stepped
 
-# Headline metrics of a line, and what they are called there.
-HEADLINE = (("reward/mean", "reward"), ("kl/k3", "kl"), ("ratio/raw/token/width", "width"))
-_LINE_SECONDS = 5.0
+_EVERY: Final = 30.0
+"""Seconds between two lines about all cells, where there is no terminal; a thirtieth of the run later on."""
+_LONGEST: Final = 600.0
+_PER_SECOND: Final = 4
 
 
 class Screen(Protocol):
@@ -40,17 +37,40 @@ class Screen(Protocol):
 
 
 def screen(cells: Mapping[str, Cell], console: Console, *, plain: bool) -> Screen:
-    """Choose bars or plain lines for the launch of `cells`."""
-    return Lines(cells, console) if plain else Bars(cells, console)
+    """Choose the live display or plain lines for the launch of `cells`."""
+    return Lines(cells, console) if plain else Display(cells, console)
 
 
-class Lines:
-    """Plain lines: starts and ends always, steps every five seconds per cell."""
+class _Listener:
+    """Keeps a board of the launch; `cells` by id."""
 
     def __init__(self, cells: Mapping[str, Cell], console: Console) -> None:
         self._cells, self._console = cells, console
-        self._said: dict[str, float] = {}
-        self._ended = 0
+        self.board = Board({c.cell_id: c.config.train.steps for c in cells.values()})
+
+    def _note(self, event: Event) -> Cell:
+        cell = self._cells[event.cell_id]
+        match event:
+            case Started():
+                self.board.start(cell.cell_id, _name(cell), cell.config.train.steps)
+            case Stepped():
+                self.board.step(cell.cell_id, event.step, event.metrics)
+            case Ended():
+                self.board.end(cell.cell_id)
+        return cell
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Lines(_Listener):
+    """Plain lines that a log can hold: every start and end, and how far all of it is every half minute."""
+
+    def __init__(
+        self, cells: Mapping[str, Cell], console: Console, *, every: float = _EVERY
+    ) -> None:
+        super().__init__(cells, console)
+        self._every, self._said = every, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -59,84 +79,90 @@ class Lines:
         return None
 
     def __call__(self, event: Event) -> None:
-        cell = self._cells[event.cell_id]
-        name = f"{cell.cell_id} {cell.arm} seed={cell.seed}"
+        running = self.board.running.get(event.cell_id)
+        cell = self._note(event)
         match event:
             case Started():
-                self._say(f"{'started':<14}{name}")
+                self._say(f"{'started':<10}{cell.cell_id} {_name(cell)}")
             case Stepped():
-                if time.monotonic() - self._said.get(event.cell_id, 0.0) > _LINE_SECONDS:
-                    self._said[event.cell_id] = time.monotonic()
-                    steps = f"step {event.step}/{cell.config.train.steps}"
-                    self._say(f"{steps:<14}{name}  {headline(event.metrics)}")
+                self._say_how_far()
             case Ended():
-                self._ended += 1
-                count = f"({self._ended}/{len(self._cells)})"
-                self._say(f"{event.state:<14}{name} {count}{_first(event.error)}")
+                told = [f"({self.board.ended}/{self.board.cells})"]
+                told += [running.headline()] if running and event.state == "finished" else []
+                told += [f"ETA {duration(left)}"] if (left := self.board.seconds_left()) else []
+                text = "  ".join(part for part in told if part)
+                self._say(
+                    f"{event.state:<10}{cell.cell_id} {_name(cell)} {text}{_first(event.error)}"
+                )
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def _say_how_far(self) -> None:
+        board = self.board
+        if board.elapsed - self._said < min(max(self._every, board.elapsed / 30), _LONGEST):
+            return
+        self._said = board.elapsed
+        active = "; ".join(
+            f"{cell.name} {cell.step}/{cell.steps}  {cell.headline()}".rstrip()
+            for cell in board.running.values()
+        )
+        self._say(f"{time.strftime('%H:%M:%S')}  {_summary(board)}  {active}")
 
 
-class Bars:
-    """A Rich display: the grid's steps with their ETA, and a line for each active cell."""
+class Display(_Listener):
+    """A live display: the grid's steps with the time that is left, and a line for each active cell."""
 
     def __init__(self, cells: Mapping[str, Cell], console: Console) -> None:
-        self._cells = cells
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[headline]}"),
-            console=console,
-        )
-        self._left = {c.cell_id: c.config.train.steps for c in cells.values()}
-        self._grid = self._progress.add_task(
-            "all cells, in steps", total=sum(self._left.values()), headline=""
-        )
-        self._tasks: dict[str, TaskID] = {}
+        super().__init__(cells, console)
+        self._live = Live(self, console=console, refresh_per_second=_PER_SECOND, transient=False)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        cell, progress = self._cells[event.cell_id], self._progress
-        steps = cell.config.train.steps
-        match event:
-            case Started():
-                self._tasks[event.cell_id] = progress.add_task(
-                    f"{cell.arm} seed={cell.seed}", total=steps, headline=""
-                )
-            case Stepped():
-                progress.update(
-                    self._tasks[event.cell_id],
-                    completed=event.step,
-                    headline=headline(event.metrics),
-                )
-                self._advance(event.cell_id, steps - event.step)
-            case Ended():
-                progress.remove_task(self._tasks.pop(event.cell_id))
-                self._advance(event.cell_id, 0)
-                if event.state != "finished":
-                    name = f"{cell.cell_id} {cell.arm} seed={cell.seed}"
-                    progress.console.print(
-                        f"{event.state}: {name}{_first(event.error)}", markup=False
-                    )
+        cell = self._note(event)
+        if isinstance(event, Ended) and event.state != "finished":
+            self._say(f"{event.state}: {cell.cell_id} {_name(cell)}{_first(event.error)}")
 
-    def _advance(self, cell_id: str, left: int) -> None:
-        self._progress.advance(self._grid, max(0, self._left[cell_id] - left))
-        self._left[cell_id] = min(left, self._left[cell_id])
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _whole(self.board)
+        if self.board.running:
+            yield cell_lines(list(self.board.running.values()), options.max_width)
 
 
-def headline(metrics: Mapping[str, float]) -> str:
-    """Format a step's headline metrics, those that it has: `reward 0.512  kl 0.0031  width 0.42`."""
-    return "  ".join(f"{name} {metrics[key]:.3g}" for key, name in HEADLINE if key in metrics)
+def _whole(board: Board) -> Table:
+    table = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(board.total, 1), completed=board.done, width=20)
+    table.add_row(bar, Text(_summary(board), no_wrap=True))
+    return table
+
+
+def _summary(board: Board) -> str:
+    text = f"{board.done}/{board.total} steps  {board.ended}/{board.cells} cells"
+    left = board.seconds_left()
+    return f"{text}  {duration(board.elapsed)}" + (f"  ETA {duration(left)}" if left else "")
+
+
+def cell_lines(cells: list[Running], width: int) -> Table:
+    """Lay out a line per running cell in `width` columns: the name may be cut, the numbers are not."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=width < 100)
+    table.add_column("running", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
+    names = [name for _, name in HEADLINE]
+    for name in ("step", *names, "tok/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        numbers = [
+            f"{cell.metrics[key]:.3g}" if key in cell.metrics else "–" for key, _ in HEADLINE
+        ]
+        pace = "–" if cell.tokens_per_second is None else speed(cell.tokens_per_second)
+        table.add_row(cell.name, f"{cell.step}/{cell.steps}", *numbers, pace)
+    return table
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.arm} seed={cell.seed}"
 
 
 def _first(error: str | None) -> str:

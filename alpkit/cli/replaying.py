@@ -1,11 +1,10 @@
 """`alpkit replay`: apply other corrections to a run's recorded batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from alpkit.cli.layout import Column, TextTable
 from alpkit.cli.output import note, print_json, print_table
 from alpkit.errors import ConfigError
 
@@ -69,7 +68,9 @@ def replay(
             {**room.as_json(found), "report": str(written.folder), "replaced": written.replaced}
         )
     else:
-        for table in _tables(room.pooled(found), found.cell.arm):
+        for number, table in enumerate(_tables(room.pooled(found), found.cell.arm)):
+            if number:
+                print()
             print_table(table)
     for text in found.notes:
         note(text if text.startswith("warning: ") else f"note: {text}")
@@ -91,24 +92,22 @@ def _verdict(found: "Replay") -> str:
     )
 
 
-def _tables(numbers: "Pooled", arm: str) -> list[Table]:
+def _tables(numbers: "Pooled", arm: str) -> list[TextTable]:
     rows = (*numbers["methods"], *numbers["gradients"])
     own = {str(row["method"]) for row in rows if row["own"]}
     names = {
         name: f"{name} ({arm}, as run)" if name == "own" else f"{name} (as run)" for name in own
     }
-    tables = [
-        _rows("on the recorded tokens, means over {} step(s)", numbers["methods"], _METHODS, names)
-    ]
+    tables = [_rows("on the recorded tokens, means over {}", numbers["methods"], _METHODS, names)]
     for of, title in _OVERLAPS.items():
         matrix = numbers["overlap"].get(of, {})
         if any(value is not None for row in matrix.values() for value in row.values()):
             tables.append(_matrix(title, matrix, names))
     if numbers["gradients"]:
-        title = "gradients of the first update, means over {} step(s)"
+        title = "gradients of the first update, means over {}"
         tables.append(_rows(title, numbers["gradients"], _GRADIENTS, names))
         tables.append(_matrix("cosines of gradients", numbers["cosines"], names))
-    return [table for table in tables if table.row_count]
+    return [table for table in tables if table.rows]
 
 
 def _rows(
@@ -116,36 +115,34 @@ def _rows(
     rows: Sequence[Mapping[str, object]],
     columns: Mapping[str, str],
     names: Mapping[str, str],
-) -> Table:
+) -> TextTable:
     used = {
         key: text for key, text in columns.items() if any(row.get(key) is not None for row in rows)
     }
-    table = _table(
-        title.format(max((int(str(row["steps"])) for row in rows), default=0)),
-        "method",
-        *used.values(),
-    )
-    for row in rows:
-        cells = (_text(row.get(key), share=key in _SHARES) for key in used)
-        name = str(row["method"])
-        table.add_row(names.get(name, name), *cells)
-    return table
+    steps = max((int(str(row["steps"])) for row in rows), default=0)
+    texts = [
+        [
+            names.get(str(row["method"]), str(row["method"])),
+            *(_text(row.get(key), share=key in _SHARES) for key in used),
+        ]
+        for row in rows
+    ]
+    return _table(title.format("1 step" if steps == 1 else f"{steps} steps"), used.values(), texts)
 
 
 def _matrix(
     title: str, matrix: Mapping[str, Mapping[str, object]], names: Mapping[str, str]
-) -> Table:
-    table = _table(title, "", *matrix)
-    for name, row in matrix.items():
-        table.add_row(names.get(name, name), *(_text(row.get(other)) for other in matrix))
-    return table
+) -> TextTable:
+    rows = [
+        [names.get(name, name), *(_text(row.get(other)) for other in matrix)]
+        for name, row in matrix.items()
+    ]
+    return _table(title, list(matrix), rows)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
-    return table
+def _table(title: str, columns: Iterable[str], rows: Sequence[Sequence[str]]) -> TextTable:
+    heads = [Column("method"), *(Column(name, right=True) for name in columns)]
+    return TextTable(heads, rows, title)
 
 
 def _text(value: object, *, share: bool = False) -> str:

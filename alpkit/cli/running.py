@@ -5,26 +5,37 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from alpkit.cli import tables
 from alpkit.cli.output import charts_link, err, note, print_json, print_table, ui_command
-from alpkit.cli.overview import print_grid
+from alpkit.cli.overview import load_frame, overview_rows, print_frame
 from alpkit.cli.progress import screen
-from alpkit.config import Grid, expand, load_ablation
-from alpkit.launch import Options, Outcome, adopt, check, run_grid, states
+from alpkit.config import Grid
+from alpkit.errors import TrackingError
+from alpkit.launch import (
+    LauncherName,
+    Options,
+    Outcome,
+    Retry,
+    adopt,
+    check,
+    load_grid,
+    run_grid,
+    states,
+)
 from alpkit.launch.base import PROFILED_TRAINER
 from alpkit.runs.folder import RunFolder, report_page
 from alpkit.runs.states import read_manifest
-from alpkit.tracking import resolve_uri
+from alpkit.tracking import log_summary, resolve_uri
 
 
 def options(
     file: Path,
     *,
     jobs: int | None,
-    launcher: Literal["inline", "processes"] | None,
+    launcher: LauncherName | None,
     only: Sequence[str],
+    retry: Retry,
     fail_fast: bool,
     tracking_uri: str | None,
     profile: bool = False,
@@ -33,6 +44,7 @@ def options(
         jobs=jobs,
         launcher=launcher,
         only=only,
+        retry=retry,
         fail_fast=fail_fast,
         tracking_uri=tracking_uri,
         source=_source(file),
@@ -50,7 +62,7 @@ def run(
     many: bool = False,
 ) -> bool:
     """Run the grid; True if nothing failed."""
-    grid = adopt(expand(load_ablation(file, sets), many=many), options.root)
+    grid = adopt(load_grid(file, sets, many=many), options.root)
     todo = check(grid, options)
     for text in grid.notes:
         note(f"note: {text}")
@@ -73,8 +85,9 @@ def run(
     with stdout, screen({cell.cell_id: cell for cell in todo}, console, plain=plain) as show:
         outcome = run_grid(grid, options, show)
     for cell_id in outcome.skipped:
-        note(f"skipped {cell_id}: it has finished")
-    _report(outcome, _profiles(outcome, options), as_json=as_json)
+        states_of = {record.cell_id: record.state for record in outcome.records}
+        note(f"skipped {cell_id}: it has {states_of.get(cell_id, 'finished')}")
+    _report(outcome, options, as_json=as_json)
     return not outcome.failed
 
 
@@ -113,7 +126,15 @@ def _print_profiles(folders: Sequence[RunFolder]) -> None:
         )
 
 
-def _report(outcome: Outcome, profiles: Sequence[RunFolder], *, as_json: bool) -> None:
+def _report(outcome: Outcome, options: Options, *, as_json: bool) -> None:
+    frame = load_frame(outcome.folder)
+    # A grid whose store is behind gets these numbers with `alpkit sync` and `alpkit analyze`.
+    if outcome.parent_run_id and outcome.unsent is None:
+        with suppress(TrackingError):
+            log_summary(
+                outcome.parent_run_id, overview_rows(frame), tracking_uri=options.tracking_uri
+            )
+    profiles = _profiles(outcome, options)
     if as_json:
         results = tables.result_rows(outcome.folder, outcome.records)
         print_json(
@@ -130,7 +151,7 @@ def _report(outcome: Outcome, profiles: Sequence[RunFolder], *, as_json: bool) -
             }
         )
     else:
-        print_grid(outcome.folder)
+        print_frame(frame)
         _print_profiles(profiles)
     for record in outcome.failed:
         log = RunFolder(outcome.folder / record.cell_id).log

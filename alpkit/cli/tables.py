@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from rich.table import Table
-
+from alpkit.cli.layout import Column as Shown
+from alpkit.cli.layout import TextTable, plain
 from alpkit.config import Grid
 from alpkit.config.cards import Card
 from alpkit.metrics import EVALUATIONS, scored
@@ -59,12 +59,18 @@ def cell_rows(grid: Grid, records: Sequence[CellRecord]) -> list[PlanRow]:
     ]
 
 
-def plan_table(rows: Iterable[PlanRow]) -> Table:
-    table = _table("cell", "arm", "seed", "axes", "state")
-    for row in rows:
-        axes = ", ".join(f"{key}={value}" for key, value in row["axes"].items())
-        table.add_row(row["cell_id"], row["arm"], str(row["seed"]), axes, row["state"])
-    return table
+def plan_table(rows: Iterable[PlanRow]) -> TextTable:
+    texts = [
+        [
+            row["cell_id"],
+            row["arm"],
+            str(row["seed"]),
+            ", ".join(f"{key}={value}" for key, value in row["axes"].items()),
+            row["state"],
+        ]
+        for row in rows
+    ]
+    return plain(("cell", "arm", "seed", "axes", "state"), texts, "arm", "axes")
 
 
 def noise_row(arm: str, size: "NoiseSize") -> dict[str, object]:
@@ -78,23 +84,25 @@ def noise_row(arm: str, size: "NoiseSize") -> dict[str, object]:
     }
 
 
-def noise_table(sizes: "Mapping[str, NoiseSize]") -> Table:
+def noise_table(sizes: "Mapping[str, NoiseSize]") -> TextTable:
     """Lay out the noise of every arm that `plan --probe` measured."""
-    table = _table("arm", "noise / rms of the state", "noise, nats", "ratio, nats", "share")
+    rows = []
     for arm, size in sizes.items():
         places = ", ".join(f"{place} {share:.2g}" for place, share in size.to_rms.items())
         share = "–" if size.share is None else f"{size.share:.0%}"
-        table.add_row(arm, places, f"{size.perturbation:.3g}", f"{size.ratio:.3g}", share)
-    return table
+        rows.append([arm, places, f"{size.perturbation:.3g}", f"{size.ratio:.3g}", share])
+    heads = ("arm", "noise / rms of the state", "noise, nats", "ratio, nats", "share")
+    return plain(heads, rows, heads[1])
 
 
-def cost_table(costs: "Mapping[str, Cost]") -> Table:
+def cost_table(costs: "Mapping[str, Cost]") -> TextTable:
     """Lay out what a cell of every arm costs, as `plan --probe` measured it."""
-    table = _table("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    heads = ("arm", "s a step", "s an evaluation", "hours a cell", "GiB of disk a cell")
+    rows = []
     for arm, cost in costs.items():
         numbers = (cost.step_seconds, cost.eval_seconds, cost.seconds / 3600, cost.disk / 2**30)
-        table.add_row(arm, *(f"{number:.3g}" for number in numbers))
-    return table
+        rows.append([arm, *(f"{number:.3g}" for number in numbers)])
+    return plain(heads, rows)
 
 
 def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
@@ -114,14 +122,17 @@ def state_rows(records: Iterable[CellRecord]) -> list[dict[str, object]]:
     ]
 
 
-def state_table(records: Iterable[CellRecord]) -> Table:
-    table = _table("cell", "arm", "seed", "state", "step", "run", "error")
+def state_table(records: Iterable[CellRecord]) -> TextTable:
+    rows = []
     for r in records:
         error = (r.error or "").partition("\n")[0]
-        table.add_row(
-            r.cell_id, r.arm, str(r.seed), r.state, str(r.steps_done), r.run_id[:8], error
+        rows.append(
+            [r.cell_id, r.arm, str(r.seed), r.state, str(r.steps_done), r.run_id[:8], error]
         )
-    return table
+    columns = ["cell", "arm", "seed", "state", "step", "run"]
+    if any(row[-1] for row in rows):
+        columns.append("error")
+    return plain(columns, [row[: len(columns)] for row in rows], "arm", "error")
 
 
 def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, object]]:
@@ -145,29 +156,15 @@ def result_rows(folder: Path, records: Iterable[CellRecord]) -> list[dict[str, o
     return rows
 
 
-def method_table(cards: Iterable[Card]) -> Table:
-    columns = ("ratio", "surrogate", "weight", "reject", "perturbation")
-    table = _table("method", *columns, "formula")
-    for card in cards:
-        cells = (card.axes.get(column, "none") for column in columns)
-        table.add_row(card.name, *cells, card.preset.formula)
-    return table
-
-
-def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Make a table of rows that are text already."""
-    table = _table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        # Ids and names are what people copy: they are never cut.
-        table.add_column(column, no_wrap=column in ("cell", "arm", "run", "method"))
-    return table
+def method_table(cards: Iterable[Card]) -> TextTable:
+    axes = ("ratio", "surrogate", "weight", "reject", "perturbation")
+    columns = [Shown("method"), Shown("formula", text=True, comfort=50)]
+    columns += [Shown(axis, text=True, extra=True) for axis in axes]
+    rows = [
+        [card.name, card.preset.formula, *(card.axes.get(axis, "none") for axis in axes)]
+        for card in cards
+    ]
+    return TextTable(columns, rows)
 
 
 def _score(history: Sequence[tuple[int, Mapping[str, float | None]]], c: Column) -> float | None:

@@ -24,7 +24,7 @@ Site = Literal[
 ]
 LAYER_SITES: Final = ("layer_input", "attention_output", "mlp_output")
 
-_SPEC = re.compile(r"all|early|middle|late|(first|last|middle|every):[1-9]\d*|\d+-\d+")
+LAYERS = re.compile(r"all|early|middle|late|(first|last|middle|every):[1-9]\d*|\d+-\d+")
 _SCHEDULES: Final = "constant, {warmup: n} or {decay_to: x, steps: n}"
 
 
@@ -152,7 +152,7 @@ class PerturbationConfig(Section):
     @field_validator("layers", mode="before")
     @classmethod
     def _layers_are_readable(cls, value: object) -> object:
-        if isinstance(value, str) and _SPEC.fullmatch(value):
+        if isinstance(value, str) and LAYERS.fullmatch(value):
             return value
         if isinstance(value, (list, tuple)) and all(
             isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value

@@ -120,6 +120,10 @@ def markdown() -> str:
     launch = AblationConfig.model_fields["launch"].annotation
     if is_section(launch):
         lines += _block("`launch`", launch, "launch: {launcher: processes, jobs: 4}")
+    tracking = AblationConfig.model_fields["tracking"].annotation
+    if is_section(tracking):
+        example = "tracking: {metrics: [default, 'ratio/raw/geometric/*', sigma/layer_00]}"
+        lines += _block("`tracking`", tracking, example)
     lines += _block("Run fields", RunConfig, "")
     shown: set[type[BaseModel]] = set()
     for part in parts(RunConfig):

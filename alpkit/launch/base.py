@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final, Literal, Protocol, cast
 
 from alpkit.config import RunConfig
+from alpkit.runs.folder import RunFolder, step_folders
 from alpkit.runs.steps import Tracker
 
 TRAINER: Final = "alpkit.trainer:train_cell"
@@ -72,6 +73,16 @@ class Launcher(Protocol):
     """
 
     def run(self, tasks: Sequence[CellTask], on_event: OnEvent, *, fail_fast: bool) -> None: ...
+
+
+def stopped_where(task: CellTask) -> str:
+    """Say why a cell is killed, and where it will go on."""
+    steps = list(step_folders(RunFolder(task.folder).checkpoints))
+    return (
+        f"stopped before its end; goes on after step {steps[-1]}"
+        if steps
+        else "stopped before its end"
+    )
 
 
 def load_trainer(path: str) -> TrainCell:

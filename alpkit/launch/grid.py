@@ -28,7 +28,7 @@ from alpkit.launch.base import (
 from alpkit.launch.describe import git_commit
 from alpkit.launch.inline import Inline
 from alpkit.launch.ledger import Ledger
-from alpkit.launch.preflight import check_cells, check_store
+from alpkit.launch.preflight import check_cells, check_launcher, check_store
 from alpkit.launch.processes import Processes
 from alpkit.launch.publish import open_cell, open_parent
 from alpkit.runs.configs import write_config
@@ -49,7 +49,8 @@ from alpkit.runs.states import (
 )
 from alpkit.tracking import Store, is_local, masked, prepare_store, resolve_uri
 
-LauncherName = Literal["inline", "processes"]
+LauncherName = Literal["inline", "processes", "ray"]
+Retry = Literal["failed", "all", "none"]
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,9 @@ class Options:
     launcher: LauncherName | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
+    retry: Retry = "failed"
+    """failed: cells that failed go on from their checkpoints; none: they are left; all: every chosen cell runs
+    again from its start, finished or not. What was never run, or interrupted, runs in every case."""
     fail_fast: bool = False
     source: str = ""
     """The ablation file's text, kept as an artifact of the parent run."""
@@ -133,9 +137,11 @@ def check(grid: Grid, options: Options) -> tuple[Cell, ...]:
     """Make every check that creates no file; give the cells that a launch would run."""
     grid = adopt(grid, options.root)
     cells = selected(grid, options.only)
-    finished = {r.cell_id for r in states(grid, options.root) if r.state == "finished"}
-    todo = tuple(cell for cell in cells if cell.cell_id not in finished)
+    over = {"failed": ("finished",), "none": ("finished", "failed"), "all": ()}[options.retry]
+    left = {r.cell_id for r in states(grid, options.root) if r.state in over}
+    todo = tuple(cell for cell in cells if cell.cell_id not in left)
     check_store(resolve_uri(options.tracking_uri))
+    check_launcher(options.launcher or grid.launch.launcher)
     check_cells(todo, models=options.trainer in (TRAINER, PROFILED_TRAINER))
     return todo
 
@@ -147,9 +153,12 @@ def run_grid(
     grid = adopt(grid, options.root)
     check(grid, options)
     folder = grid_folder(options.root, grid.name)
+    launcher = _launcher(grid, options)
     with lock(folder), on_signals(raise_interrupt):
         # Asked again under the lock: another launch may just have finished some.
         todo = check(grid, options)
+        if options.retry == "all":
+            _start_over(todo, folder, grid)
         store = _store(options)
         ledger = _open(grid, todo, folder, store, options)
         tasks = [
@@ -162,9 +171,7 @@ def run_grid(
             for cell in todo
         ]
         try:
-            _launcher(grid, options).run(
-                tasks, ledger.listener(on_event), fail_fast=options.fail_fast
-            )
+            launcher.run(tasks, ledger.listener(on_event), fail_fast=options.fail_fast)
         except BaseException:
             _close_hurried(ledger)
             raise
@@ -186,6 +193,18 @@ def run_grid(
         skipped=tuple(c.cell_id for c in grid.cells if c.cell_id in skipped),
         unsent=unsent,
     )
+
+
+def _start_over(cells: Sequence[Cell], folder: Path, grid: Grid) -> None:
+    """Set the folders of cells aside, so that they run from their start; `alpkit clean` finds what was set aside."""
+    for cell in cells:
+        place = folder / cell.cell_id
+        if not place.is_dir():
+            continue
+        run_id = next((record.run_id for record in scan_cell(place).rows), "")
+        set_aside(place)
+        # With the old run's id: its numbers are discarded where the new ones begin.
+        write_cell(place, CellRecord(cell.cell_id, cell.arm, cell.seed, grid.name, run_id))
 
 
 def _store(options: Options) -> Store | None:
@@ -215,12 +234,19 @@ def _close_hurried(ledger: Ledger) -> None:
 
 
 def _launcher(grid: Grid, options: Options) -> Launcher:
+    told = grid.launch.jobs if options.jobs is None else options.jobs
+    jobs = None if told == "auto" else told
     match options.launcher or grid.launch.launcher:
         case "inline":
             return Inline()
         case "processes":
-            jobs = grid.launch.jobs if options.jobs is None else options.jobs
-            return Processes(None if jobs == "auto" else jobs)
+            return Processes(jobs)
+        case "ray":
+            from alpkit.launch.ray import Ray
+
+            cluster = Ray(jobs, cpus=grid.launch.cpus, gpus=grid.launch.gpus)
+            cluster.refuse_a_file_store(resolve_uri(options.tracking_uri))
+            return cluster
 
 
 def _open(

@@ -46,7 +46,7 @@ class Ledger:
         self.folder, self.manifest, self.retired = folder, manifest, retired
         self.records = dict(records)
         self._store, self._tracking_uri = store, tracking_uri
-        self._sender = None if store is None else Sender(store)
+        self._sender = None if store is None else Sender(store, metrics=manifest.metrics)
         self._written: dict[str, float] = {}
         self._unwritten: set[str] = set()
         self._manifest_is_old = False

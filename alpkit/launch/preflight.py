@@ -1,37 +1,124 @@
 """Find what is missing before anything is created: packages, models, layers, places to write.
 
-Looks for packages without importing them, and at a model's config without reading its weights.
+`look` is quick: it reads no weights and imports no torch, so that `alpkit plan` can afford it. `check_cells` also
+builds models and asks their tokenizers; a launch does both. Every fault is told, not only the first.
 """
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
-from alpkit.config import Cell, RunConfig
+from pydantic import TypeAdapter, ValidationError
+
+from alpkit.config import Cell, Grid, RunConfig
 from alpkit.config.environment import PluginEnvironmentConfig, ToolMathConfig
-from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig
-from alpkit.errors import AlpkitError, ConfigError, PrerequisiteError
+from alpkit.config.files.yaml import config_error
+from alpkit.config.grid.expand import read_grid
+from alpkit.config.tasks import PLAIN_PROMPT, PromptConfig, TaskConfig
+from alpkit.errors import AlpkitError, ConfigError, Fault, PrerequisiteError, together
 from alpkit.launch.base import visible_gpus
+from alpkit.launch.names import check_model_name, check_task_name
 from alpkit.tracking import masked
 
+_TASK: TypeAdapter[Any] = TypeAdapter(TaskConfig)
 
-def check_cells(cells: Iterable[Cell], *, models: bool = True) -> None:
-    """Check that this machine has what the cells need; raises for the first thing that it lacks.
+
+class Look(NamedTuple):
+    """What stands against running cells: `wrong` is so on every machine, `lacking` on this one."""
+
+    wrong: list[AlpkitError]
+    lacking: list[AlpkitError]
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = (), *, many: bool = False) -> Grid:
+    """Read and expand an ablation file; raises `ConfigError` with its faults and those of its tasks and models.
+
+    Of a file without faults, tasks and models are left to `look` and `check_cells`.
+    """
+    reading = read_grid(path, overrides, many=many)
+    if reading.grid is not None:
+        return reading.grid
+    raise config_error([*reading.faults, *_later_faults(reading.runs, str(path))])
+
+
+def look(cells: Iterable[Cell], *, models: bool = True) -> Look:
+    """Check the names and parameters of data sets, models and packages; imports no torch."""
+    checks: list[Callable[[RunConfig], None]] = [_check_engine, _check_optimizer, _check_tasks]
+    if models:
+        checks.append(lambda config: check_model_name(config.model, config.revision))
+    errors = _errors(cells, checks)
+    return Look(
+        [error for error in errors if not isinstance(error, PrerequisiteError)],
+        [error for error in errors if isinstance(error, PrerequisiteError)],
+    )
+
+
+def check_cells(cells: Sequence[Cell], *, models: bool = True) -> None:
+    """Check that this machine has what the cells need; raises for all that it lacks.
 
     `models`: check the models too; another trainer may take `model` for something else.
     """
+    quick = look(cells, models=models)
+    if errors := [*quick.wrong, *quick.lacking]:
+        raise together(errors)
+    checks = [_check_environment, _check_items] + ([_check_model] if models else [])
+    if errors := _errors(cells, checks):
+        raise together(errors)
+
+
+def _errors(
+    cells: Iterable[Cell], checks: Sequence[Callable[[RunConfig], None]]
+) -> list[AlpkitError]:
+    """Run checks on every cell; of faults that many cells share, one is told."""
+    found: dict[tuple[str, str], AlpkitError] = {}
     for cell in cells:
-        try:
-            _check_engine(cell.config)
-            _check_optimizer(cell.config)
-            _check_task(cell.config)
-            _check_environment(cell.config)
-            if models:
-                _check_model(cell.config)
-        except AlpkitError as error:
-            error.where = f"{error.where} of cell {cell.cell_id} ({cell.arm}, seed {cell.seed})"
-            raise
+        for check in checks:
+            try:
+                check(cell.config)
+            except AlpkitError as error:
+                known = found.setdefault((error.what, error.why), error)
+                if known is error:
+                    of = f"cell {cell.cell_id} ({cell.arm}, seed {cell.seed})"
+                    error.where = f"{error.where} of {of}" if error.where else of
+    return list(found.values())
+
+
+def _later_faults(runs: Iterable[Mapping[str, Any]], file: str) -> list[Fault]:
+    """Look at the tasks and models of runs that have other faults, as far as they can be read."""
+    found: dict[tuple[str, str], Fault] = {}
+    for run in runs:
+        checks: list[Callable[[], None]] = [lambda run=run: _check_written_task(run)]  # type: ignore[misc]
+        if isinstance(model := run.get("model"), str):
+            checks.append(lambda model=model, run=run: _check_written_model(model, run))  # type: ignore[misc]
+        for check in checks:
+            try:
+                check()
+            except PrerequisiteError:
+                continue  # of this machine, not of the file
+            except AlpkitError as error:
+                hint = "; ".join(part for part in (error.why, error.fix) if part)
+                fault = Fault(f"{file}  {error.where}", error.what, hint)
+                found.setdefault((fault.where, fault.what), fault)
+    return list(found.values())
+
+
+def _check_written_task(run: Mapping[str, Any]) -> None:
+    task = run.get("task")
+    if not isinstance(task, dict):
+        return
+    try:
+        config = _TASK.validate_python({"name": "addition", **task})
+    except ValidationError:
+        return
+    check_task_name(config)
+
+
+def _check_written_model(model: str, run: Mapping[str, Any]) -> None:
+    revision = run.get("revision")
+    check_model_name(model, revision if isinstance(revision, str) else None)
 
 
 def check_store(uri: str) -> None:
@@ -42,6 +129,17 @@ def check_store(uri: str) -> None:
             f"{masked(uri)} is a folder, and MLflow keeps runs in folders no longer",
             where="tracking store",
             fix="use sqlite:///mlflow.db, another database URI or http://server",
+        )
+
+
+def check_launcher(name: str) -> None:
+    """Refuse a launcher whose package is missing."""
+    if name == "ray" and not _installed("ray"):
+        raise PrerequisiteError(
+            "the ray launcher needs a package that is not installed here",
+            where="launch.launcher",
+            why="ray cannot be imported",
+            fix="pip install 'alpkit[ray]', or launch with processes",
         )
 
 
@@ -90,21 +188,15 @@ def _build_environment(config: str) -> None:
     load_environment(PluginEnvironmentConfig.model_validate_json(config)).close()
 
 
-def _check_task(config: RunConfig) -> None:
+def _check_tasks(config: RunConfig) -> None:
     tasks = [config.task, *(entry.task for entry in config.evals if entry.task is not None)]
-    needed = {"reasoning_gym": "reasoning_gym", "file": "datasets"}
     for task in tasks:
-        package = needed.get(task.name)
-        if package is not None and not _installed(package):
-            raise PrerequisiteError(
-                f"the {task.name} tasks need a package that is not installed here",
-                where="task.name",
-                why=f"{package} cannot be imported",
-                fix="pip install 'alpkit[tasks]', or use task.name: addition",
-            )
-    # A reasoning_gym task alone is built where its model is looked at: importing the package takes seconds.
-    if config.evals or any(task.name != "reasoning_gym" for task in tasks):
-        _ask(config.model_copy(update={"seed": 0}).model_dump_json())
+        check_task_name(task)
+
+
+def _check_items(config: RunConfig) -> None:
+    """Build every task and its evaluation sets; equal for cells of other seeds."""
+    _ask(config.model_copy(update={"seed": 0}).model_dump_json())
 
 
 @cache

@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from alpkit.launch.base import (
     Stepped,
     cores,
     on_signals,
+    stopped_where,
     visible_gpus,
 )
 
@@ -43,7 +45,9 @@ class _Worker:
 class Processes:
     """The default `Launcher`: `jobs` workers (None: one per GPU, else one per core)."""
 
-    def __init__(self, jobs: int | None = None) -> None:
+    def __init__(self, jobs: int | None = None, *, grace: float = 25.0) -> None:
+        """`grace`: seconds that cells have to save a checkpoint after SIGTERM."""
+        self.grace = grace
         self._gpus, self._cores = visible_gpus(), cores()
         self.jobs = jobs or len(self._gpus) or len(self._cores)
         self.threads = max(1, len(self._cores) // self.jobs) if self._gpus else 1
@@ -52,6 +56,7 @@ class Processes:
         """Run `tasks`, in order of their start; see `Launcher`."""
         pending = deque(tasks)
         workers: list[_Worker] = []
+        grace = _GRACE_SECONDS
         try:
             with _bell() as bell:
                 while pending or any(w.task for w in workers):
@@ -60,6 +65,8 @@ class Processes:
                     waited += [x for w in workers for x in (w.conn, w.process.sentinel)]
                     ready = connection.wait(waited)  # type: ignore[arg-type]
                     if bell in ready:
+                        # A batch system warns with SIGTERM and waits; somebody at a terminal does not.
+                        grace = self.grace if bell.recv() == signal.SIGTERM else _GRACE_SECONDS
                         raise KeyboardInterrupt
                     for w in list(workers):
                         if w.conn not in ready and w.process.sentinel not in ready:
@@ -68,10 +75,10 @@ class Processes:
                             return
         finally:
             with on_signals(signal.SIG_IGN):
-                busy = [w.task.cell_id for w in workers if w.task]
-                _stop(workers)
-                for cell_id in busy:
-                    on_event(Ended(cell_id, "killed", "stopped before its end"))
+                busy = [w.task for w in workers if w.task]
+                _stop(workers, grace)
+                for task in busy:
+                    on_event(Ended(task.cell_id, "killed", stopped_where(task)))
 
     def _hand_out(
         self, pending: "deque[CellTask]", workers: list[_Worker], on_event: OnEvent
@@ -153,16 +160,22 @@ def _reap(w: _Worker) -> int | None:
     return w.process.exitcode
 
 
-def _stop(workers: Sequence[_Worker]) -> None:
+def _stop(workers: Sequence[_Worker], grace: float) -> None:
     """End every worker: an idle one by message, a busy one by SIGTERM, and by SIGKILL if it goes on."""
+    until = time.monotonic() + grace
     for w in workers:
         if w.task is None:
             with contextlib.suppress(OSError):
                 w.conn.send(None)
         else:
-            _signal_group(w, signal.SIGTERM)
+            # The worker alone: what it has started (graders, an engine) must last until its step is over.
+            pid = w.process.pid
+            assert pid is not None
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+                w.conn.send(None)
     for w in workers:
-        connection.wait([w.process.sentinel], timeout=_GRACE_SECONDS)
+        connection.wait([w.process.sentinel], timeout=max(0.0, until - time.monotonic()))
         _reap(w)
 
 
@@ -188,7 +201,7 @@ def _cause_of_death(code: int | None) -> str:
 def _bell() -> Iterator[Connection]:
     """Give a connection that becomes readable when this process is asked to stop."""
     reader, writer = multiprocessing.Pipe(duplex=False)
-    with reader, writer, on_signals(lambda _number, _frame: writer.send(None)):
+    with reader, writer, on_signals(lambda number, _frame: writer.send(number)):
         yield reader
 
 

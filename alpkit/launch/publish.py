@@ -72,7 +72,7 @@ def open_cell(
         # At once: a kill before it is written down would leave a run that nobody knows.
         write_cell(folder, record)
     if goes_on:
-        send_steps(record, folder, store)
+        send_steps(record, folder, store, manifest.metrics)
     if record.state == "finished":
         send_end(record, folder, store)
     return record
@@ -93,9 +93,9 @@ def _create(cell: Cell, record: CellRecord, store: Store, manifest: Manifest) ->
     return run_id
 
 
-def send_steps(record: CellRecord, folder: Path, store: Store) -> int:
-    """Send the steps of the cell's file that the store lacks; give how many."""
-    sink = MlflowSink(store.client, store.uri, record.run_id)
+def send_steps(record: CellRecord, folder: Path, store: Store, metrics: tuple[str, ...]) -> int:
+    """Send the steps of the cell's file that the store lacks, those of their `metrics`; give how many."""
+    sink = MlflowSink(store.client, store.uri, record.run_id, metrics=metrics)
     before = sink.sent
     # Its own file and not `steps_done`, which is written a second later at times.
     if before < last_step(folder):
@@ -165,7 +165,7 @@ def publish(folder: Path, store: Store) -> Synced:
             if store.look(record.run_id) is None:
                 record = replace(record, run_id=_create(cell, record, store, manifest))
                 write_cell(place, record)
-            steps += send_steps(record, place, store)
+            steps += send_steps(record, place, store, manifest.metrics)
             send_end(record, place, store)
         records.append(record)
     write_grid(folder, manifest, records, grid.retired)

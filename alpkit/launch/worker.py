@@ -19,7 +19,9 @@ from alpkit.launch.base import CellTask
 from alpkit.launch.cell import failure_text, run_cell
 from alpkit.runs.disk import writing
 from alpkit.runs.folder import RunFolder
+from alpkit.runs.notice import ask_to_stop
 from alpkit.runs.states import now
+from alpkit.runs.steps import OnStep
 
 
 class Step(NamedTuple):
@@ -39,9 +41,12 @@ def main(conn: Connection, threads: int) -> None:
     # also ends whatever a cell has started.
     os.setsid()
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    # A step may take long: the trainer saves a checkpoint after it, unless SIGKILL comes first.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: ask_to_stop())
     with conn:
         while (task := _receive(conn)) is not None:
-            conn.send(Done(_attempt(task, conn, threads)))
+            with suppress(BrokenPipeError):
+                conn.send(Done(_attempt(task, conn, threads)))
 
 
 def _receive(conn: Connection) -> CellTask | None:
@@ -56,8 +61,13 @@ def _attempt(task: CellTask, conn: Connection, threads: int) -> str | None:
     def on_step(step: int, metrics: Mapping[str, float]) -> None:
         conn.send(Step(step, dict(metrics)))
 
+    return attempt(task, on_step, threads)
+
+
+def attempt(task: CellTask, on_step: OnStep, threads: int) -> str | None:
+    """Run a cell with this process's output in its log; give the text of its failure, None if it finished."""
     try:
-        _log_to(RunFolder(task.folder).log)
+        log_to(RunFolder(task.folder).log)
         _limit_threads(threads)
         run_cell(task, on_step)
     except Exception as error:
@@ -79,7 +89,7 @@ def _limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _log_to(path: Path) -> None:
+def log_to(path: Path) -> None:
     """Send this process's output, C libraries' included, to the end of `path`."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ class GridFolder:
 
     def runs(self) -> list[RunFolder]:
         """Every cell's folder that holds a configuration, listed by the manifest or not, by name."""
-        return [RunFolder(path.parent) for path in sorted(self.path.glob(f"*/{CONFIG_FILE}"))]
+        return [RunFolder(path.parent) for path in sorted(self.path.glob(f"[!.]*/{CONFIG_FILE}"))]
 
 
 def grid_folder(root: Path, name: str) -> Path:

@@ -75,6 +75,8 @@ class Manifest:
     """The arm that the file compares others with; empty: none named."""
     tests: tuple[str, ...] = ()
     """The arms whose comparisons the file wants tested; empty: all of them."""
+    metrics: tuple[str, ...] = ("default",)
+    """Patterns of the metrics that go to MLflow (`tracking.metrics`)."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     created: str = ""
@@ -95,8 +97,9 @@ class Manifest:
         for listed in ("cells", "retired"):
             entries = known.get(listed, ())
             known[listed] = tuple(ManifestCell.from_json(entry) for entry in entries)
-        for texts in ("notes", "warnings", "tests"):
-            known[texts] = tuple(str(text) for text in known.get(texts, ()))
+        for texts in ("notes", "warnings", "tests", "metrics"):
+            if texts in known:
+                known[texts] = tuple(str(text) for text in known[texts])
         known["controls"] = {k: str(v) for k, v in known.get("controls", {}).items()}
         manifest = cls(**known)
         return manifest if manifest.launched else replace(manifest, launched=manifest.created)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from alpkit.errors import TrackingError
 from alpkit.metrics import check_keys
@@ -18,6 +18,8 @@ from alpkit.runs.faults import Contents, scan_json_lines
 from alpkit.runs.folder import RunFolder
 from alpkit.runs.swap import write_text
 
+_TAIL: Final = 200_000
+"""Bytes at the end of a file that hold its last line for certain: a line has some 15,000."""
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
@@ -93,6 +95,24 @@ def read_steps(folder: Path) -> list[Step]:
 def last_step(folder: Path) -> int:
     """Give the last step of a run's `metrics.jsonl` that can be read; -1 for none."""
     return max((row.step for row in scan_steps(folder).rows), default=-1)
+
+
+def newest_step(folder: Path) -> Step | None:
+    """Read the last whole line of a run's `metrics.jsonl`, without the rest of it; None where there is none."""
+    path = RunFolder(folder).metrics
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    # What follows the last line break is being written.
+    for line in reversed(lines[:-1]):
+        try:
+            return _step(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 class Proof(NamedTuple):

@@ -10,7 +10,7 @@ from alpkit.tracking.address import (
     usable_uri,
 )
 from alpkit.tracking.pages import charts_path, report_path
-from alpkit.tracking.report import log_report
+from alpkit.tracking.report import log_report, log_summary
 from alpkit.tracking.sender import Sender
 from alpkit.tracking.sink import MlflowSink, backfill
 from alpkit.tracking.store import Store, open_client, prepare_store
@@ -26,6 +26,7 @@ __all__ = [
     "has_secret",
     "is_local",
     "log_report",
+    "log_summary",
     "masked",
     "open_client",
     "prepare_store",

@@ -25,7 +25,7 @@ def log_report(
     store.replace_files(run_id, path, folder)
     if not overview:
         return
-    store.log_end_metrics(run_id, _end_metrics(overview))
+    log_summary(run_id, overview, tracking_uri=tracking_uri)
     columns = list(overview[0])
     store.log_table(
         run_id, columns, [[row[column] for column in columns] for row in overview], "overview.json"
@@ -33,6 +33,13 @@ def log_report(
     if (figure := path / "summary.png").is_file():
         store.log_files(run_id, figure)
     store.link_report(run_id, folder)
+
+
+def log_summary(
+    run_id: str, overview: Sequence[Mapping[str, object]], *, tracking_uri: str | None = None
+) -> None:
+    """Log every arm's end values on the grid's run: every number of `overview` as `<column>/<arm>`."""
+    prepare_store(tracking_uri).log_end_metrics(run_id, _end_metrics(overview))
 
 
 def _end_metrics(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from alpkit.config.tracking import ALL
 from alpkit.errors import TrackingError
 from alpkit.runs.steps import scan_steps
 from alpkit.tracking.sink import MlflowSink
@@ -52,9 +53,14 @@ class _Outbox:
 class Sender:
     """The one who talks to the store while a grid runs."""
 
-    def __init__(self, store: Store, *, flush_seconds: float = 10.0) -> None:
-        """Send every `flush_seconds`, and whenever 25 steps of a run or a job are waiting."""
-        self._store, self._flush_seconds = store, flush_seconds
+    def __init__(
+        self, store: Store, *, flush_seconds: float = 10.0, metrics: tuple[str, ...] = (ALL,)
+    ) -> None:
+        """Send every `flush_seconds`, and whenever 25 steps of a run or a job are waiting.
+
+        `metrics`: patterns of the keys that are sent.
+        """
+        self._store, self._flush_seconds, self._metrics = store, flush_seconds, metrics
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = self._abandoned = False
@@ -173,7 +179,7 @@ class Sender:
         try:
             # After a failure the store is asked what it holds: a batch may have arrived all the same.
             outbox.sink = outbox.sink or MlflowSink(
-                self._store.client, self._store.uri, outbox.run_id
+                self._store.client, self._store.uri, outbox.run_id, metrics=self._metrics
             )
             if behind:
                 for step, values in scan_steps(outbox.folder).rows:

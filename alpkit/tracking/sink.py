@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from alpkit.config.tracking import ALL, tracked
 from alpkit.errors import TrackingError
 from alpkit.runs.steps import scan_steps
 from alpkit.tracking.address import masked
@@ -38,10 +39,14 @@ class MlflowSink:
         *,
         flush_seconds: float = 10.0,
         batch: int = 1000,
+        metrics: tuple[str, ...] = (ALL,),
     ) -> None:
-        """Flush every `flush_seconds`; `batch` is MLflow's limit on metrics in one call."""
+        """Flush every `flush_seconds`; `batch` is MLflow's limit on metrics in one call.
+
+        `metrics`: patterns of the keys that are sent (`tracking.metrics`).
+        """
         self._client, self._uri, self._run_id = client, uri, run_id
-        self._flush_seconds, self._batch = flush_seconds, batch
+        self._flush_seconds, self._batch, self._metrics = flush_seconds, batch, metrics
         stored = Store(uri, client).look(run_id)
         if stored is None:
             raise TrackingError(
@@ -59,7 +64,8 @@ class MlflowSink:
         if step <= self._last:
             return
         self._last = step
-        self._steps.append((step, time.time_ns() // 1_000_000, dict(metrics)))
+        taken = {key: value for key, value in metrics.items() if tracked(self._metrics, key)}
+        self._steps.append((step, time.time_ns() // 1_000_000, taken))
         due = time.monotonic() - self._flushed >= self._flush_seconds
         if due or len(self._steps) % _FLUSH_STEPS == 0:
             try:

@@ -21,7 +21,7 @@ from alpkit import __version__
 from alpkit.errors import TrackingError
 from alpkit.runs.disk import disk_error
 from alpkit.tracking.address import absolute_uri, masked, resolve_uri
-from alpkit.tracking.pages import CHARTS, VIEW, VIEW_STATE, charts_path, report_path
+from alpkit.tracking.pages import CHARTS, VIEW, charts_path, report_path, stored_view
 from alpkit.tracking.refusals import hidden, store_error, store_errors
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Store:
                 identity, "mlflow.experimentKind", "custom_model_development"
             )
             self.client.set_experiment_tag(
-                identity, f"mlflow.sharedViewState.{VIEW}", json.dumps(VIEW_STATE)
+                identity, f"mlflow.sharedViewState.{VIEW}", stored_view()
             )
             old = found.tags.get(_NOTE, "") if found is not None else ""
             if not old or old.startswith(CHARTS):

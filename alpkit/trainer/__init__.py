@@ -22,10 +22,11 @@ from alpkit.config.environment import not_isolated
 from alpkit.errors import NumericalError
 from alpkit.runs.batching import write_batching
 from alpkit.runs.evaluations import rewind_evaluations
+from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
-from alpkit.trainer.batches import Batch, TokenTable, cut, gather
+from alpkit.trainer.batches import Batch, TokenTable, cut, gather, likeliest_rows
 from alpkit.trainer.batching_floor import floor_metrics, measure_batching
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
@@ -83,8 +84,11 @@ def train_cell(config: RunConfig, folder: Path, tracker: Tracker) -> None:
                     metrics |= held_out_scores(state, step)
             tracker.log(step, metrics | clock.metrics())
             # After the log: a kill in between repeats the step instead of leaving a hole.
-            if step % config.checkpoint.every == 0 or step == config.train.steps:
+            stop = asked_to_stop() and step < config.train.steps
+            if step % config.checkpoint.every == 0 or step == config.train.steps or stop:
                 save(state, step)
+            if stop:
+                raise stopped(step)
         state.records.flush()
     finally:
         state.close()
@@ -178,7 +182,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("records"):
             record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
-    metrics |= state.speed.metrics(Work.of(batch), clock)
+    work = Work.of(micro for micros in plan for micro in micros)
+    metrics |= state.speed.metrics(work, clock)
     return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 
@@ -222,7 +227,8 @@ def record(
         "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
-    state.records.write(batch.step, recorded, sequences)
+    likeliest = likeliest_rows(batch) if state.config.records.top_logprobs else None
+    state.records.write(batch.step, recorded, sequences, likeliest)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:

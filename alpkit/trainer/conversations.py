@@ -23,14 +23,20 @@ def advantage_of_turns(
     rollout: Rollout,
     config: RunConfig,
 ) -> Float[Tensor, "batch len"]:
-    """Give every token its turn's advantage; what a response earned beyond its turns' own is its last turn's."""
+    """Give every token its turn's advantage, from the responses' `rewards`.
+
+    The last turn earns what the turns' own rewards leave of it; a response that has lost its reward has lost
+    those of its turns.
+    """
     turns = [each.response.turns for each in conversations]
-    by_turn = torch.full((len(turns), max(turns)), torch.nan)
+    table = torch.full((len(turns), max(turns)), torch.nan)
     for row, (reward, each) in enumerate(zip(rewards, conversations, strict=True)):
-        own = torch.tensor([*each.rewards, *[0.0] * (turns[row] - len(each.rewards))])
-        own[-1] += reward - sum(each.rewards)
-        by_turn[row, : turns[row]] = own
-    found = turn_advantage(by_turn, rollout.prompt, config.objective.advantage)
+        own = torch.zeros(turns[row])
+        if reward:
+            own[: len(each.rewards)] = torch.tensor(each.rewards)
+        own[-1] += reward - own.sum()
+        table[row, : turns[row]] = own
+    found = turn_advantage(table, rollout.prompt, config.objective.advantage)
     return found.gather(1, rollout.turn) * rollout.response
 
 

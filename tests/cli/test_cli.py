@@ -1,23 +1,19 @@
 """The command line: what each command prints, how it fails, and that it starts light."""
 
 import functools
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from alpkit.cli import app, output, reference, running
-from alpkit.cli.progress import Bars
 from alpkit.config import PRESETS, expand, load_ablation
-from alpkit.launch import Ended, Options, Started, Stepped
+from alpkit.launch import Options
 from alpkit.runs.find import list_grids
 from alpkit.tracking import prepare_store
 
@@ -80,6 +76,7 @@ def test_run_reports_results_failures_and_what_to_type_next(call, fake):
     assert "Traceback" not in err
     parent = list_grids(Path("."))[0].parent_run_id
     assert f"next: alpkit analyze {parent[:8]}" in err
+    assert prepare_store().client.get_run(parent).data.metrics["final_reward/grpo"] == 7.5 / 64
     assert "writes reports/small-" in err
     assert "      mlflow ui\n" in err
     assert "workflowType=machine_learning" in err
@@ -270,28 +267,3 @@ def test_hints_quote_a_store_that_is_not_the_default():
     assert output.ui_command("sqlite:////a b/x.db") == (
         "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"
     )
-
-
-def test_bars_show_the_active_cell_and_print_failures(workplace):
-    grid(workplace, ["grpo"])
-    cells = {cell.cell_id: cell for cell in expand(load_ablation("grid.yaml")).cells}
-    first, second = cells
-    text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=160, color_system=None)
-    with Bars(cells, console) as show:
-        show(Started(first))
-        show(Started(second))
-        show(Stepped(first, 6, {"reward/mean": 0.5, "kl/k3": 0.001, "ratio/raw/token/width": 0.25}))
-        deadline = time.monotonic() + 10  # it draws ten times a second
-        while "reward 0.5" not in text.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        show(Ended(first, "finished"))
-        show(Ended(second, "failed", "ValueError: no\nTraceback"))
-    shown = text.getvalue()
-    _, bar, last = shown.rpartition("all cells, in steps")
-    assert bar
-    assert "24/24" in last
-    assert "seed=" not in last
-    assert "grpo seed=0" in shown
-    assert "reward 0.5  kl 0.001  width 0.25" in shown
-    assert f"failed: {second} grpo seed=1: ValueError: no\n" in shown

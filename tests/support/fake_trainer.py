@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from alpkit.errors import NumericalError
+from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.swap import write_text
 
 ORDERLY = {"name": "orderly", "preset": "grpo"}
@@ -82,4 +83,9 @@ def misbehave(model: str, folder: Path) -> None:
         case "fake/interrupt":
             raise KeyboardInterrupt
         case "fake/sleep":
+            for _ in range(12_000):
+                if asked_to_stop():
+                    raise stopped(2)
+                time.sleep(0.05)
+        case "fake/deaf":
             time.sleep(600)

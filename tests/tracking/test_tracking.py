@@ -1,6 +1,9 @@
 """Tracking: MLflow without holes, and the store that a plain `mlflow ui` opens."""
 
+import base64
+import json
 import math
+import zlib
 
 import pytest
 
@@ -256,3 +259,26 @@ def test_a_table_replaces_one_of_the_same_name_and_mlflow_reads_it(store):
     frame = store.client.load_table(experiment, "spikes.json", run_ids=[run_id])
     assert frame["step"].tolist() == [17, 20]
     assert frame["text"].isna().tolist() == [False, True]
+
+
+def test_only_the_chosen_metrics_are_sent(store):
+    run_id = new_run(store)
+    sink = MlflowSink(store.client, store.uri, run_id, metrics=("reward/*",))
+    sink.add(0, {"reward/mean": 0.25, "reward/std": 0.5, "kl/k3": 1.0})
+    sink.add(1, {"kl/k3": 1.0})
+    sink.flush()
+    assert store.client.get_run(run_id).data.metrics == {"reward/mean": 0.25, "reward/std": 0.5}
+    # A step of which nothing is chosen counts as sent all the same.
+    assert store.last_step(run_id) == 1
+
+
+def test_the_view_of_an_experiment_fits_its_tag_and_begins_with_the_reward(store):
+    experiment = store.client.get_experiment(store.experiment("grid"))
+    text = experiment.tags["mlflow.sharedViewState.alpkit-arms"]
+    assert len(text) < 5000  # what MLflow's databases keep of a tag
+    view = json.loads(zlib.decompress(base64.b64decode(text.removeprefix("deflate;"))))
+    assert view["groupBy"]["groupByKeys"][0]["groupByData"] == "alpkit.arm"
+    names = [section["name"] for section in view["compareRunSections"]]
+    assert names[0] == "Reward"
+    assert view["compareRunCharts"][0]["metricKey"] == "reward/mean"
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} <= set(names)

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from alpkit.errors import ConfigError
+from alpkit.errors import Fault as Fault
 
 KeyPath = tuple[str | int, ...]
 
@@ -58,23 +59,19 @@ _FAULTS: Final = 20
 """Faults that one message lists."""
 
 
-class Fault(NamedTuple):
-    """One thing wrong, at one place, with what to do about it."""
-
-    where: str
-    what: str
-    hint: str = ""
-
-
 def config_error(faults: Iterable[Fault]) -> ConfigError:
     """Merge faults into one error: no repetition, in the order of the file."""
     unique = sorted(dict.fromkeys(faults), key=_line)
     texts = [f"{f.what}\n  {f.hint}" if f.hint else f.what for f in unique]
     if len(unique) == 1:
-        return ConfigError(texts[0], where=unique[0].where)
+        error = ConfigError(texts[0], where=unique[0].where)
+        error.faults = tuple(unique)
+        return error
     listed = [f"{f.where}  {t}" for f, t in zip(unique, texts, strict=True)]
     more = [f"and {len(listed) - _FAULTS} more"] if len(listed) > _FAULTS else []
-    return ConfigError("\n".join([*listed[:_FAULTS], *more]))
+    error = ConfigError("\n".join([*listed[:_FAULTS], *more]))
+    error.faults = tuple(unique)
+    return error
 
 
 def _line(fault: Fault) -> tuple[str, int, int]:

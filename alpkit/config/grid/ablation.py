@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alpkit.config.base import Section
 from alpkit.config.bases import BASES
@@ -18,6 +26,7 @@ from alpkit.config.files.faults import check_path, faults_of
 from alpkit.config.files.yaml import (
     Document,
     Fault,
+    KeyPath,
     config_error,
     load_yaml,
     parse_yaml,
@@ -27,20 +36,27 @@ from alpkit.config.grid.overlay import Overlay
 from alpkit.config.grid.own_methods import OwnMethod, read_method
 from alpkit.config.presets import preset
 from alpkit.config.run import RunConfig
+from alpkit.config.tracking import TrackingConfig
 from alpkit.errors import ConfigError, did_you_mean
 
 _NAME = 100
 """Characters of a name: it is part of paths, of a run's name, and of a report's."""
+_OWN_NAME = "give one of them a name of its own: {preset: …, name: another}"
 _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
 
 class LaunchConfig(Section):
-    """Where cells run, and how many at a time."""
+    """Launcher of the cells, and how many of them run at a time."""
 
-    launcher: Literal["inline", "processes"] = "processes"
-    """inline: one cell after the other in this process; processes: one process per cell."""
+    launcher: Literal["inline", "processes", "ray"] = "processes"
+    """inline: one cell after the other in this process; processes: one process per cell; ray: tasks of a Ray
+    cluster (docs/scaling.md)."""
     jobs: int | Literal["auto"] = "auto"
-    """Cells at the same time; auto: the number of GPUs, else 1."""
+    """Cells at the same time; auto: the number of GPUs, else of cores; with ray as many as the cluster has room for."""
+    cpus: PositiveInt = 1
+    """Cores that a cell asks a Ray cluster for; the other launchers do not use it."""
+    gpus: NonNegativeFloat | None = None
+    """GPUs that a cell asks a Ray cluster for; default: 1 where it has some; the other launchers do not use it."""
 
     @field_validator("jobs", mode="before")
     @classmethod
@@ -78,7 +94,9 @@ class AblationConfig(Section):
     tests: tuple[str, ...] = ()
     """Arms whose comparisons are tested, one Holm family; empty: all. Few seeds can bear few tests."""
     launch: LaunchConfig = LaunchConfig()
-    """Where cells run, and how many at a time."""
+    """Launcher of the cells, and how many of them run at a time."""
+    tracking: TrackingConfig = TrackingConfig()
+    """What goes to MLflow."""
 
     @model_validator(mode="before")
     @classmethod
@@ -126,6 +144,24 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
 
     Raises `ConfigError` that lists every fault with its file:line:column.
     """
+    found = examine(path, overrides)
+    if found.faults or found.ablation is None:
+        raise config_error(found.faults)
+    return found.ablation
+
+
+class Examined(NamedTuple):
+    """An ablation file with its faults, and what is left of it without them; None where nothing is."""
+
+    ablation: Ablation | None
+    faults: list[Fault]
+
+
+def examine(path: str | Path, overrides: Sequence[str] = ()) -> Examined:
+    """Read an ablation file and list its faults, so that who asks can look for more in the rest of it.
+
+    Raises `ConfigError` where the file is no YAML.
+    """
     document = load_yaml(path)
     methods, faults = _methods(document, Path(path).parent)
     # Of arms whose method may be in a faulty file, nothing is said.
@@ -141,9 +177,45 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
         values, fault = _override(text)
         parsed += values
         faults += [fault] if fault else []
-    if faults or config is None:
-        raise config_error(faults)
-    return Ablation(config, document, tuple(parsed), methods)
+    if config is not None and not faults:
+        return Examined(Ablation(config, document, tuple(parsed), methods), [])
+    sound = _without(document, faults)
+    try:
+        config = AblationConfig.model_validate(sound.data)
+    except ValidationError:
+        return Examined(None, faults)
+    return Examined(Ablation(config, sound, tuple(parsed), methods), faults)
+
+
+def _without(document: Document, faults: Sequence[Fault]) -> Document:
+    """Leave out the arms and the keys of the file that faults lie in; base stays, as all arms are laid over it."""
+    places = {fault.where for fault in faults}
+    marked: dict[KeyPath, set[str]] = {}
+    for path, mark in document.marks.items():
+        for end in {path[:1], path[:2]}:
+            marked.setdefault(end, set()).update(mark)
+    arms = document.data.get("arms")
+    listed = range(len(arms)) if isinstance(arms, list) else ()
+    kept = [i for i in listed if not places & marked.get(("arms", i), set())]
+    gone = {
+        key
+        for key in document.data
+        if key not in ("base", "arms", "name") and places & marked.get((key,), set())
+    }
+    data = {key: value for key, value in document.data.items() if key not in gone}
+    data |= {"arms": [arms[i] for i in kept]} if isinstance(arms, list) else {}
+    # Of a file whose name will not do, the rest can be looked at all the same.
+    data |= (
+        {"name": "unnamed"} if places & marked.get(("name",), set()) or "name" not in data else {}
+    )
+    marks = {path: mark for path, mark in document.marks.items() if path[:1] != ("arms",)}
+    for new, old in enumerate(kept):
+        marks |= {
+            ("arms", new, *path[2:]): mark
+            for path, mark in document.marks.items()
+            if path[:2] == ("arms", old)
+        }
+    return Document(data, {("arms",): document.marks.get(("arms",), document.marks[()]), **marks})
 
 
 def arm_name(entry: str | Mapping[str, Any]) -> str:
@@ -209,7 +281,7 @@ def _methods(document: Document, folder: Path) -> tuple[dict[str, OwnMethod], li
             faults += method
             continue
         if method.name in methods:
-            hint = "give one of them another name:"
+            hint = "give one of them another name, by name: in its file"
             faults.append(Fault(here, f"two files define the method {method.name!r}", hint))
         methods.setdefault(method.name, method)
     return methods, faults
@@ -238,7 +310,7 @@ def _arms(document: Document, methods: Mapping[str, OwnMethod] | None) -> Iterat
             name = arm_name(arm)
             if name in first:
                 what = f"arm {name!r} is listed twice (first at {first[name]})"
-                yield Fault(here, what, "give one of them a name:")
+                yield Fault(here, what, _OWN_NAME)
             first.setdefault(name, here)
 
 

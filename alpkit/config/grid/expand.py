@@ -7,16 +7,19 @@ become one config is in `points.py`.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from alpkit.config.grid.ablation import Ablation, LaunchConfig
+from alpkit.config.files.yaml import Fault
+from alpkit.config.grid.ablation import Ablation, LaunchConfig, examine
 from alpkit.config.grid.cautions import cautions
 from alpkit.config.grid.comparisons import MIN_SEEDS, Comparison, compare_arms, is_named, told
 from alpkit.config.grid.points import Point, Points
 from alpkit.config.run import RunConfig
+from alpkit.config.tracking import DEFAULT
 from alpkit.errors import ConfigError, GridError, did_you_mean
 
 
@@ -47,6 +50,8 @@ class Grid:
     warnings: tuple[str, ...]
     """Reasons why the grid may answer less than it seems to."""
     launch: LaunchConfig
+    metrics: tuple[str, ...] = (DEFAULT,)
+    """Patterns of the metrics that go to MLflow."""
     reference: str = ""
     """The arm that the file compares others with; empty: none named."""
     tests: tuple[str, ...] = ()
@@ -91,6 +96,7 @@ class Grid:
                 for c in self.cells
             ],
             "controls": dict(self.controls),
+            "metrics": list(self.metrics),
             "reference": self.reference,
             "tests": list(self.tests),
             "notes": list(self.notes),
@@ -108,8 +114,12 @@ def expand(ablation: Ablation, *, many: bool = False) -> Grid:
 
     More than 10,000 cells are an error unless `many`.
     """
+    return _expand(ablation, Points(ablation), many=many)
+
+
+def _expand(ablation: Ablation, points: Points, *, many: bool) -> Grid:
     _refuse_too_many(ablation, many=many)
-    config, points = ablation.config, Points(ablation)
+    config = ablation.config
     distinct, merges = _merge(points.build(), ablation)
     paired, controls, additions = _pair(distinct, points)
     cells = tuple(_cells(paired, config.seeds))
@@ -125,11 +135,40 @@ def expand(ablation: Ablation, *, many: bool = False) -> Grid:
         notes=(*points.notes, *merges, *additions),
         warnings=(*points.warnings, *_warnings(ablation, paired)),
         launch=config.launch,
+        metrics=config.tracking.metrics,
         reference=config.reference,
         tests=config.tests,
     )
     _check_comparisons(grid, ablation)
     return grid
+
+
+class Reading(NamedTuple):
+    """A grid file, read as far as it goes: its grid if nothing is wrong, and all that is."""
+
+    grid: Grid | None
+    faults: list[Fault]
+    runs: list[Mapping[str, Any]]
+    """The merged run fields of every arm and axis value, checked or not: others look into them."""
+
+
+def read_grid(path: str | Path, overrides: Sequence[str] = (), *, many: bool = False) -> Reading:
+    """Read and expand an ablation file, and list the faults of both together.
+
+    Raises `ConfigError` where the file is no YAML, and `GridError` for too many cells.
+    """
+    ablation, faults = examine(path, overrides)
+    if ablation is None:
+        return Reading(None, faults, [])
+    points = Points(ablation)
+    try:
+        if not faults:
+            return Reading(_expand(ablation, points, many=many), [], points.runs)
+        _refuse_too_many(ablation, many=many)
+        points.build()
+    except ConfigError as error:
+        faults += error.faults or [Fault(error.where, error.what, error.fix)]
+    return Reading(None, faults, points.runs)
 
 
 def _check_comparisons(grid: Grid, ablation: Ablation) -> None:
@@ -187,7 +226,7 @@ def _merge(points: list[Point], ablation: Ablation) -> tuple[list[Point], list[s
             raise ConfigError(
                 f"two different arms would be named {point.arm!r}",
                 where=ablation.document.position(("arms",), key=True),
-                fix="give one of the arms another name:",
+                fix="give one of the arms another name, by name: in it",
             )
     return list(first.values()), list(notes)
 

@@ -116,5 +116,11 @@ def _name_faults(name: str, where: str) -> list[Fault]:
         )
         return [Fault(where, f"{name!r} cannot name a method", hint)]
     if name in PRESETS:
-        return [Fault(where, f"{name!r} is a preset of the package", "give it another name:")]
+        return [
+            Fault(
+                where,
+                f"{name!r} is a preset of the package",
+                "give it another name, by name: in the file",
+            )
+        ]
     return []

@@ -51,6 +51,8 @@ class Points:
     def __init__(self, ablation: Ablation) -> None:
         self.notes: list[str] = []
         self.warnings: list[str] = []
+        self.runs: list[Mapping[str, Any]] = []
+        """The merged fields of every point that was built, sound or not."""
         self._config, self._document = ablation.config, ablation.document
         self._methods = ablation.methods
         self._faults: dict[tuple[str, str], Fault] = {}
@@ -166,6 +168,7 @@ class Points:
         applied = self._assign(overlay, values)
         axes = {key: values[key].value for key in values if key in applied}
         full = name + _suffix(axes)
+        self.runs.append(overlay.data)
         try:
             config = RunConfig.model_validate(overlay.data)
         except ValidationError as error:

@@ -64,7 +64,7 @@ HEAD = "name: a\narms: [grpo]\n"
             HEAD + "sedes: [1]",
             "a.yaml:3:1  sedes is not a field of an ablation file\n  did you mean 'seeds'?  "
             "allowed: arms, axes, base, exclude, include, launch, methods, name, question, reference, seeds, "
-            "tests, zip",
+            "tests, tracking, zip",
         ),
         (HEAD + "seeds: 3", "a.yaml:3:8  seeds: wanted a list, got 3"),
         (HEAD + "seeds: []", "a.yaml:3:1  seeds: wanted at least 1 item(s), got 0"),
@@ -75,7 +75,7 @@ HEAD = "name: a\narms: [grpo]\n"
         ),
         (
             HEAD + "launch: {launcher: slurm}",
-            "a.yaml:3:20  launch.launcher: wanted one of inline, processes, got the text 'slurm'",
+            "a.yaml:3:20  launch.launcher: wanted one of inline, processes, ray, got the text 'slurm'",
         ),
         (
             HEAD + "launch: {jobs: 0}",
@@ -108,7 +108,7 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [grpo, {preset: grpo, dtype: bfloat16}]",
             "a.yaml:2:14  arm 'grpo' is listed twice (first at a.yaml:2:8)\n"
-            "  give one of them a name:",
+            "  give one of them a name of its own: {preset: …, name: another}",
         ),
         (
             "name: a\narms: [{dtype: float32}]",
@@ -121,8 +121,8 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [{preset: grpo, objectiv: {}}]",
             "a.yaml:2:23  objectiv is not a field of an arm\n  did you mean 'objective'?  allowed: "
-            "checkpoint, diagnostics, dtype, eval, evals, hardware, head, model, name, objective, perturbation, "
-            "preset, prompt, records, revision, rollout, task, train",
+            "checkpoint, diagnostics, dtype, environment, eval, evals, hardware, head, model, name, objective, "
+            "perturbation, preset, prompt, records, revision, rollout, task, train",
         ),
         (
             "name: a\narms: [{preset: grpo, seed: 3}]",
