@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from alpkit.config.bases import BASES
+from alpkit.config.environment import environment_names
 from alpkit.config.files.faults import branches, is_section
 from alpkit.config.grid.ablation import AblationConfig
 from alpkit.config.grid.own_methods import MethodConfig
@@ -30,6 +31,11 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _NOT_IN_BASE: Final = ("objective", "perturbation", "seed")
 _IN_LISTS: Final = ("EvalSetConfig", "RejectRatio", "RejectDivergence")
 """Sections that stand in lists: nothing is laid over their entries, so each must be whole."""
+_PLUGINS: Final = {
+    "PluginTaskConfig": plugin_names,
+    "PluginEnvironmentConfig": environment_names,
+}
+"""Sections that installed packages offer, and the names that they go by."""
 _READ_BEFORE: Final[Mapping[str, Schema]] = {
     "PerturbationConfig.layers": {
         "anyOf": [
@@ -135,8 +141,9 @@ class _Parts:
                 value["properties"][key] = _without_defaults(
                     {**_text(each), **read} if read else each
                 )
-        if "PluginTaskConfig" in new:
-            new["PluginTaskConfig"]["properties"]["name"] = {"enum": list(plugin_names())}
+        for plugin, offered in _PLUGINS.items():
+            if plugin in new:
+                new[plugin]["properties"]["name"] = {"enum": list(offered())}
         # A union is made of its finished branches.
         for value in new.values():
             value["properties"] = {k: self._section(v) for k, v in value["properties"].items()}
@@ -149,6 +156,10 @@ class _Parts:
         """Make one section of a union: known keys always, those of one kind where the kind is named."""
         if "items" in value and "oneOf" in value["items"]:
             return {**value, "items": self._section(value["items"])}
+        if any(
+            "oneOf" in branch for branch in value.get("anyOf", [])
+        ):  # a union that may be absent
+            return {**value, "anyOf": [self._section(branch) for branch in value["anyOf"]]}
         references = value.get("oneOf") or value.get("anyOf") or []
         names = [r["$ref"].rpartition("/")[2] for r in references if "$ref" in r]
         if len(names) > 1:
@@ -159,12 +170,13 @@ class _Parts:
         return value
 
     def _union(self, names: Sequence[str]) -> Schema:
-        if "PluginTaskConfig" in names and not plugin_names():
-            names = [name for name in names if name != "PluginTaskConfig"]
+        names = [name for name in names if name not in _PLUGINS or _PLUGINS[name]()]
         key = next(
             key
             for key, one in self.defs[names[0]]["properties"].items()
-            if all(key in self.defs[n]["properties"] for n in names) and _options(one)
+            if all(key in self.defs[n]["properties"] for n in names)
+            and _options(one)
+            and len({str(_options(self.defs[n]["properties"][key])) for n in names}) == len(names)
         )
         together: Schema = {}
         for name in names:

@@ -22,6 +22,7 @@ BEYOND = (
     *("must be below upper", "does not divide", "listed twice", "must have one length"),
     *("in axes and in zip", "there is no arm", "leaves no cell", "correct the"),
     *("task.dataset is missing", "wanted a finite number"),
+    *("is no shorter than the run", "does nothing with zero_variance", "is a hard bound"),
 )
 
 
