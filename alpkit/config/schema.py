@@ -10,7 +10,7 @@ alpkit takes, and refuses what is misspelt or of the wrong kind.
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
@@ -31,11 +31,6 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _NOT_IN_BASE: Final = ("objective", "perturbation", "seed")
 _IN_LISTS: Final = ("EvalSetConfig", "RejectRatio", "RejectDivergence")
 """Sections that stand in lists: nothing is laid over their entries, so each must be whole."""
-_PLUGINS: Final = {
-    "PluginTaskConfig": plugin_names,
-    "PluginEnvironmentConfig": environment_names,
-}
-"""Sections that installed packages offer, and the names that they go by."""
 _READ_BEFORE: Final[Mapping[str, Schema]] = {
     "PerturbationConfig.layers": {
         "anyOf": [
@@ -52,6 +47,13 @@ _READ_BEFORE: Final[Mapping[str, Schema]] = {
     },
 }
 """Fields that validators read before pydantic does, so that their annotation is not all that they take."""
+
+
+_OFFERED: Final[Mapping[str, Callable[[], Sequence[str]]]] = {
+    "PluginTaskConfig": plugin_names,
+    "PluginEnvironmentConfig": environment_names,
+}
+"""Sections whose names installed packages offer; without any, the section is in no schema."""
 
 
 def schema(kind: Kind) -> Schema:
@@ -141,9 +143,9 @@ class _Parts:
                 value["properties"][key] = _without_defaults(
                     {**_text(each), **read} if read else each
                 )
-        for plugin, offered in _PLUGINS.items():
-            if plugin in new:
-                new[plugin]["properties"]["name"] = {"enum": list(offered())}
+        for name, offered in _OFFERED.items():
+            if name in new:
+                new[name]["properties"]["name"] = {"enum": list(offered())}
         # A union is made of its finished branches.
         for value in new.values():
             value["properties"] = {k: self._section(v) for k, v in value["properties"].items()}
@@ -156,9 +158,7 @@ class _Parts:
         """Make one section of a union: known keys always, those of one kind where the kind is named."""
         if "items" in value and "oneOf" in value["items"]:
             return {**value, "items": self._section(value["items"])}
-        if any(
-            "oneOf" in branch for branch in value.get("anyOf", [])
-        ):  # a union that may be absent
+        if any("oneOf" in branch for branch in value.get("anyOf", ())):
             return {**value, "anyOf": [self._section(branch) for branch in value["anyOf"]]}
         references = value.get("oneOf") or value.get("anyOf") or []
         names = [r["$ref"].rpartition("/")[2] for r in references if "$ref" in r]
@@ -170,13 +170,14 @@ class _Parts:
         return value
 
     def _union(self, names: Sequence[str]) -> Schema:
-        names = [name for name in names if name not in _PLUGINS or _PLUGINS[name]()]
+        names = [name for name in names if name not in _OFFERED or _OFFERED[name]()]
+        if len(names) == 1:
+            return {"$ref": f"#/$defs/{names[0]}"}
+        branches = [self.defs[name]["properties"] for name in names]
         key = next(
             key
-            for key, one in self.defs[names[0]]["properties"].items()
-            if all(key in self.defs[n]["properties"] for n in names)
-            and _options(one)
-            and len({str(_options(self.defs[n]["properties"][key])) for n in names}) == len(names)
+            for key in branches[0]
+            if _tell_apart([_options(branch.get(key, {})) for branch in branches])
         )
         together: Schema = {}
         for name in names:
@@ -313,6 +314,12 @@ def _without_defaults(schema: Schema) -> Schema:
     if isinstance(schema.get("default"), (dict, list)):
         return {key: value for key, value in schema.items() if key != "default"}
     return dict(schema)
+
+
+def _tell_apart(options: Sequence[Sequence[str]]) -> bool:
+    """Whether every branch has values of its own under a key."""
+    listed = [option for each in options for option in each]
+    return all(options) and len(set(listed)) == len(listed)
 
 
 def _options(schema: Schema) -> list[str]:
