@@ -10,12 +10,13 @@ alpkit takes, and refuses what is misspelt or of the wrong kind.
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
 from alpkit.config.bases import BASES
+from alpkit.config.environment import environment_names
 from alpkit.config.files.faults import branches, is_section
 from alpkit.config.grid.ablation import AblationConfig
 from alpkit.config.grid.own_methods import MethodConfig
@@ -46,6 +47,13 @@ _READ_BEFORE: Final[Mapping[str, Schema]] = {
     },
 }
 """Fields that validators read before pydantic does, so that their annotation is not all that they take."""
+
+
+_OFFERED: Final[Mapping[str, Callable[[], Sequence[str]]]] = {
+    "PluginTaskConfig": plugin_names,
+    "PluginEnvironmentConfig": environment_names,
+}
+"""Sections whose names installed packages offer; without any, the section is in no schema."""
 
 
 def schema(kind: Kind) -> Schema:
@@ -135,8 +143,9 @@ class _Parts:
                 value["properties"][key] = _without_defaults(
                     {**_text(each), **read} if read else each
                 )
-        if "PluginTaskConfig" in new:
-            new["PluginTaskConfig"]["properties"]["name"] = {"enum": list(plugin_names())}
+        for name, offered in _OFFERED.items():
+            if name in new:
+                new[name]["properties"]["name"] = {"enum": list(offered())}
         # A union is made of its finished branches.
         for value in new.values():
             value["properties"] = {k: self._section(v) for k, v in value["properties"].items()}
@@ -149,6 +158,8 @@ class _Parts:
         """Make one section of a union: known keys always, those of one kind where the kind is named."""
         if "items" in value and "oneOf" in value["items"]:
             return {**value, "items": self._section(value["items"])}
+        if any("oneOf" in branch for branch in value.get("anyOf", ())):
+            return {**value, "anyOf": [self._section(branch) for branch in value["anyOf"]]}
         references = value.get("oneOf") or value.get("anyOf") or []
         names = [r["$ref"].rpartition("/")[2] for r in references if "$ref" in r]
         if len(names) > 1:
@@ -159,12 +170,14 @@ class _Parts:
         return value
 
     def _union(self, names: Sequence[str]) -> Schema:
-        if "PluginTaskConfig" in names and not plugin_names():
-            names = [name for name in names if name != "PluginTaskConfig"]
+        names = [name for name in names if name not in _OFFERED or _OFFERED[name]()]
+        if len(names) == 1:
+            return {"$ref": f"#/$defs/{names[0]}"}
+        branches = [self.defs[name]["properties"] for name in names]
         key = next(
             key
-            for key, one in self.defs[names[0]]["properties"].items()
-            if all(key in self.defs[n]["properties"] for n in names) and _options(one)
+            for key in branches[0]
+            if _tell_apart([_options(branch.get(key, {})) for branch in branches])
         )
         together: Schema = {}
         for name in names:
@@ -301,6 +314,12 @@ def _without_defaults(schema: Schema) -> Schema:
     if isinstance(schema.get("default"), (dict, list)):
         return {key: value for key, value in schema.items() if key != "default"}
     return dict(schema)
+
+
+def _tell_apart(options: Sequence[Sequence[str]]) -> bool:
+    """Whether every branch has values of its own under a key."""
+    listed = [option for each in options for option in each]
+    return all(options) and len(set(listed)) == len(listed)
 
 
 def _options(schema: Schema) -> list[str]:

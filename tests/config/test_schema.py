@@ -19,9 +19,15 @@ COMMITTED = sorted((ROOT / "experiments").rglob("*.yaml"))
 HEAD = "name: a\narms: [grpo]\n"
 # What only `alpkit plan` can know: numbers that must fit one another, places, and what an arm uses.
 BEYOND = (
-    *("must be below upper", "does not divide", "listed twice", "must have one length"),
-    *("in axes and in zip", "there is no arm", "leaves no cell", "correct the"),
-    *("task.dataset is missing", "wanted a finite number"),
+    *("must be below upper", "does not divide", "so that no step would have", "does nothing with"),
+    *("is a hard bound", "listed twice", "must have one length", "in axes and in zip"),
+    *(
+        "there is no arm",
+        "correct the",
+        "leaves no cell",
+        "task.dataset is missing",
+        "wanted a finite number",
+    ),
 )
 
 

@@ -121,8 +121,8 @@ HEAD = "name: a\narms: [grpo]\n"
         (
             "name: a\narms: [{preset: grpo, objectiv: {}}]",
             "a.yaml:2:23  objectiv is not a field of an arm\n  did you mean 'objective'?  allowed: "
-            "checkpoint, diagnostics, dtype, eval, evals, hardware, head, model, name, objective, perturbation, "
-            "preset, prompt, records, revision, rollout, task, train",
+            "checkpoint, diagnostics, dtype, environment, eval, evals, hardware, head, model, name, objective, "
+            "perturbation, preset, prompt, records, revision, rollout, task, train",
         ),
         (
             "name: a\narms: [{preset: grpo, seed: 3}]",
