@@ -72,11 +72,16 @@ def copy(names: list[str], to: Path, *, force: bool = False) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """A grid, the method files that it names, and the schema that editors check it by."""
+    """A grid, the method and data files that it names, and the schema that editors check it by."""
     text = path.read_text(encoding="utf-8")
-    methods = load_yaml(path).data.get("methods") or []
+    data = load_yaml(path).data
+    methods = data.get("methods") or []
+    # A data file is named from the working directory, in which experiments/ lies.
+    task = (data.get("base") or {}).get("task") or {}
+    held = FOLDER.parent / str(task.get("path", ""))
     schemas = re.findall(r"^# yaml-language-server: \$schema=(\S+)", text)
     others = [(path.parent / name).resolve() for name in [*methods, *schemas]]
+    others += [held.resolve()] if held.is_file() else []
     below = [FOLDER / other.relative_to(FOLDER.resolve()) for other in others if other.is_file()]
     nested = [file for other in below if other.suffix == ".yaml" for file in _files(other)]
     return [path, *below, *nested]

@@ -1,4 +1,4 @@
-"""The method files of docs/methods: methods that the axes express already, by the numbers of their sources."""
+"""The method files of experiments/methods: methods that the axes express already, by the numbers of their sources."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from alpkit.config.grid.own_methods import load_method
 from alpkit.objective import policy_loss
 
-FOLDER = Path(__file__).parents[2] / "docs" / "methods"
+FOLDER = Path(__file__).parents[2] / "experiments" / "methods"
 FILES = sorted(FOLDER.glob("*.yaml"))
 MU = torch.tensor([[0.50, 0.10, 0.90, 0.02], [0.30, 0.60, 0.05, 1]], dtype=torch.float64).log()
 OLD = torch.tensor([[0.52, 0.11, 0.88, 0.03], [0.28, 0.62, 0.04, 1]], dtype=torch.float64).log()

@@ -27,8 +27,14 @@ def test_a_copy_is_whole_and_loads(tmp_path):
         path = tmp_path / each.path.relative_to(FOLDER)
         assert path in written
         expand(load_ablation(path), many=True)
+        for method in load_ablation(path).config.methods:
+            assert (path.parent / method).is_file()
         first = path.read_text().splitlines()[0]
         assert (path.parent / first.partition("$schema=")[2]).is_file()
+
+
+def test_a_data_file_comes_along(tmp_path):
+    assert tmp_path / "tool_tiny.jsonl" in copy(["tool_tiny"], tmp_path)
 
 
 def test_nothing_is_overwritten_unless_told(tmp_path):
