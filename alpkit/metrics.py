@@ -386,8 +386,8 @@ _PLAIN = (
         )
     ),
     Metric("perf/tokens_per_second", "tokens / second",
-        "Prompt and response tokens of the step / its seconds without evaluation and checkpoint: sampling, "
-        "updates, diagnostics, sync, records.",
+        "Prompt and response tokens that the step trained on / its seconds without evaluation and checkpoint: "
+        "sampling, updates, diagnostics, sync, records.",
         "Compare runs on one machine with one number of jobs."),
     Metric("perf/mfu", "share",
         "Operations of the step's updates (2 forward, 4 backward for a token and a weight of the layers' "

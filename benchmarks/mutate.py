@@ -33,16 +33,32 @@ SHAPES = [
     "jaxtyping._pytest_plugin",
     "--jaxtyping-packages=alpkit.objective,beartype.beartype",
 ]
-LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS = (
+LOSS, CORRECTION, OUTPUTS, REGIONS, CENTERING, ENTROPY, TURNS, EQUIVALENCES, PEERS = (
     f"tests/objective/test_{name}.py"
-    for name in ("loss", "correction", "outputs", "equivalences", "verl")
-)
+    for name in ("loss", "correction", "outputs", "regions", "centering", "entropy", "turn_advantage",
+                 "equivalences", "verl")
+)  # fmt: skip
 # What notices most and costs least comes first; only what survives it meets the rest, with shapes checked.
-TESTS = [
-    [LOSS, CORRECTION, OUTPUTS, "-k", "not paper"],
-    [*SHAPES, LOSS, CORRECTION, OUTPUTS, EQUIVALENCES, PEERS],
+LAST_STAGE = [
+    *SHAPES,
+    LOSS,
+    CORRECTION,
+    OUTPUTS,
+    REGIONS,
+    CENTERING,
+    ENTROPY,
+    TURNS,
+    EQUIVALENCES,
+    PEERS,
 ]
-OWN_TESTS = {"sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch"]]}
+TESTS = [[LOSS, CORRECTION, OUTPUTS, "-k", "not paper"], LAST_STAGE]
+OWN_TESTS = {
+    "sketch": [[*SHAPES, "tests/objective/test_sketch.py", OUTPUTS, "-k", "sketch"]],
+    "centering": [[CENTERING], LAST_STAGE],
+    "entropy": [[ENTROPY], LAST_STAGE],
+    "rejection": [[REGIONS, CORRECTION], LAST_STAGE],
+    "surrogate": [[REGIONS, LOSS, "-k", "not paper"], LAST_STAGE],
+}
 PYTEST = [
     "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
     "-o", "addopts=", "-m", "not oracle and not slow", "--import-mode=importlib",

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 
 from alpkit.config import PRESETS, ObjectiveConfig
-from alpkit.objective import policy_loss
+from alpkit.objective import TopTokens, policy_loss
 
 ROWS, TOKENS, PAIRS, TARGET = 64, 4096, 41, 1.3
 METHODS = (
     "grpo", "gspo", "cispo", "token-bypass", "seq-bypass", "token-tis", "seq-tis", "token-mis", "seq-mis",
     "icepop", "geo-rs", "k3-rs", "seq-mask-tis", "opsm", "veto", "dr-grpo",
+    "dppo-tv", "dppo-kl", "kpop", "ipo", "sapo", "vespo", "reinforce-tis",
 )  # fmt: skip
+CANDIDATES, CENTRED = 8, ("score-centering", "score-centering-tis")
 
 
 def plain_ppo(logp: Tensor, old: Tensor, mask: Tensor, advantage: Tensor) -> Tensor:
@@ -42,8 +44,22 @@ def plain_ppo(logp: Tensor, old: Tensor, mask: Tensor, advantage: Tensor) -> Ten
     return (loss * mask).sum() / mask.sum()
 
 
-def seconds(step: Callable[[], Tensor], logp: Tensor) -> float:
-    logp.grad = None
+def plain_centred(
+    logp: Tensor, rollout: Tensor, top: TopTokens, mask: Tensor, advantage: Tensor, cap: float
+) -> Tensor:
+    """Score centering by its formula, through autograd, with nothing measured."""
+    q, p = top.logp_rollout.exp(), top.logp.detach().exp()
+    excess = (1 - q.sum(-1)).clamp(min=1e-6) / (1 - p.sum(-1)).clamp(min=1e-6)
+    alpha = excess * (1 / excess).clamp(max=cap)
+    coefficient = q * (p / q).clamp(max=cap) - alpha[..., None] * p
+    weight = torch.exp(logp.detach() - rollout).clamp(max=cap)
+    loss = -advantage[:, None] * (weight * logp - (coefficient * top.logp).sum(-1))
+    return (loss * mask).sum() / mask.sum()
+
+
+def seconds(step: Callable[[], Tensor], *leaves: Tensor) -> float:
+    for leaf in leaves:
+        leaf.grad = None
     start = time.process_time()
     step().backward()
     return time.process_time() - start
@@ -91,13 +107,47 @@ def measure(names: tuple[str, ...]) -> list[tuple[str, float, float, float]]:
         def ours(config: ObjectiveConfig = config) -> Tensor:
             return policy_loss(logp=logp, config=config, **shared).loss
 
-        pairs = [
-            (seconds(lambda: plain_ppo(logp, old, weights, advantage), logp), seconds(ours, logp))
-            for _ in range(PAIRS + 3)
-        ][3:]
-        plain, mine = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-        rows.append((name, plain, mine, statistics.median(b / a for a, b in pairs)))
+        def plain() -> Tensor:
+            return plain_ppo(logp, old, weights, advantage)
+
+        rows.append((name, *_compare(plain, ours, logp)))
     return rows
+
+
+def measure_centred() -> list[tuple[str, float, float, float]]:
+    """The same for score centering, whose plain form has the candidates as well."""
+    torch.manual_seed(0)
+    head = torch.randn(ROWS, TOKENS, CANDIDATES + 4).log_softmax(-1)[..., :CANDIDATES]
+    leaf = (head + 0.05 * torch.randn_like(head)).clamp(max=-1e-3).requires_grad_(True)
+    top = TopTokens(torch.zeros_like(head, dtype=torch.int32), head, leaf)
+    rollout = head[..., 0].contiguous()
+    logp = leaf.detach()[..., 0].clone().requires_grad_(True)
+    mask = torch.arange(TOKENS) < torch.randint(TOKENS // 4, TOKENS + 1, (ROWS, 1))
+    advantage, weights = torch.randn(ROWS), mask.float()
+    rows = []
+    for name in CENTRED:
+        config = ObjectiveConfig.model_validate(PRESETS[name].settings["objective"])
+        cap = config.weight.upper if config.weight.action == "truncate" else torch.inf
+
+        def ours(config: ObjectiveConfig = config) -> Tensor:
+            return policy_loss(
+                logp=logp, logp_old=None, logp_rollout=rollout, mask=mask, advantage=advantage,
+                config=config, top=top,
+            ).loss  # fmt: skip
+
+        def plain(cap: float = cap) -> Tensor:
+            return plain_centred(logp, rollout, top, weights, advantage, cap)
+
+        rows.append((name, *_compare(plain, ours, logp, leaf)))
+    return rows
+
+
+def _compare(
+    plain: Callable[[], Tensor], ours: Callable[[], Tensor], *leaves: Tensor
+) -> tuple[float, float, float]:
+    pairs = [(seconds(plain, *leaves), seconds(ours, *leaves)) for _ in range(PAIRS + 3)][3:]
+    theirs, mine = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+    return theirs, mine, statistics.median(b / a for a, b in pairs)
 
 
 def with_default_malloc() -> float:
@@ -118,7 +168,8 @@ def main() -> None:
     keep_freed_memory()
     facts = machine()
     rows = measure(METHODS)
-    worst = max(quotient for *_, quotient in rows)
+    centred = measure_centred()
+    worst = max(quotient for *_, quotient in [*rows, *centred])
     lines = [
         "# Cost of the objective",
         "",
@@ -130,6 +181,12 @@ def main() -> None:
         "| method | plain, ms | ours, ms | ours / plain, median of pairs |",
         "| --- | --- | --- | --- |",
         *(f"| {name} | {plain:.2f} | {mine:.2f} | {q:.2f} |" for name, plain, mine, q in rows),
+        "",
+        f"Score centering with {CANDIDATES} candidates a position, beside its own formula through autograd:",
+        "",
+        "| method | plain, ms | ours, ms | ours / plain, median of pairs |",
+        "| --- | --- | --- | --- |",
+        *(f"| {name} | {plain:.2f} | {mine:.2f} | {q:.2f} |" for name, plain, mine, q in centred),
         "",
         f"The target is {TARGET} for every method; the largest quotient is {worst:.2f}.",
         "",

@@ -149,6 +149,7 @@ receipt = steps.groupby("arm", sort=False)[[f"receipt/{key}" for key in keys]].m
 # figure of the report is drawn by its name:
 
 # %%
+# %matplotlib inline
 frame.plot("ccdf")
 
 # %% [markdown]

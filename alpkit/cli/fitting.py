@@ -1,9 +1,8 @@
-"""What `alpkit plan` says of memory, in words: need, device, and the keys to change."""
+"""Say what `alpkit plan` knows of memory: need, device, and the keys to change."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from alpkit.launch.fitting import Fit
-from alpkit.policy.needs import PROMPT
 
 _GIB = 2**30
 _NAMED = 4
@@ -24,7 +23,7 @@ def lines(found: Iterable[Fit]) -> Iterator[str]:
         share = f"{_gib(fit.total)} of the {_gib(fit.device.bytes)} GiB of {fit.device.name}"
         cells = f"{fit.device.cells} at once" if fit.device.cells > 1 else "one at a time"
         if fit.holds:
-            yield f"{need}; {cells} take {share}; prompts of {PROMPT} tokens assumed"
+            yield f"{need}; {cells} take {share}; prompts of {fit.prompt} tokens assumed"
         else:
             yield f"warning: {need}; {cells} would take {share}. {_advice(fit)}"
 

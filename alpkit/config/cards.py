@@ -28,7 +28,8 @@ A method is a point on independent axes and a preset is its name; an arm may ove
 axis with its values is listed first, then one card per preset. Ratios: r = pi_theta/pi_old (staleness),
 w = pi_old/mu (mismatch), rho = pi_theta/mu (bypass), rho^delta = pi_theta,delta/mu (perturbed). Capitals
 are products over a response's tokens, sg is stop-gradient, A the advantage. Weights never carry a
-gradient. `paper/*` are released scripts with their quirks, not the clean method of the same name.
+gradient. Methods that need no preset, as the axes express them already, are files in `docs/methods/`, which a
+grid lists under `methods:`. `paper/*` are released scripts with their quirks, not the clean method of the same name.
 
 Words that mean two things in the field: "sequence" is the product in verl, TRL and SkyRL, the geometric
 mean in ms-swift and OpenRLHF (here: `product`, `geometric`); "mask" keeps the true weight inside the band

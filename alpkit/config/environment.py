@@ -1,4 +1,4 @@
-"""What answers the model between its turns: the sections that make a task one of several turns. Imports no torch.
+"""Sections that make a task one of several turns, by what answers the model in between. Imports no torch.
 
 What an environment does with its section is in `alpkit.tasks.environments`; a third party's is a
 `PluginEnvironmentConfig`. A response is everything behind the first prompt: the model's turns and what the

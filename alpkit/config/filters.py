@@ -1,4 +1,4 @@
-"""Which prompts, groups and responses a step does not train on (`rollout.filter`, `rollout.overlong`)."""
+"""Settings of the prompts, groups and responses that no step trains on (`rollout.filter`, `rollout.overlong`)."""
 
 from typing import Literal, Self
 

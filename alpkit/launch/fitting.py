@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from alpkit.config import Cell, RunConfig
 from alpkit.errors import AlpkitError
 from alpkit.launch.base import cores, visible_gpus
-from alpkit.policy.needs import MOST_ROWS, PROMPT, Needs, machine_bytes, needs
+from alpkit.policy.needs import MOST_ROWS, Needs, machine_bytes, needs, prompt_tokens
 from alpkit.policy.shapes import Shape, read_shape
 
 _USABLE: Final = 0.95
@@ -24,7 +24,7 @@ _FEWEST_ROWS: Final = 8
 
 
 class Device(NamedTuple):
-    """Where cells run: one GPU or this machine, its memory, and how many cells share it."""
+    """Device that cells run on: one GPU or this machine, its memory, and how many cells share it."""
 
     name: str
     bytes: int
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """What cells of equal need ask of the device that each of them runs on; None: the model is not known."""
+    """Need of cells of one size, beside the device that each of them runs on; None: the model is not known."""
 
     arms: tuple[str, ...]
     model: str
@@ -51,6 +51,8 @@ class Fit:
     needs: Needs | None
     changes: tuple[Change, ...] = ()
     """In the order in which they were made; none where the device holds the cells as they are."""
+    prompt: int = 0
+    """Tokens of a prompt that were reckoned with."""
 
     @property
     def total(self) -> int:
@@ -110,7 +112,8 @@ def _fit(
 ) -> Fit:
     if found is None or shape is None:
         return Fit(arms, config.model, device, exact=False, needs=None)
-    fit = Fit(arms, config.model, device, exact=shape.exact, needs=found)
+    prompt = prompt_tokens(config)
+    fit = Fit(arms, config.model, device, exact=shape.exact, needs=found, prompt=prompt)
     return fit if fit.holds else replace(fit, changes=_changes(shape, config, device))
 
 
@@ -130,7 +133,7 @@ def _changes(shape: Shape, config: RunConfig, device: Device) -> tuple[Change, .
 def _idea(shape: Shape, config: RunConfig, device: Device) -> tuple[str, Any] | None:
     """Give the next key and value for the largest phase of a step, else for the sampler; None: none is left."""
     phases, hardware = _needs(shape, config, device).phases, config.hardware
-    longest = PROMPT + config.rollout.max_tokens
+    longest = prompt_tokens(config) + config.rollout.max_tokens
     match max(phases, key=lambda name: phases[name]):
         case "an update" if hardware.micro_batch_tokens >= 2 * longest:
             return "hardware.micro_batch_tokens", hardware.micro_batch_tokens // 2
@@ -144,6 +147,8 @@ def _idea(shape: Shape, config: RunConfig, device: Device) -> tuple[str, Any] | 
         return "hardware.sampler_share", round(hardware.sampler_share - 0.1, 2)
     if config.rollout.engine == "vllm" and not device.gpu and hardware.sampler_kv_gib > 0.25:
         return "hardware.sampler_kv_gib", hardware.sampler_kv_gib / 2
+    if config.train.optimizer != "adamw_8bit":
+        return "train.optimizer", "adamw_8bit"  # last: unlike the others it makes another cell
     return None
 
 

@@ -41,7 +41,7 @@ _POLL: Final = 0.2
 _NEWS_SECONDS: Final = 60.0
 """How long a cluster may take to notice that a node is gone."""
 _GRACE: Final = 25.0
-_OWN: Final = ("cell.json", CONFIG_FILE)
+_OWN: Final = (RunFolder(Path()).state.name, CONFIG_FILE)
 """Files of a cell's folder that the launching process writes."""
 _log = logging.getLogger(__name__)
 

@@ -81,12 +81,11 @@ def centre(
     if top is None:
         raise ValueError("centering.kind is score: pass top, the sampler's likeliest tokens")
     head = _head(tokens, top)
-    q, p = head.log_q.exp() * head.real, head.log_p.exp() * head.real
-    x = (head.log_p - head.log_q).clamp(*config.log_ratio_clamp).exp()
+    q, p = head.log_q.exp().mul_(head.real), head.log_p.exp().mul_(head.real)
     mass_q, mass_p = q.sum(dim=-1), p.sum(dim=-1)
     log_rest = _rest(tokens, top, config)
     tail = _tail(1 - mass_q, 1 - mass_p, log_rest, config.weight)
-    on_head = q * _weight(x, config.weight)
+    on_head = _weighted(q, p, config.weight)
     if tail.alpha is not None:
         on_head = on_head - tail.alpha * p
     strength = advantage * accepted
@@ -97,7 +96,8 @@ def centre(
         value = value + tail.on_rest * log_rest
         size = size + tail.on_rest
         slope_rest = strength * tail.on_rest
-    least = torch.where(head.real > 0, head.log_q, torch.inf).amin(dim=-1)
+    # What is no candidate has 0 here, which is above every log-prob.
+    least = head.log_q.amin(dim=-1)
     sums = {
         "head_mass": mass_p,
         "head_mass_rollout": mass_q,
@@ -127,7 +127,7 @@ def slopes_by_candidate(centering: Centering, top: TopTokens | None) -> list[Ten
 def _head(tokens: TokenBatch, top: TopTokens) -> _Head:
     dtype = tokens.real.dtype
     log_q, log_p = top.logp_rollout.detach().to(dtype), top.logp.detach().to(dtype)
-    real = marks(torch.lt, (log_p - log_q).abs(), torch.inf) * tokens.real[..., None]
+    real = (log_p - log_q).abs_().lt_(torch.inf).mul_(tokens.real[..., None])
     return _Head(clean(log_q, real), clean(log_p, real), real)
 
 
@@ -151,22 +151,25 @@ def _tail(
     """Model the sampler off the head: by the two missing masses, or by the rest as one candidate more."""
     if log_rest is None:
         excess = missing_q.clamp(min=_FLOOR) / missing_p.clamp(min=_FLOOR)
-        alpha = excess * _weight(1 / excess, weight)
+        alpha = _weighted(excess, torch.ones_like(excess), weight)
         return _Tail(alpha[..., None], None, excess)
     rest_p, rest_q = log_rest.exp(), missing_q.clamp(min=0)
     excess = rest_q / rest_p.clamp(min=_TINY)
-    return _Tail(None, rest_q * _weight(rest_p / rest_q.clamp(min=_TINY), weight), excess)
+    return _Tail(None, _weighted(rest_q, rest_p, weight), excess)
 
 
-def _weight(x: Float[Tensor, "..."], config: WeightConfig) -> Float[Tensor, "..."]:
-    """Compute f(x): what the weight makes of a candidate's ratio p/q."""
+def _weighted(
+    q: Float[Tensor, "*shape"], p: Float[Tensor, "*shape"], config: WeightConfig
+) -> Float[Tensor, "*shape"]:
+    """Compute q f(p/q) without the quotient: q, min(p, C q), or p where p/q is inside the band."""
     match config.action:
         case "none":
-            return torch.ones_like(x)
+            return q
         case "truncate":
-            return x.clamp(max=config.upper)
+            return torch.minimum(p, config.upper * q)
         case "mask":
-            return x * marks(torch.le, x, config.upper) * marks(torch.ge, x, config.lower)
+            inside = marks(torch.le, p, config.upper * q) * marks(torch.ge, p, config.lower * q)
+            return p * inside
         case "clip":
             raise ValueError("weight.action: clip is no weight of centering")
         case _:

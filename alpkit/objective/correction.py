@@ -4,7 +4,7 @@
 loss by `weight` and take the mean over `keep` (shrinking) or over their own mask (keeping).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,7 +63,8 @@ def mismatch_correction(
     tokens = TokenBatch.of(
         logp=None, logp_old=logp_old, logp_rollout=logp_rollout, mask=mask, turn=turn
     )
-    corrected = correct(tokens, weight, reject, clamp=_CLAMP)
+    log_ratios = tokens.over_rollout(compared(weight, reject))
+    corrected = correct(tokens, log_ratios, weight, reject, clamp=_CLAMP)
     return Correction(
         corrected.weight + (1 - tokens.real), corrected.kept.bool(), corrected.receipt
     )
@@ -71,6 +72,7 @@ def mismatch_correction(
 
 def correct(
     tokens: TokenBatch,
+    log_ratios: Mapping[Of, Float[Tensor, "batch tok"]],
     weight: WeightConfig,
     rules: Sequence[RejectConfig],
     *,
@@ -78,8 +80,11 @@ def correct(
     advantage: Float[Tensor, "batch #tok"] | None = None,
     mean_weight: Float[Tensor, ""] | None = None,
 ) -> Corrected:
-    """Weigh and reject the tokens of one micro-batch; `mean_weight`: the whole mini-batch's, None for this one's."""
-    log_ratios = tokens.over_rollout(_compared(weight, rules))
+    """Weigh and reject the tokens of one micro-batch.
+
+    `log_ratios`: over mu, for every `of` of weight and rules; `mean_weight`: the whole mini-batch's, None for
+    this one's.
+    """
     factor, inside, touched = raw_weight(tokens, log_ratios, weight, clamp)
     if weight.normalize == "batch":
         if mean_weight is None:
@@ -94,7 +99,7 @@ def correct(
             tokens, log_ratios, rules, clamp=clamp, advantage=advantage
         )
         accepted, counted = tokens.real * (1 - rejected), tokens.count - tokens.rows(uncounted)
-        lost = tokens.rows(rejected)
+        lost = tokens.count - tokens.rows(accepted)
         all_lost = marks(torch.eq, lost, tokens.count) * marks(torch.gt, lost, 0.0)
         receipt["rejected"] = lost.sum()
         receipt["rejected_sequences"] = all_lost.sum()
@@ -106,6 +111,6 @@ def correct(
     return Corrected(factor, accepted, kept, counted, receipt)
 
 
-def _compared(weight: WeightConfig, rules: Sequence[RejectConfig]) -> list[Of]:
+def compared(weight: WeightConfig, rules: Sequence[RejectConfig]) -> list[Of]:
     """Name the ratios that the weight and the rejections look at."""
     return [*([] if weight.action == "none" else [weight.of]), *(rule.of for rule in rules)]

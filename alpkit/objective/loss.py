@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alpkit.config.correction import Of
 from alpkit.config.objective import ObjectiveConfig
 from alpkit.objective.aggregate import Normalizer, own_normalizer, row_scale
 from alpkit.objective.centering import TopTokens, centre, slopes_by_candidate
-from alpkit.objective.correction import correct
+from alpkit.objective.correction import compared, correct
 from alpkit.objective.entropy import entropy_bonus
 from alpkit.objective.receipt import loss_receipt
 from alpkit.objective.terms import clipped_ratio, pull, weighted_terms
@@ -68,15 +69,19 @@ def policy_loss(
     advantage = _per_token(advantage, tokens)
     whole = _given(normalizer, tokens, config)
 
+    # The clipped ratio may be one of those that the correction looks at.
+    clipped: list[Of] = ["bypass"] if config.ratio.denominator == "rollout" else []
+    log_ratios = tokens.over_rollout([*compared(config.weight, config.reject), *clipped])
     corrected = correct(
         tokens,
+        log_ratios,
         config.weight,
         config.reject,
         clamp=config.log_ratio_clamp,
         advantage=advantage,
         mean_weight=None if whole is None else whole.mean_weight,
     )
-    ratio = clipped_ratio(tokens, config)
+    ratio = clipped_ratio(tokens, log_ratios, config)
     receipt = {
         **corrected.receipt,
         **loss_receipt(tokens, ratio.value, advantage, config, corrected.kept),

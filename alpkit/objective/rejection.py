@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple, assert_never
 
 import torch
@@ -21,7 +22,8 @@ _NO_BOUNDS = {"lower": None, "upper": None, "when": "always", "normalizer": "kee
 class Rejection(NamedTuple):
     """Marks (float 0/1) of rejected tokens, and of those that leave the loss's denominator too.
 
-    One per response where every rule decides by response; else one per token, 0 where masked.
+    One per response where every rule decides by response; else one per token. `rejected` says nothing where
+    masked, `uncounted` is 0 there.
     """
 
     rejected: Float[Tensor, "batch #tok"]
@@ -42,16 +44,8 @@ def reject(
     the reduction for a ratio, per token for a divergence.
     Raises ValueError where a rule looks at the sign of the advantage and none was given.
     """
-    rejected = uncounted = torch.zeros_like(tokens.count)
-    known: dict[
-        RejectConfig,
-        Float[
-            Tensor,
-            (
-                batch  # tok
-            ),
-        ],
-    ] = {}
+    rejected, uncounted = list[Tensor](), list[Tensor]()
+    known = dict[RejectConfig, Tensor]()
     for rule in rules:
         # Two rules may bound one statistic, each on one side and for one sign of the advantage.
         unbounded = rule.model_copy(update=_NO_BOUNDS)
@@ -60,10 +54,18 @@ def reject(
         outside = _outside(known[unbounded], rule)
         if rule.when != "always":
             outside = outside * _eligible(rule.when, log_ratios[rule.of], advantage)
-        rejected = torch.maximum(rejected, outside)
+        rejected.append(outside)
         if rule.normalizer == "shrink":
-            uncounted = torch.maximum(uncounted, outside)
-    return Rejection(rejected * tokens.real_like(rejected), uncounted * tokens.real_like(uncounted))
+            uncounted.append(outside)
+    gone = _any(uncounted, tokens)
+    return Rejection(_any(rejected, tokens), gone * tokens.real_like(gone))
+
+
+def _any(
+    marked: Sequence[Float[Tensor, "batch #tok"]], tokens: TokenBatch
+) -> Float[Tensor, "batch #tok"]:
+    """Mark (1) what any of them marks."""
+    return reduce(torch.maximum, marked) if marked else torch.zeros_like(tokens.count)
 
 
 def _eligible(
@@ -107,14 +109,14 @@ def _statistic(
     """Compute the rule's statistic, per token or per response."""
     if isinstance(rule, RejectRatio):
         return reduce_clean(log_ratio, tokens.real, rule.level).clamp(*clamp).exp_()
-    log_ratio = log_ratio.clamp(*clamp)
     match rule.statistic:
         case "k1":
-            values = log_ratio.neg_()
+            values = log_ratio.clamp(*clamp).neg_()
         case "k2":
-            values = log_ratio.square_().div_(2)
+            values = log_ratio.clamp(*clamp).square_().div_(2)
         case "k3":
-            values = log_ratio.exp().sub_(1).sub_(log_ratio)
+            bounded = log_ratio.clamp(*clamp)
+            values = bounded.exp().sub_(1).sub_(bounded)
         case "prob_gap":
             values = _gap(tokens, rule.of).abs_()
         case "signed_prob_gap":
@@ -138,17 +140,16 @@ def _binary_kl(tokens: TokenBatch, of: Of, *, both: bool) -> Float[Tensor, "batc
     float32 rounds the upper bound to 1, the statistic is NaN, and no comparison rejects a NaN.
     """
     bounds = math.log(_SMALLEST), math.log1p(-_SMALLEST)
-    mu, numerator = (
-        clean(logp, tokens.real).clamp_(*bounds)
-        for logp in (tokens.logp_rollout, tokens.numerator(of))
-    )
-    rest, other_rest = -mu.expm1(), -numerator.expm1()
-    log_ratio, log_rest = mu - numerator, rest.log() - other_rest.log()
-    forward = (1 - rest).mul_(log_ratio).add_(rest.mul_(log_rest))
+    mu, numerator = tokens.logp_rollout.clamp(*bounds), tokens.numerator(of).clamp(*bounds)
+    log_ratio = mu - numerator
+    rest, other_rest = mu.expm1_().neg_(), numerator.expm1_().neg_()
+    # p log(p/q) + (1 - p) log((1 - p)/(1 - q)), with both logs as one: what the rest has more of than the token.
+    excess = (rest / other_rest).log_().sub_(log_ratio)
+    forward = torch.addcmul(log_ratio, rest, excess)
     if not both:
-        return forward
-    backward = (other_rest - 1).mul_(log_ratio).sub_(other_rest.mul_(log_rest))
-    return torch.maximum(forward, backward)
+        return clean(forward, tokens.real)
+    backward = torch.addcmul(log_ratio, other_rest, excess).neg_()
+    return clean(torch.maximum(forward, backward), tokens.real)
 
 
 def _reduce(

@@ -3,12 +3,14 @@
 Every function takes and gives detached tensors; slopes are derivatives by the tokens' log-probs.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from alpkit.config.correction import Of
 from alpkit.config.objective import ObjectiveConfig, ReferenceKLConfig
 from alpkit.objective.correction import Corrected
 from alpkit.objective.levels import reduce_clean
@@ -36,13 +38,20 @@ class Terms(NamedTuple):
     surviving: Float[Tensor, ""]
 
 
-def clipped_ratio(tokens: TokenBatch, config: ObjectiveConfig) -> Ratio:
-    """Compute the ratio at its level; `log_ratio_clamp` bounds its log after the reduction."""
+def clipped_ratio(
+    tokens: TokenBatch,
+    log_ratios: Mapping[Of, Float[Tensor, "batch tok"]],
+    config: ObjectiveConfig,
+) -> Ratio:
+    """Compute the ratio at its level; `log_ratio_clamp` bounds its log after the reduction.
+
+    `log_ratios`: over mu, with `bypass` where that is the ratio.
+    """
     match config.ratio.denominator:
         case "old":
             per_token = tokens.log_ratio(tokens.numerator("bypass"), tokens.numerator("mismatch"))
         case "rollout":
-            per_token = tokens.log_ratio(tokens.numerator("bypass"), tokens.logp_rollout)
+            per_token = log_ratios["bypass"]
         case "current":
             per_token = torch.zeros_like(tokens.real)
         case _:

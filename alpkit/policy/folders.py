@@ -1,4 +1,4 @@
-"""Where a model's folder is, by the name that a run gives it; imports no torch.
+"""Find a model's folder by the name that a run gives it; imports no torch.
 
 local_folder("builtin:tiny-addition")
 """

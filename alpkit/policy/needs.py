@@ -1,4 +1,4 @@
-"""What a run needs of a device's memory, from a model's shape alone; imports no torch.
+"""Estimate a run's need of a device's memory from the model's shape alone; imports no torch.
 
     found = needs(shape, config, gpu_bytes=None)      # None: a CPU
     found.total, found.parts
@@ -35,6 +35,8 @@ _VLLM_PROCESS: Final = 1024 * _MIB
 _CUDA_CONTEXT: Final = 512 * _MIB
 _LOGIT_BYTES: Final = 28
 """Of one number that is sampled from: logits as they come and divided, a float64 CDF, log-probs."""
+_MOMENTS: Final = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+"""Bytes of a weight's two moments; 8-bit ones share a scale among 256."""
 PROMPT: Final = 128
 """Tokens of a prompt, where nothing says how long they are."""
 
@@ -57,14 +59,20 @@ class Needs(NamedTuple):
         return {**self.standing, name: self.phases[name]}
 
 
-def needs(shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT) -> Needs:
-    """Estimate what one cell needs, for prompts of `prompt` tokens; `gpu_bytes`: the GPU's memory."""
+def prompt_tokens(config: RunConfig) -> int:
+    """Give the tokens of a prompt that are reckoned with."""
+    return config.rollout.filter.max_prompt or PROMPT
+
+
+def needs(shape: Shape, config: RunConfig, *, gpu_bytes: int | None) -> Needs:
+    """Estimate what one cell needs; `gpu_bytes`: the GPU's memory."""
+    prompt = prompt_tokens(config)
     weights = 4 * shape.parameters
     standing = {
         "process": _PROCESS if gpu_bytes is None else _CUDA_CONTEXT,
         "weights": weights,
         "gradients": weights,
-        "optimizer": 2 * weights,
+        "optimizer": int(_MOMENTS[config.train.optimizer] * shape.parameters),
     }
     if config.objective.reference_kl.coef > 0:
         standing["reference policy"] = weights
@@ -106,9 +114,7 @@ def update_bytes(shape: Shape, config: RunConfig, *, gpu_bytes: int | None) -> i
     return kept + max(_head_bytes(shape, config, tokens, gpu_bytes), inside)
 
 
-def sampling_bytes(
-    shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT
-) -> int:
+def sampling_bytes(shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int) -> int:
     """Bytes of sampling a rollout by the hf engine; vLLM's are part of the sampler."""
     if config.rollout.engine != "hf":
         return 0
@@ -117,9 +123,7 @@ def sampling_bytes(
     return _generation(shape, rows, batch, prompt, longest, gpu_bytes or machine_bytes())
 
 
-def evaluation_bytes(
-    shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int = PROMPT
-) -> int:
+def evaluation_bytes(shape: Shape, config: RunConfig, *, gpu_bytes: int | None, prompt: int) -> int:
     """Bytes of an evaluation on the trainer's own weights, its largest set counting."""
     if config.eval.engine == "sampler":
         return 0
@@ -183,9 +187,9 @@ def machine_bytes() -> int:
 
 
 def _batch(config: RunConfig) -> int:
-    """Most tokens of a mini-batch, prompts as long as responses may be at least."""
+    """Most tokens of a mini-batch."""
     rows = config.rollout.prompts * config.rollout.group // config.train.updates_per_rollout
-    return rows * (PROMPT + config.rollout.max_tokens)
+    return rows * (prompt_tokens(config) + config.rollout.max_tokens)
 
 
 def _head_bytes(shape: Shape, config: RunConfig, tokens: int, gpu_bytes: int | None) -> int:

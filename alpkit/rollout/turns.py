@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """How tokens become the text of a turn, and a reply becomes tokens."""
+    """Translation of tokens into the text of a turn, and of a reply into tokens."""
 
     decode: Callable[[Response], str]
     messages: Messages
@@ -54,7 +54,7 @@ class Conversation(NamedTuple):
 
 
 class Answering(NamedTuple):
-    """How a run's requests become responses and their texts: in one turn, or in a conversation."""
+    """Answering of a run's requests with responses and their texts: in one turn, or in a conversation."""
 
     decode: Callable[[Response], str]
     environment: Environment | None = None

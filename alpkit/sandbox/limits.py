@@ -1,4 +1,4 @@
-"""What one snippet may use at most."""
+"""Limits of one snippet: the most that it may use."""
 
 import json
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""How a snippet ended, and what a model is told of it."""
+"""Outcome of a snippet, and the text that a model is told of it."""
 
 import signal
 from typing import Final, Literal, NamedTuple

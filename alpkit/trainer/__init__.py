@@ -26,7 +26,7 @@ from alpkit.runs.notice import asked_to_stop, stopped
 from alpkit.runs.records import rewind as rewind_records
 from alpkit.runs.spike_log import append_spikes, rewind_spikes
 from alpkit.runs.steps import Tracker
-from alpkit.trainer.batches import Batch, TokenTable, cut, gather
+from alpkit.trainer.batches import Batch, TokenTable, cut, gather, likeliest_rows
 from alpkit.trainer.batching_floor import floor_metrics, measure_batching
 from alpkit.trainer.clock import Clock, PeakMemory
 from alpkit.trainer.collect import collect, held_out_scores
@@ -182,7 +182,8 @@ def train_step(state: TrainerState, step: int, clock: Clock) -> dict[str, float]
         with clock("records"):
             record(state, batch, tokens, stood_out)
     samples = step * config.rollout.prompts * config.rollout.group
-    metrics |= state.speed.metrics(Work.of(batch), clock)
+    work = Work.of(micro for micros in plan for micro in micros)
+    metrics |= state.speed.metrics(work, clock)
     return metrics | {"progress/tokens": float(state.tokens), "progress/samples": float(samples)}
 
 
@@ -226,7 +227,8 @@ def record(
         "advantage": batch.response_advantage.tolist(),
         "finish": [response.finish for response in batch.responses],
     }
-    state.records.write(batch.step, recorded, sequences)
+    likeliest = likeliest_rows(batch) if state.config.records.top_logprobs else None
+    state.records.write(batch.step, recorded, sequences, likeliest)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:

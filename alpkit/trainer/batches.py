@@ -183,6 +183,18 @@ def token_rows(micro: MicroBatch, per_token: Mapping[str, Tensor]) -> dict[str, 
     }
 
 
+def likeliest_rows(batch: Batch) -> dict[str, list[object]]:
+    """List the sampler's likeliest tokens of every response token, as columns of the records."""
+    rows = [
+        (sample, position, *token)
+        for sample, response in enumerate(batch.responses)
+        if response.top is not None
+        for position, token in enumerate(zip(response.top.ids, response.top.logp, strict=True))
+    ]
+    names = ("sample", "position", "ids", "logp_rollout")
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+
+
 def gather(parts: Sequence[Mapping[str, Tensor]]) -> TokenTable:
     """The updates' tokens as one table, by update and sample, however they were cut."""
     table = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

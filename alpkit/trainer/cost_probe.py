@@ -1,4 +1,4 @@
-"""What a cell will take of time and disk, from one step of it: for `alpkit plan --probe`.
+"""Estimate a cell's time and disk from one step of it, for `alpkit plan --probe`.
 
 cost = probe_cost(config)          # trains one step in a temporary folder, which is removed
 cost.seconds, cost.disk
@@ -92,5 +92,5 @@ def _eval_every(config: RunConfig) -> int:
 
 
 def _due(steps: int, every: int) -> int:
-    """How often something happens that is due every so many steps and after the last."""
+    """Count how often something happens that is due every so many steps and after the last."""
     return steps // every + (steps % every > 0)

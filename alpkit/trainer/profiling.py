@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
@@ -131,7 +130,7 @@ def by_span(events: Iterable[FunctionEvent]) -> dict[str, list[Operator]]:
     sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0, 0.0]))
     current = 0
     for event in ordered:
-        if event.name.startswith(SPAN) or event.device_type != DeviceType.CPU:
+        if event.name.startswith(SPAN) or event.device_type.name != "CPU":
             continue
         while current < len(spans) and spans[current][1] < event.time_range.start:
             current += 1

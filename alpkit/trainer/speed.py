@@ -1,4 +1,4 @@
-"""How fast a step was: tokens a second, and the share of what the device can multiply at all.
+"""Measure a step's speed: tokens a second, and the share of what the device can multiply at all.
 
 Operations are counted from the model's shape (`alpkit.policy.shapes`): two forward and four backward for a
 weight and a token in the layers' matrices, the LM head on response tokens only, attention for the pairs of
@@ -7,6 +7,7 @@ backward pass counts for nothing, so that the share is one of useful work.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -15,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from alpkit.policy.shapes import Shape, shape_of
-from alpkit.trainer.batches import Batch
+from alpkit.trainer.batches import MicroBatch
 from alpkit.trainer.clock import Clock
 
 _SIDE_CPU: Final = 768
@@ -27,19 +28,21 @@ _PATIENCE: Final = 0.3
 
 @dataclass(frozen=True)
 class Work:
-    """Sizes of a step's sequences: real tokens, pairs that attend, tokens that the LM head predicts."""
+    """Sizes of what a step trains on: real tokens, pairs that attend, tokens that the LM head predicts."""
 
     tokens: int
     pairs: int
     predictions: int
 
     @classmethod
-    def of(cls, batch: Batch) -> "Work":
-        """Count a batch."""
-        length = batch.rollout.attention.sum(dim=1)
-        pairs = (length * (length + 1)).sum() // 2
-        counts = torch.stack([length.sum(), pairs, batch.rollout.response.sum()])
-        return cls(*(int(count) for count in counts.tolist()))
+    def of(cls, micros: Iterable[MicroBatch]) -> "Work":
+        """Count what went through the model, in one transfer from its device."""
+        counts = []
+        for micro in micros:
+            length = micro.rollout.attention.sum(dim=1)
+            pairs = (length * (length + 1)).sum() // 2
+            counts.append(torch.stack([length.sum(), pairs, micro.rollout.response.sum()]))
+        return cls(*(int(count) for count in torch.stack(counts).sum(dim=0).tolist()))
 
     def flops(self, shape: Shape) -> int:
         """Operations of one forward and backward over all of it."""
@@ -49,7 +52,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """What turns a step's seconds into perf/*; `limit` is in operations a second."""
+    """Facts that turn a step's seconds into perf/*; `limit` is in operations a second."""
 
     shape: Shape | None
     limit: float

@@ -1,4 +1,4 @@
-"""What may be said across seeds: intervals, paired differences and verdicts.
+"""Judge differences across seeds: intervals, paired differences and verdicts.
 
 A verdict is the paired t over seeds against the arm's control, with Holm over every pair × endpoint
 of the grid; below three seeds there is none. Arms are never ranked. `difference` = arm − control,

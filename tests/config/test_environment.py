@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alpkit import sandbox
 from alpkit.config import RunConfig, expand, load_ablation
 from alpkit.config import environment as section
 from alpkit.config.environment import (
@@ -115,8 +114,6 @@ def test_a_weak_sandbox_is_a_warning_of_plan_and_run_that_names_every_open_door(
     for door in NOT_ISOLATED:
         assert door in warning
     assert not_isolated(ToolMathConfig()) == not_isolated(None) == ""
-    # Neither package may import the other.
-    assert sandbox.NOT_ISOLATED == NOT_ISOLATED
 
 
 def test_a_package_s_environment_is_a_section_like_any_other(monkeypatch):

@@ -62,6 +62,7 @@ def test_what_stands_alone_and_does_not_fit_needs_another_device(machine):
     machine(1)
     (fit,) = fits(cells(LARGE), 1)
     assert not fit.can_hold
+    assert fit.changes[-1][:2] == ("train.optimizer", "adamw_8bit")
     assert "which is not enough; use a larger device" in next(lines([fit]))
     machine(4, together=4)
     assert "lower launch.jobs" in next(lines(fits(cells(LARGE), 4)))

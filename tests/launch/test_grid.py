@@ -216,7 +216,7 @@ def test_a_new_store_is_filled_from_the_folders(make_grid, options, tmp_path, em
             "pip install 'alpkit[tasks]'",
         ),
         ({"model": "./no/such/folder"}, "", "correct the path"),
-        ({"model": "builtin:tiny"}, "", "builtin:tiny-addition"),
+        ({"model": "builtin:tiny"}, "", "builtin:tiny-"),
         ({"train": {"optimizer": "adamw_8bit"}}, "bitsandbytes", "pip install 'alpkit[8bit]'"),
         # A sum has 8 tokens, the longest response 8.
         ({"hardware": {"micro_batch_tokens": 15}}, "", "raise it to 16 or more"),

@@ -8,7 +8,8 @@ from alpkit.config import PRESETS, ObjectiveConfig
 from alpkit.objective import policy_loss
 
 LEVELS = ("token", "cumulative", "cumulative_geometric", "turn", "cumulative_turn", "geometric", "product")  # fmt: skip
-ALL = sorted(PRESETS)
+# Score centering needs candidates besides: test_centering.py.
+ALL = sorted(name for name in PRESETS if not name.startswith("score-centering"))
 
 
 def batch(rows=5, tok=7, seed=0):

@@ -258,7 +258,8 @@ def test_turn_levels(level):
     assert_close(one_turn, reduce_to_level(log_ratio, mask, "product"))
 
 
-ALL_PRESETS = sorted(PRESETS)
+# Score centering needs candidates besides: test_centering.py.
+ALL_PRESETS = sorted(name for name in PRESETS if not name.startswith("score-centering"))
 
 
 def axes_of(name):
@@ -384,7 +385,8 @@ def test_huge_log_ratios_stay_finite_and_are_counted(name, size):
     out, grad = run(lp, mu=mu, old=old, **axes)
     assert torch.isfinite(out.loss)
     assert torch.isfinite(grad).all()
-    if size / 4 > 20:  # below that, the geometric mean over 4 tokens never reaches the clamp
+    # Below that, the geometric mean over 4 tokens never reaches the clamp; a ratio of 1 never does.
+    if size / 4 > 20 and axes["ratio"]["denominator"] != "current":
         assert out.receipt["saturated"] >= 2
 
 

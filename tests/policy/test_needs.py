@@ -162,6 +162,9 @@ def test_what_stands_is_weights_gradients_moments_and_copies():
     more = needs(shape, lagging, gpu_bytes=None).standing
     assert (more["lagging weights"], more["reference policy"]) == (3 * weights, weights)
     assert "lagging weights" not in needs(shape, lagging, gpu_bytes=2**34).standing  # on the host
+    small = RunConfig.model_validate({"train": {"optimizer": "adamw_8bit"}})
+    moments = needs(shape, small, gpu_bytes=None).standing["optimizer"]
+    assert moments == pytest.approx(weights / 4 * 2, rel=0.02)
     vllm = RunConfig.model_validate({"rollout": {"engine": "vllm"}})
     assert needs(shape, vllm, gpu_bytes=10 * 2**30).standing["sampler"] == 4 * 2**30
 
@@ -180,6 +183,18 @@ def test_a_forward_on_a_cpu_aims_at_a_size_and_one_on_a_gpu_at_its_budget():
     assert forward_tokens(shape, again, autocast=False, on_gpu=False) > aim
     assert forward_tokens(shape, hardware, autocast=False, on_gpu=True) is None
     assert forward_tokens(None, hardware, autocast=False, on_gpu=False) is None
+
+
+def test_a_bound_on_prompts_is_reckoned_with():
+    shape = read_shape("builtin:smollm2-135m", None)
+    fixed = {"hardware": {"rollout_batch": 64}}  # else rows follow from memory
+    configs = (
+        RunConfig.model_validate(fixed | {"rollout": rollout})
+        for rollout in ({}, {"filter": {"max_prompt": 512}})
+    )
+    phases = (needs(shape, config, gpu_bytes=None).phases for config in configs)
+    plain, longer = (phase["sampling"] for phase in phases)
+    assert longer > 2 * plain
 
 
 def test_rows_follow_from_memory():

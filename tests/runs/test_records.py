@@ -251,7 +251,7 @@ def test_what_the_background_write_raises_is_not_lost(tmp_path):
 def test_a_slow_disk_holds_the_run_up_instead_of_filling_its_memory(tmp_path, monkeypatch):
     gate, written = threading.Event(), []
 
-    def slow(self, step, tokens, sequences):
+    def slow(self, step, tokens, sequences, likeliest):
         gate.wait(10)
         written.append(step)
 

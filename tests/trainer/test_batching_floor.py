@@ -97,12 +97,16 @@ def test_measuring_changes_no_other_number(half, tmp_path):
     assert scan_batching(without).rows == []
     assert records.read(without).equals(records.read(half))
     kept = {
-        step: {k: v for k, v in line.items() if not k.startswith(("batching/", "time/", "memory/"))}
+        step: {
+            k: v
+            for k, v in line.items()
+            if not k.startswith(("batching/", "perf/", "time/", "memory/"))
+        }
         for step, line in metrics_of(half).items()
     }
     lines = metrics_of(without)
     assert kept == {
-        step: {k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))}
+        step: {k: v for k, v in line.items() if not k.startswith(("perf/", "time/", "memory/"))}
         for step, line in lines.items()
     }
 

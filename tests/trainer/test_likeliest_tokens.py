@@ -13,6 +13,7 @@ from alpkit.policy.logprobs import response_logprobs
 from alpkit.rollout import Likeliest, Request, Response, collate
 from alpkit.rollout.hf import HfSampler
 from alpkit.rollout.vllm import _likeliest
+from alpkit.runs.records import read, read_likeliest, rewind
 from alpkit.runs.steps import CellTracker
 from alpkit.trainer import train_cell
 from tests.support.tiny_models import tiny_qwen2
@@ -151,12 +152,32 @@ def test_a_centred_arm_trains_and_its_receipt_says_what_was_centred(tmp_path):
     assert lines[1]["receipt/truncated"] == plain[1]["receipt/truncated"]
 
 
+def test_the_records_keep_them_on_request_and_lose_them_with_their_step(tmp_path):
+    kept = {"records": {"every": 1, "top_logprobs": True}, "rollout": {"top_logprobs": 3}}
+    run(tmp_path, "grpo", **kept)
+    tokens, heads = read(tmp_path, steps=[1]), read_likeliest(tmp_path, steps=[1])
+    assert heads[["sample", "position"]].equals(tokens[["sample", "position"]])
+    assert all(len(ids) == len(set(ids)) == 3 for ids in heads["ids"])
+    for token, own, ids, logp in zip(
+        tokens["token"], tokens["logp_rollout"], heads["ids"], heads["logp_rollout"], strict=True
+    ):
+        assert list(logp) == sorted(logp, reverse=True)
+        if token in ids:
+            assert own == pytest.approx(logp[list(ids).index(token)], abs=1e-6)
+    rewind(tmp_path, 1)
+    assert len(read_likeliest(tmp_path, steps=[1])) == len(tokens)
+    assert not (tmp_path / "records" / "likeliest-000002.parquet").exists()
+
+
 def test_they_are_asked_for_only_where_something_uses_them():
     bare = RunConfig()
     unused = RunConfig.model_validate({"rollout": {"engine": "hf", "top_logprobs": 16}})
     assert unused.rollout.top_logprobs == 0
     assert unused.cell_id() == bare.cell_id()
-    for needs in ({"objective": PRESETS["score-centering"].settings["objective"]},):
+    for needs in (
+        {"objective": PRESETS["score-centering"].settings["objective"]},
+        {"records": {"top_logprobs": True}},
+    ):
         with pytest.raises(ValueError, match=r"set rollout\.top_logprobs"):
             RunConfig.model_validate(needs)
     settings = PRESETS["score-centering"].settings

@@ -31,6 +31,8 @@ NOISY = [
 ]
 
 
+# Some presets need the sampler's likeliest tokens, which are kept where they are recorded.
+ROLLOUT = {"max_tokens": 12, "weights": "bfloat16", "top_logprobs": 8}
 FIRST = dict(zip(NOISY, PLACES, strict=False))
 
 
@@ -38,7 +40,7 @@ FIRST = dict(zip(NOISY, PLACES, strict=False))
 def sampled(tmp_path_factory):
     torch.set_num_threads(1)
     state = set_up(
-        config(rollout={"max_tokens": 12, "weights": "bfloat16"}), tmp_path_factory.mktemp("run")
+        config(rollout=ROLLOUT, records={"top_logprobs": True}), tmp_path_factory.mktemp("run")
     )
     # Presets that pull towards the starting policy need one; it is read only where they do.
     state.reference = load_policy(state.config.model).model

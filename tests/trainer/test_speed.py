@@ -8,12 +8,17 @@ from alpkit.policy.attention import Packing
 from alpkit.policy.logprobs import response_logprobs
 from alpkit.policy.shapes import shape_of
 from alpkit.rollout import Request, Response, collate
-from alpkit.trainer.batches import Batch
+from alpkit.trainer.batches import Batch, cut
 from alpkit.trainer.clock import Clock
 from alpkit.trainer.speed import Speed, Work, matmul_limit, speed_of
 from tests.support.tiny_models import tiny
 
 LENGTHS = ((3, 9), (5, 9), (2, 4))
+
+
+def micros(tokens=100):
+    """The batch as the trainer cuts it."""
+    return [micro for part in cut(a_batch(), updates=1, tokens=tokens) for micro in part]
 
 
 def a_batch():
@@ -29,18 +34,22 @@ def a_batch():
 
 
 def test_work_counts_real_tokens_and_the_pairs_that_see_each_other():
-    assert Work.of(a_batch()) == Work(tokens=32, pairs=78 + 105 + 21, predictions=22)
+    whole = Work(tokens=32, pairs=78 + 105 + 21, predictions=22)
+    assert Work.of(micros()) == whole
+    assert len(micros(20)) > 1
+    assert Work.of(micros(20)) == whole  # however they were cut
 
 
 def test_operations_are_those_that_a_counter_sees():
     model = tiny("llama", intermediate_size=64, tie_word_embeddings=False)
-    batch = a_batch()
-    rollout = batch.rollout
+    # A head with a hook takes the ordinary way, every product of which the counter knows.
+    model.get_output_embeddings().register_forward_hook(lambda *_: None)
+    rollout = a_batch().rollout
     with FlopCounterMode(display=False) as counter:
         response_logprobs(
             model, rollout.tokens, rollout.attention, rollout.response, packing=Packing()
         ).logp.sum().backward()
-    work, shape = Work.of(batch), shape_of(model.config.to_dict())
+    work, shape = Work.of(micros()), shape_of(model.config.to_dict())
     # The counter takes attention's kernel for a full square of padded rows, if it knows the kernel at all.
     no_attention = 3 * (
         work.tokens * shape.flops_per_token() + work.predictions * shape.flops_per_prediction()

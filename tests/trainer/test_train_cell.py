@@ -543,7 +543,7 @@ def test_ctrl_c_goes_up_though_the_disk_is_full(tmp_path, monkeypatch, caplog):
     closed = []
     monkeypatch.setattr(HfSampler, "close", lambda self: closed.append(True))
 
-    def full(self, step, tokens, sequences):
+    def full(self, step, tokens, sequences, likeliest):
         raise TrackingError("records cannot be written", why="no space left on device")
 
     monkeypatch.setattr(RecordWriter, "write", full)

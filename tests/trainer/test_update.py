@@ -73,9 +73,9 @@ def test_the_first_updates_clean_forward_is_log_pi_old_to_the_bit(tmp_path, monk
     state = set_up(RunConfig.model_validate(settings), tmp_path)
     scored, real = [], update_module._logprobs
 
-    def counted(state, micro, model=None):
+    def counted(state, micro, model=None, **asked):
         scored.append(micro.update)
-        return real(state, micro, model)
+        return real(state, micro, model, **asked)
 
     monkeypatch.setattr(update_module, "_logprobs", counted)
     try:

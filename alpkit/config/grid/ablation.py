@@ -46,7 +46,7 @@ _ARM_FIELDS = {"preset", "name", *RunConfig.model_fields} - {"seed"}
 
 
 class LaunchConfig(Section):
-    """Where cells run, and how many at a time."""
+    """Launcher of the cells, and how many of them run at a time."""
 
     launcher: Literal["inline", "processes", "ray"] = "processes"
     """inline: one cell after the other in this process; processes: one process per cell; ray: tasks of a Ray
@@ -94,7 +94,7 @@ class AblationConfig(Section):
     tests: tuple[str, ...] = ()
     """Arms whose comparisons are tested, one Holm family; empty: all. Few seeds can bear few tests."""
     launch: LaunchConfig = LaunchConfig()
-    """Where cells run, and how many at a time."""
+    """Launcher of the cells, and how many of them run at a time."""
     tracking: TrackingConfig = TrackingConfig()
     """What goes to MLflow."""
 

@@ -9,7 +9,7 @@ from alpkit.runs.folder import RunFolder, step_folders
 from alpkit.runs.records.schema import Kind
 from alpkit.runs.swap import remove_unfinished
 
-_NAME: Final = re.compile(r"(tokens|sequences)-(\d{6,})\.parquet")
+_NAME: Final = re.compile(r"(tokens|sequences|likeliest)-(\d{6,})\.parquet")
 
 
 def record_file(folder: Path, kind: Kind, step: int) -> Path:

@@ -44,6 +44,13 @@ def read_sequences(
     return _strict(run, "sequences", columns, steps)
 
 
+def read_likeliest(
+    run: Path, *, columns: Sequence[str] | None = None, steps: Iterable[int] | None = None
+) -> "pd.DataFrame":
+    """Read the sampler's likeliest tokens of every position (`records.top_logprobs`); arguments as of `read`."""
+    return _strict(run, "likeliest", columns, steps)
+
+
 def scan(
     run: Path,
     *,

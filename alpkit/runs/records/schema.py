@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from alpkit.errors import TrackingError, did_you_mean
 
-Kind = Literal["tokens", "sequences"]
+Kind = Literal["tokens", "sequences", "likeliest"]
 _VERSION: Final = {b"alpkit.records": b"1"}
 
 
@@ -56,7 +56,21 @@ SEQUENCE_SCHEMA: Final = _schema(
     },
     ("step", "sample", "prompt", "prompt_ids", "response_ids", "finish"),
 )
-SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {"tokens": TOKEN_SCHEMA, "sequences": SEQUENCE_SCHEMA}
+LIKELIEST_SCHEMA: Final = _schema(
+    {
+        "step": pa.int32(),
+        "sample": pa.int32(),
+        "position": pa.int32(),
+        "ids": pa.list_(pa.int32()),
+        "logp_rollout": pa.list_(pa.float32()),
+    },
+    ("step", "sample", "position", "ids", "logp_rollout"),
+)
+SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
+    "tokens": TOKEN_SCHEMA,
+    "sequences": SEQUENCE_SCHEMA,
+    "likeliest": LIKELIEST_SCHEMA,
+}
 
 
 def check_columns(names: Iterable[str], schema: pa.Schema, where: str) -> None:

@@ -14,7 +14,12 @@ import pyarrow.parquet as pq
 from alpkit.errors import TrackingError
 from alpkit.runs.disk import writing
 from alpkit.runs.records.place import record_file
-from alpkit.runs.records.schema import SEQUENCE_SCHEMA, TOKEN_SCHEMA, check_columns
+from alpkit.runs.records.schema import (
+    LIKELIEST_SCHEMA,
+    SEQUENCE_SCHEMA,
+    TOKEN_SCHEMA,
+    check_columns,
+)
 from alpkit.runs.swap import swapped_file
 
 # Columns of few or repeated values are cheapest as dictionaries; log-probs as split bytes.
@@ -40,9 +45,15 @@ class RecordWriter:
         self.folder = folder
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
+        self,
+        step: int,
+        tokens: Mapping[str, np.ndarray],
+        sequences: Mapping[str, Sized],
+        likeliest: Mapping[str, Sized] | None = None,
     ) -> Path:
         """Write a step's tokens and sequences; `step` itself is filled in. Returns the tokens file.
+
+        `likeliest`: the sampler's likeliest tokens of every position, where they are kept.
 
         Optional columns may be missing. The tokens file is renamed into place last, so a step that
         `recorded_steps` lists is complete.
@@ -54,6 +65,9 @@ class RecordWriter:
         beside = record_file(self.folder, "sequences", step)
         sequence_table = _table(step, sequences, SEQUENCE_SCHEMA, str(beside))
         _replace(sequence_table, beside, use_dictionary=["finish"])
+        if likeliest is not None:
+            third = record_file(self.folder, "likeliest", step)
+            _replace(_table(step, likeliest, LIKELIEST_SCHEMA, str(third)), third)
         _replace(token_table, target, use_dictionary=_REPEATED, use_byte_stream_split=_SPREAD)
         return target
 
@@ -71,12 +85,17 @@ class BackgroundWriter:
         self._pending: deque[Future[Path]] = deque()
 
     def write(
-        self, step: int, tokens: Mapping[str, np.ndarray], sequences: Mapping[str, Sized]
+        self,
+        step: int,
+        tokens: Mapping[str, np.ndarray],
+        sequences: Mapping[str, Sized],
+        likeliest: Mapping[str, Sized] | None = None,
     ) -> None:
         """Hand over a step's tokens and sequences, whose arrays must not change afterwards."""
         while len(self._pending) >= _WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._writer.write, step, tokens, sequences))
+        job = self._thread.submit(self._writer.write, step, tokens, sequences, likeliest)
+        self._pending.append(job)
 
     def flush(self) -> None:
         """Return when everything handed over is in its place."""

@@ -1,4 +1,4 @@
-"""What answers a model between its turns: an environment turns a question into a conversation.
+"""Environments: they answer a model between its turns, and so turn a question into a conversation.
 
 Usage: `environment = load_environment(config.environment)`, then `state = environment.start(item)` and, after each
 turn of the model, `environment.reply(state, text)` until it gives None. Nothing here knows tokens: the loop that

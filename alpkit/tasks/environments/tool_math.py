@@ -19,7 +19,7 @@ _EVERY_WORD: Final = 1 << 30
 
 
 class Outcome(Protocol):
-    """How one block of code ended."""
+    """Outcome of one block of code."""
 
     @property
     def kind(self) -> str:
@@ -43,7 +43,7 @@ class Sandbox(Protocol):
 
 
 class Turn(NamedTuple):
-    """What a turn holds: its first block of code, and whether it gives an answer."""
+    """Contents of a turn: its first block of code, and whether it gives an answer."""
 
     code: str | None
     answers: bool

@@ -307,6 +307,7 @@ def test_the_manifest_is_json() -> None:
         "controls": {arm: control},
         "reference": "",
         "tests": [],
+        "metrics": ["default"],
         "notes": [f"added the arm '{control}': '{arm}' without its noise, the sigma = 0 control"],
         "warnings": ["1 seed: the report gives no verdict on differences below 3"],
     }  # fmt: skip
