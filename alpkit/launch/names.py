@@ -52,11 +52,11 @@ def check_model_name(name: str, revision: str | None) -> None:
     """Refuse a model that is neither built in, nor a folder with a config, nor on the hub."""
     short = {full.removeprefix("builtin:"): full for full in BUILTINS}
     if name in short or (name.startswith("builtin:") and name not in BUILTINS):
-        near = short.get(name) or did_you_mean(name, BUILTINS)
+        near = did_you_mean(name, BUILTINS, "built-in")
         raise ConfigError(
             f"{name} is not a built-in model" if ":" in name else f"{name} lacks its builtin:",
             where="model",
-            fix=f"write {near}" if name in short else near or f"use {' or '.join(BUILTINS)}",
+            fix=f"write {short[name]}" if name in short else near,
         )
     if name in BUILTINS:
         return

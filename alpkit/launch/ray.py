@@ -38,7 +38,7 @@ from alpkit.tracking import is_local, masked
 _ATTEMPTS: Final = 3
 """Nodes that a cell may lose before it is given up."""
 _POLL: Final = 0.2
-_NEWS_SECONDS: Final = 15.0
+_NEWS_SECONDS: Final = 60.0
 """How long a cluster may take to notice that a node is gone."""
 _GRACE: Final = 25.0
 _OWN: Final = (RunFolder(Path()).state.name, CONFIG_FILE)

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -138,7 +137,7 @@ def test_a_grid_ends_complete_when_a_node_is_killed_in_the_middle_of_a_cell(
     with caplog.at_level(logging.WARNING):
         outcome = run_grid(grid, options(), kill)
     assert killed
-    assert [r.state for r in outcome.records] == ["finished", "finished"]
+    assert [(r.state, r.error) for r in outcome.records] == [("finished", None)] * 2
     said = "goes on from the checkpoint of step" if shared else "its folder was on that node alone"
     # The fake trainer's checkpoints are no step folders, which is all that the launcher reads of them.
     said = "it starts over" if shared else said
@@ -187,24 +186,3 @@ def test_sqlite_is_refused_where_the_cluster_has_several_hosts(
         run_grid(grid, options(launcher="ray"))
     assert "http://HOST:5000" in error.value.fix
     assert not (options().root / "runs" / "two-hosts").exists()
-
-
-def test_sixty_four_cells_take_half_the_work_on_two_nodes(cluster, make_grid, options):
-    grid = make_grid("many", [arm("slow")], seeds=range(64), steps=20)
-    folder = Path(options().root) / "runs" / "many"
-    folder.mkdir(parents=True)
-    (folder / "fixed").touch()
-    began = {}
-    spent = []
-
-    def listen(event):
-        if isinstance(event, Started):
-            began[event.cell_id] = time.monotonic()
-        elif isinstance(event, Ended):
-            spent.append(time.monotonic() - began[event.cell_id])
-
-    start = time.monotonic()
-    outcome = run_grid(grid, options(launcher="ray"), listen)
-    total = time.monotonic() - start
-    assert all(r.state == "finished" for r in outcome.records)
-    print(f"{total:.1f} s for {sum(spent):.1f} s of cells on two nodes")
