@@ -306,7 +306,7 @@ _PLAIN = (
         "Mean over valid tokens of mu's mass on the sampler's likeliest tokens (score centering).",
         "Beside head_mass: the two should agree to the size of the mismatch."),
     Metric("receipt/tail_excess", "ratio",
-        "Mean over valid tokens of (mu's mass off the head) / (pi_theta's), both floored at 1e-6 with tail: floored.",
+        "Mean over valid tokens of (mu's mass off the head) / (pi_theta's), both floored at 1e-6.",
         "1 when the engines agree; far from it the modelled tail leads the correction."),
     Metric("receipt/centering", "share",
         "Mean over valid tokens of the sum of |coefficient| over the candidates (score centering).",

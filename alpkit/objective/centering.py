@@ -22,8 +22,6 @@ from alpkit.objective.tokens import TokenBatch, clean, marks
 
 # The smallest mass off the head that is divided by, as in the trainers that have the method.
 _FLOOR = 1e-6
-# Keeps a quotient finite where the other factor is 0.
-_TINY = 1e-30
 
 
 class TopTokens(NamedTuple):
@@ -58,12 +56,11 @@ class _Head(NamedTuple):
     real: Float[Tensor, "batch tok k"]
 
 
-class _Tail(NamedTuple):
-    """The rest of the vocabulary: alpha of the formula, or the coefficient of its own log-prob."""
+class _Rest(NamedTuple):
+    """The rest of the vocabulary as one candidate: its log-prob, and its coefficient."""
 
-    alpha: Float[Tensor, "batch tok 1"] | None
-    on_rest: Float[Tensor, "batch tok"] | None
-    excess: Float[Tensor, "batch tok"]
+    log_p: Float[Tensor, "batch tok"]
+    weighted: Float[Tensor, "batch tok"]
 
 
 def centre(
@@ -83,28 +80,29 @@ def centre(
     head = _head(tokens, top)
     q, p = head.log_q.exp().mul_(head.real), head.log_p.exp().mul_(head.real)
     mass_q, mass_p = q.sum(dim=-1), p.sum(dim=-1)
-    log_rest = _rest(tokens, top, config)
-    tail = _tail(1 - mass_q, 1 - mass_p, log_rest, config.weight)
+    rest = _rest(tokens, 1 - mass_q, top, config)
+    rest_p = 1 - mass_p if rest is None else rest.log_p.exp()
+    excess = (1 - mass_q).clamp(min=_FLOOR) / rest_p.clamp(min=_FLOOR)
     on_head = _weighted(q, p, config.weight)
-    if tail.alpha is not None:
-        on_head = on_head - tail.alpha * p
+    if rest is None:
+        alpha = _weighted(excess, torch.ones_like(excess), config.weight)
+        on_head = on_head - alpha[..., None] * p
     strength = advantage * accepted
     value = (on_head * head.log_p).sum(dim=-1)
     size = on_head.abs().sum(dim=-1)
     slope_rest = None
-    if log_rest is not None and tail.on_rest is not None:
-        value = value + tail.on_rest * log_rest
-        size = size + tail.on_rest
-        slope_rest = strength * tail.on_rest
+    if rest is not None:
+        value = value + rest.weighted * rest.log_p
+        size = size + rest.weighted
+        slope_rest = strength * rest.weighted
     # What is no candidate has 0 here, which is above every log-prob.
     least = head.log_q.amin(dim=-1)
     sums = {
         "head_mass": mass_p,
         "head_mass_rollout": mass_q,
-        "tail_excess": tail.excess * tokens.real,
+        "tail_excess": excess * tokens.real,
         "centering": size * tokens.real,
-        "outside_head": marks(torch.lt, clean(tokens.logp_rollout, tokens.real), least)
-        * tokens.real,
+        "outside_head": marks(torch.lt, clean(tokens.logp_rollout, tokens.real), least),
     }
     return Centering(
         loss=(strength * value).sum(dim=1, keepdim=True),
@@ -132,30 +130,19 @@ def _head(tokens: TokenBatch, top: TopTokens) -> _Head:
 
 
 def _rest(
-    tokens: TokenBatch, top: TopTokens, config: ObjectiveConfig
-) -> Float[Tensor, "batch tok"] | None:
-    """Give the log of the trainer's mass off the head, where the tail is made of it; 0 where masked."""
+    tokens: TokenBatch,
+    missing_q: Float[Tensor, "batch tok"],
+    top: TopTokens,
+    config: ObjectiveConfig,
+) -> _Rest | None:
+    """Make the rest of the vocabulary one candidate more; None where it is modelled by the two missing masses."""
     if config.centering.tail == "floored":
         return None
     if top.logp_rest is None:
         raise ValueError("centering.tail is softmax: pass top.logp_rest")
-    return clean(top.logp_rest.detach().to(tokens.real.dtype), tokens.real)
-
-
-def _tail(
-    missing_q: Float[Tensor, "batch tok"],
-    missing_p: Float[Tensor, "batch tok"],
-    log_rest: Float[Tensor, "batch tok"] | None,
-    weight: WeightConfig,
-) -> _Tail:
-    """Model the sampler off the head: by the two missing masses, or by the rest as one candidate more."""
-    if log_rest is None:
-        excess = missing_q.clamp(min=_FLOOR) / missing_p.clamp(min=_FLOOR)
-        alpha = _weighted(excess, torch.ones_like(excess), weight)
-        return _Tail(alpha[..., None], None, excess)
-    rest_p, rest_q = log_rest.exp(), missing_q.clamp(min=0)
-    excess = rest_q / rest_p.clamp(min=_TINY)
-    return _Tail(None, _weighted(rest_q, rest_p, weight), excess)
+    log_p = clean(top.logp_rest.detach().to(tokens.real.dtype), tokens.real)
+    # The head's rounded masses may add up to more than 1.
+    return _Rest(log_p, _weighted(missing_q.clamp(min=0), log_p.exp(), config.weight))
 
 
 def _weighted(

@@ -1,6 +1,5 @@
 """Per-token losses from a ratio and an advantage, with their slopes: PPO clip, CISPO, REINFORCE, SAPO, VESPO."""
 
-import math
 from typing import NamedTuple, assert_never
 
 import torch
@@ -92,7 +91,7 @@ def soft_weight(
 ) -> Float[Tensor, "batch #tok"]:
     """Compute VESPO's weight phi(x) = x^k exp(lambda (1 - x)), which is 1 at x = 1; k and lambda by the sign of A.
 
-    log x is held in [log 1e-8, 20], as TRL holds it.
+    x is held above 1e-8, as TRL holds it; of large x nothing is left long before TRL's bound of e^20.
     """
     negative = advantage < 0
     power, decay = (
@@ -102,5 +101,5 @@ def soft_weight(
             (config.decay_negative, config.decay_positive),
         )
     )
-    x = ratio.clamp(1e-8, math.exp(20))
+    x = ratio.clamp(min=1e-8)
     return (x.log() * power + (1 - x) * decay).exp()

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
 from alpkit.objective import TopTokens, policy_loss
+from alpkit.objective.centering import _weighted
 
 Z = torch.tensor([1.2, 0.3, -0.5, -1.0, -1.6], dtype=torch.float64)
 Q = torch.tensor([0.45, 0.25, 0.15, 0.10, 0.05], dtype=torch.float64)
@@ -89,9 +90,18 @@ def test_the_fixture_of_one_position(weight, token, loss, grad):
     found, by_logits = one(token, [0, 1], objective(weight))
     assert found == pytest.approx(loss, abs=1e-6)
     assert_close(by_logits, torch.tensor(grad, dtype=torch.float64), atol=1e-6, rtol=0)
-    # The other tail differs in value alone.
-    _, again = one(token, [0, 1], objective(weight, tail="softmax"))
+    # The other tail differs in value alone: there the rest is one candidate more.
+    value, again = one(token, [0, 1], objective(weight, tail="softmax"))
     assert_close(again, by_logits, atol=1e-12, rtol=0)
+    p, name = (
+        Z.softmax(-1).tolist(),
+        next(k for k, w in WEIGHTS.items() if w.get("action") == weight.get("action")),
+    )
+    f = [rule(name, p[v] / Q[v].item(), weight) for v in (0, 1, token)]
+    rest_p, rest_q = 1 - p[0] - p[1], 0.3
+    mean = sum(Q[v].item() * f[v] * math.log(p[v]) for v in (0, 1))
+    mean += rest_q * rule(name, rest_p / rest_q, weight) * math.log(rest_p)
+    assert value == pytest.approx(-(f[2] * math.log(p[token]) - mean), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +141,14 @@ def test_a_whole_vocabulary_gives_the_exact_centred_gradient(weight, tail, seed)
     assert_close(found, exact, atol=1e-12, rtol=0)
 
 
-def rule(name, x):
+def rule(name, x, settings=None):
     """f, once more."""
+    settings = settings or WEIGHTS[name]
     if name == "none":
         return 1.0
     if name == "truncate":
-        return min(x, TRUNCATE["upper"])
-    return x if MASK["lower"] <= x <= MASK["upper"] else 0.0
+        return min(x, settings["upper"])
+    return x if settings["lower"] <= x <= settings["upper"] else 0.0
 
 
 def by_two_loops(logits, log_q, token, ids, advantage, mask, weight):
@@ -280,18 +291,95 @@ def test_masked_positions_may_hold_anything(tail):
         }
 
 
-def test_a_candidate_without_a_finite_log_prob_is_no_candidate():
+def test_weights_on_a_bound_are_inside_it():
+    q, p = torch.tensor([0.5, 0.25, 0.125, 0.0625]), torch.full((4,), 0.25)
+    config = objective(MASK).weight  # [0.5, 2]
+    assert _weighted(q, p, config).tolist() == [0.25, 0.25, 0.25, 0]
+    assert _weighted(2 * q, p / 2, config).tolist() == [0, 0.125, 0.125, 0.125]
+
+
+def test_sampler_masses_that_add_up_to_more_than_one_leave_no_rest():
+    # Log-probs of float32 may: sum exp <= 1 + 1e-4 is accepted.
+    too_much = torch.tensor([0.7, 0.30005, 1e-9], dtype=torch.float64)
+    logits = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    out, _ = centred(
+        logits[None, None], too_much.log()[None, None], torch.tensor([[0]]), torch.tensor([[[0, 1]]]),
+        torch.ones(1, dtype=torch.float64), objective(tail="softmax"),
+    )  # fmt: skip
+    assert out.receipt["centering"].item() == pytest.approx(1.00005, abs=1e-9)
+
+
+def test_both_tails_are_floored_before_the_quotient():
+    q = torch.tensor([0.6, 0.4 - 1e-9, 1e-9], dtype=torch.float64)
+    logits = torch.tensor([1.0, 0.5, -0.5], dtype=torch.float64)
+    tail = logits.softmax(-1)[2].item()
+    for kind in ("floored", "softmax"):
+        for q_of, z, expected in (
+            (q, logits, 1e-6 / tail),
+            (logits.softmax(-1), q.log(), tail / 1e-6),
+        ):
+            out, _ = centred(
+                z[None, None], q_of.log()[None, None], torch.tensor([[0]]), torch.tensor([[[0, 1]]]),
+                torch.ones(1, dtype=torch.float64), objective(tail=kind),
+            )  # fmt: skip
+            assert out.receipt["tail_excess"].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("tail", ["floored", "softmax"])
+def test_masked_positions_are_in_no_sum_of_the_receipt(tail):
+    data, config = batch(), objective(TRUNCATE, tail=tail)
+    mask = torch.tensor([[1, 1, 0, 0]] * 3)
+    whole, _ = centred(**data, config=config, mask=mask)
+    shorter = {k: v if k == "advantage" else v[:, :2] for k, v in data.items()}
+    cut, _ = centred(**shorter, config=config)
+    assert {k: v.item() for k, v in whole.receipt.items()} == pytest.approx(
+        {k: v.item() for k, v in cut.receipt.items()}, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("tail", ["floored", "softmax"])
+def test_nothing_but_the_loss_has_a_gradient_whatever_is_passed(tail):
+    data = batch()
+    log_q = data["log_q"].clone().requires_grad_(True)
+    logits = data["logits"].clone().requires_grad_(True)
+    # The trainer always passes the rest; a floored tail has no use for it.
+    top = candidates(logits, log_q, data["ids"], tail="softmax")
+    logp = logits.log_softmax(-1).gather(-1, data["token"][..., None])[..., 0]
+    mu = log_q.gather(-1, data["token"][..., None])[..., 0]
+    out = policy_loss(
+        logp=logp, logp_old=None, logp_rollout=mu, mask=torch.ones_like(mu),
+        advantage=data["advantage"], config=objective(TRUNCATE, tail=tail), top=top,
+    )  # fmt: skip
+    assert not any(value.requires_grad for value in out.receipt.values())
+    out.loss.backward()
+    assert log_q.grad is None
+    _, expected = centred(**data, config=objective(TRUNCATE, tail=tail))
+    assert_close(logits.grad, expected, atol=1e-14, rtol=0)
+
+
+def test_the_least_likely_candidate_is_in_the_head():
+    for token, outside in ((0, 0), (1, 0), (2, 1)):
+        out, _ = centred(
+            Z[None, None], Q.log()[None, None], torch.tensor([[token]]), torch.tensor([[[0, 1]]]),
+            torch.ones(1, dtype=torch.float64), objective(),
+        )  # fmt: skip
+        assert out.receipt["outside_head"] == outside
+
+
+@pytest.mark.parametrize("of", ["logp_rollout", "logp"])
+@pytest.mark.parametrize("hole", [-torch.inf, torch.inf, torch.nan])
+def test_a_candidate_without_a_finite_log_prob_is_no_candidate(of, hole):
     data, config = batch(k=3), objective(TRUNCATE)
     logits = data["logits"]
     less = candidates(logits, data["log_q"], data["ids"][..., :2])
     full = candidates(logits, data["log_q"], data["ids"])
-    holes = full.logp_rollout.clone()
-    holes[..., 2] = -torch.inf
+    holes = getattr(full, of).clone()
+    holes[..., 2] = hole
     logp = logits.log_softmax(-1).gather(-1, data["token"][..., None])[..., 0]
     mu = data["log_q"].gather(-1, data["token"][..., None])[..., 0]
     inputs = {"logp": logp, "logp_old": None, "logp_rollout": mu, "mask": torch.ones_like(mu),
               "advantage": data["advantage"], "config": config}  # fmt: skip
-    found = policy_loss(**inputs, top=full._replace(logp_rollout=holes))
+    found = policy_loss(**inputs, top=full._replace(**{of: holes}))
     expected = policy_loss(**inputs, top=less)
     assert_close(found.loss, expected.loss)
     assert found.receipt["outside_head"] == expected.receipt["outside_head"]

@@ -53,6 +53,7 @@ def test_it_is_aggregated_as_the_rest_of_the_loss(aggregate, scale):
     assert_close(gradient, -0.25 * scale, atol=1e-12, rtol=0)
     assert_close(with_bonus.receipt["entropy"].item(), 0.25 * 4.7, atol=1e-12, rtol=0)
     assert with_bonus.receipt["entropy_bonus"] == 5
+    assert not any(value.requires_grad for value in with_bonus.receipt.values())
     assert {"entropy", "entropy_bonus"}.isdisjoint(plain.receipt)
 
 

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from alpkit.config import PRESETS, ObjectiveConfig
 from alpkit.objective import mismatch_correction, policy_loss, surrogate
+from alpkit.objective.surrogate import soft_weight
 
 FILL = 1.0  # the masked token's probability: what stands there does not matter
 MU = torch.tensor([[0.50, 0.10, 0.90, 0.02], [0.30, 0.60, 0.05, FILL]], dtype=torch.float64).log()
@@ -98,10 +99,42 @@ def test_a_rule_takes_only_what_its_condition_allows(when, eligible):
     assert out.keep[MASK.bool()].int().tolist() == [1 - e for e in eligible]
 
 
-def test_no_advantage_moves_nowhere():
-    rule = {"statistic": "binary_kl", "upper": 0.001, "when": "moving_away"}
+@pytest.mark.parametrize("when", ["positive_advantage", "negative_advantage", "moving_away"])
+def test_no_advantage_has_no_sign_and_moves_nowhere(when):
+    rule = {"statistic": "binary_kl", "upper": 0.001, "when": when}
     out, _ = loss(rejecting(**rule), advantage=torch.zeros(2, dtype=torch.float64))
     assert torch.equal(out.keep, MASK.bool())
+
+
+@pytest.mark.parametrize(
+    "statistic", ["k1", "k2", "k3", "prob_gap", "signed_prob_gap", "binary_kl", "binary_kl_both"]
+)
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf, 7.0])
+def test_what_stands_at_masked_positions_is_in_no_responses_statistic(statistic, garbage):
+    for reduce in ("mean", "sum", "min", "max"):
+        config = rejecting(statistic=statistic, reduce=reduce, upper=0.05)
+        expected, _ = loss(config)
+        hole = MASK == 0
+        spoiled, slope = loss(
+            config, logp=LP.masked_fill(hole, garbage), mu=MU.masked_fill(hole, garbage)
+        )
+        assert torch.equal(spoiled.keep, expected.keep), reduce
+        assert slope.isfinite().all()
+
+
+def test_every_divergence_is_of_the_clamped_log_ratio():
+    # 50 nats off, clamped to 20: between the value there and the value here lies the bound.
+    for statistic, bound in (("k1", 30.0), ("k2", 500.0), ("k3", 1e10)):
+        for sign, side in ((1, "upper"), (-1, "lower")):
+            if side == "lower" and statistic != "k1":
+                continue
+            gap = -50.0 * sign if statistic == "k1" else 50.0
+            out, _ = loss(
+                rejecting(statistic=statistic, reduce="sum", **{side: sign * bound}),
+                logp=torch.tensor([[-60.0 + max(gap, 0)]]), old=None, mu=torch.tensor([[-60.0 - min(gap, 0)]]),
+                mask=torch.ones(1, 1), advantage=torch.ones(1),
+            )  # fmt: skip
+            assert out.keep.item()
 
 
 def test_moving_away_looks_at_the_rules_own_ratio():
@@ -262,6 +295,24 @@ def test_the_receipt_has_vespos_mean_weight_and_no_band():
             key for key in loss(of(preset))[0].receipt if "clipped" in key or "outside" in key
         ]
     assert "soft_weight" not in loss(of("sapo"))[0].receipt
+    # Of no advantage it is the weight of a positive one.
+    none, _ = loss(of("vespo"), advantage=torch.zeros(2, dtype=torch.float64))
+    products = torch.tensor([3.4375, 0.255])
+    phi = (products**2 * (3 * (1 - products)).exp() * torch.tensor([4, 3])).sum() / 7
+    assert none.receipt["soft_weight"].item() / 7 == pytest.approx(phi.item(), abs=1e-6)
+
+
+def test_vespos_ratio_is_held_from_below():
+    config = of("vespo").surrogate
+    for advantage in (1.0, -1.0):
+        low, held = (
+            soft_weight(
+                torch.tensor([[x]], dtype=torch.float64), torch.tensor([[advantage]]), config
+            )
+            for x in (1e-20, 1e-8)
+        )
+        assert low.item() == pytest.approx(held.item(), rel=1e-12)
+        assert low.item() > 0
 
 
 @pytest.mark.parametrize(

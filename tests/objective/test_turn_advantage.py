@@ -38,6 +38,13 @@ def test_every_turn_has_what_is_earned_from_it_on():
             assert float(found[row, turn]) == pytest.approx(wanted, abs=1e-6), (row, turn)
 
 
+def test_a_turn_that_was_not_taken_has_none_whatever_follows():
+    rewards = torch.tensor([[0.1, NAN, 1.0], [0.2, 0.3, 0.0]])
+    found = turn_advantage(rewards, torch.tensor([0, 0]), AdvantageConfig())
+    assert found[0, 1] == 0
+    assert found[0, 2] > 0
+
+
 def test_equal_rewards_everywhere_leave_no_advantage():
     rewards = torch.tensor([[0.7, 0.7], [0.7, NAN]])
     assert not turn_advantage(rewards, torch.tensor([0, 0]), AdvantageConfig()).any()
