@@ -50,7 +50,8 @@ def tried(what, seconds=SECONDS):
 
 
 def ablations(folder, seed, count):
-    texts = [path.read_bytes() for path in sorted((ROOT / "experiments").rglob("*.yaml"))]
+    files = sorted((ROOT / "experiments").rglob("*.yaml"))
+    texts = [path.read_bytes() for path in files if path.parent.name != "methods"]
     rng = random.Random(seed)
     path = folder / "grid.yaml"
     outcomes = []
