@@ -295,7 +295,7 @@ def test_weights_on_a_bound_are_inside_it():
     q, p = torch.tensor([0.5, 0.25, 0.125, 0.0625]), torch.full((4,), 0.25)
     config = objective(MASK).weight  # [0.5, 2]
     assert _weighted(q, p, config).tolist() == [0.25, 0.25, 0.25, 0]
-    assert _weighted(2 * q, p / 2, config).tolist() == [0, 0.125, 0.125, 0.125]
+    assert _weighted(2 * q, p / 2, config).tolist() == [0, 0, 0.125, 0.125]
 
 
 def test_sampler_masses_that_add_up_to_more_than_one_leave_no_rest():
