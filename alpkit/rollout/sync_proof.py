@@ -91,7 +91,7 @@ def prove_by_movement(
                     unseen, missing = _judge(model, saved, now, known, short, trainer)
                 if missing is None:
                     break
-            else:
+            if missing is not None:
                 raise missing
             if not unseen:
                 break
