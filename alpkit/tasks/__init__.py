@@ -103,10 +103,13 @@ def other_item(
     return item
 
 
-def eval_items(task: Task, count: int | None, *, where: str = "eval.items") -> list[Item]:
+def eval_items(
+    task: Task, count: int | None, *, where: str = "eval.items", fewer: bool = False
+) -> list[Item]:
     """Give the first `count` distinct held-out items: one fixed list for all runs.
 
-    None: all of a list of questions. `where` names the setting that asked for too many.
+    None: all of a list of questions. `where` names the setting that asked for too many; `fewer`: a task that
+    has not so many gives what it has.
     """
     if isinstance(task, ListedTask):
         found: Sequence[Item] = task.held_out
@@ -114,7 +117,8 @@ def eval_items(task: Task, count: int | None, *, where: str = "eval.items") -> l
             count = len(found)
     else:
         found = _distinct(task, count or 0)
-    if count is None or len(found) < count:
+    enough = bool(found) if fewer else count is not None and len(found) >= count
+    if count is None or not enough:
         raise ConfigError(
             f"task {task.name} cannot supply {count or 'any'} distinct evaluation items",
             where=where,

@@ -9,7 +9,7 @@ is told (`GapShares.together`). Trains nothing, writes nothing.
 """
 
 import copy
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,13 +57,14 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure_gap(config: RunConfig, *, items: int = 32) -> Measured:
-    """Sample a response to each of `items` held-out prompts and score it along the chain."""
+    """Sample a response to each of `items` held-out prompts, and score it along the chain."""
     policy = load_policy(config.model, revision=config.revision)
     policy.model.to("cuda" if torch.cuda.is_available() else "cpu")
     rollout = config.rollout
-    asked = ask(config.model_copy(update={"eval": config.eval.model_copy(update={"items": items})}))
+    # A task with fewer questions is asked some again: each response has draws of its own.
     prompts = [
-        encode_prompt(policy.tokenizer, i.prompt, config.prompt) for i in asked.held_out[:items]
+        encode_prompt(policy.tokenizer, item.prompt, config.prompt)
+        for item in islice(cycle(ask(config).held_out), items)
     ]
     requests = [Request(ids, derive(config.seed, "gap", i)) for i, ids in enumerate(prompts)]
     sampler = build_sampler(

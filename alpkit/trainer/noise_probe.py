@@ -36,7 +36,8 @@ def probe_noise(config: RunConfig) -> NoiseSize | None:
     """
     if config.perturbation is None:
         return None
-    few = config.model_copy(update={"eval": config.eval.model_copy(update={"items": PROBE_ITEMS})})
+    items = min(PROBE_ITEMS, config.eval.items)
+    few = config.model_copy(update={"eval": config.eval.model_copy(update={"items": items})})
     with tempfile.TemporaryDirectory() as folder:
         state = set_up(few, Path(folder))
         try:

@@ -231,7 +231,7 @@ def _probe_items(state: TrainerState) -> Sequence[Item]:
     """Held-out items, independent of how many are evaluated where the task makes up as many as it is asked for."""
     if isinstance(state.task, ListedTask):
         return state.sets[0].items[:PROBE_ITEMS]
-    return eval_items(state.task, PROBE_ITEMS)
+    return eval_items(state.task, PROBE_ITEMS, fewer=True)
 
 
 def probe_batch(

@@ -66,6 +66,7 @@ def test_a_data_set_that_holds_a_list_is_walked_within_it():
     assert 20 < len(prompts) <= 60
     with pytest.raises(ConfigError, match="cannot supply 61"):
         eval_items(task, 61)
+    assert len(eval_items(task, 61, fewer=True)) < 61
 
 
 def test_a_data_set_that_draws_from_the_global_generator_is_pure_all_the_same():

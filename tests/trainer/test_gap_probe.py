@@ -44,3 +44,8 @@ def test_vllm_with_an_fp8_cache_shows_the_cache():
     cache, told = shares.causes["sampler's KV cache"], shares.causes["sampling"]
     assert max(cache.share, told.share) > 0.5
     assert abs(shares.together - 1) < 0.15 or shares.strongest_pair is not None
+
+
+def test_a_task_with_fewer_questions_is_asked_some_again():
+    found = measured(task={"name": "addition", "digits": 1}, eval={"items": 4})
+    assert len(set(found.sequence)) == 24
